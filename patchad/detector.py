@@ -1,0 +1,210 @@
+"""What a detector is, the card that travels with it, and the model folder they are kept in."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from patchad import __version__
+from patchad.errors import ModelError
+from patchad.grid import PatchGrid, Weighting, batches
+from patchad.image import PatchScores
+from patchad.io.files import write_whole
+from patchad.preprocess import Preprocessing
+
+FORMAT = 1  # of the model folder; raised whenever an older patchad could misread a newer one
+INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What scores mean, learnt from held-out negatives alone.
+
+    ``quantiles`` are the patch scores at ``levels`` (in [0, 1]) among the negative patches;
+    ``image_scores`` the sorted image scores of the negative images. A patch above
+    ``patch_threshold`` is drawn, an image above ``image_threshold`` is flagged;
+    ``display_range`` is what every overlay of this model spans. ``statements`` say in words what
+    the thresholds promise, and how little that is when n is small.
+    """
+
+    pooling: Literal["max", "top_mean", "excess"]
+    top_k: int
+    levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    image_scores: tuple[float, ...]
+    patch_threshold: float
+    image_threshold: float
+    display_range: tuple[float, float]
+    patients: int
+    patches: int
+    statements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model was trained on, as far as screening has to know it."""
+
+    digest: str  # SHA-256 (hex) over the digests of the training images, sorted
+    images: int
+    patients: int
+    calibration_images: int
+    split: str  # how the held-out negatives were set aside
+    modalities: tuple[str, ...]
+    spacing_mm: tuple[float, float] | None  # median (row, col) as read; None where nobody said
+    brightness: tuple[float, float]  # range of the foreground's median pixel over the images
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything that screening needs to know of a model."""
+
+    method: str
+    config: Mapping[str, Any]  # the resolved configuration, as given to train
+    preprocessing: Preprocessing
+    patch_size: int
+    stride: int
+    weighting: Weighting
+    min_foreground: float  # patches with a smaller share of foreground are not scored
+    score_unit: str
+    seed: int
+    data: TrainingData
+    calibration: Calibration | None = None  # None only while training
+    notes: tuple[str, ...] = ()  # restarts, leaks, whatever a reader of results must know
+    versions: Mapping[str, str] = field(default_factory=dict)
+    intended_use: str = INTENDED_USE
+    weights_sha256: str = ""
+    format: int = FORMAT
+
+    @property
+    def calibrated(self) -> Calibration:
+        """The calibration; an error where there is none."""
+        if self.calibration is None:
+            raise ModelError("this model was never calibrated: finish its training first")
+        return self.calibration
+
+
+class PatchDetector(Protocol):
+    """Scores patches one by one; stitching makes the map."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the detector is and was trained on."""
+
+    def score(self, patches: Tensor) -> Tensor:
+        """Score patches (N, 1, S, S) float32 in [0, 1]: (N,) float32, higher = more anomalous."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name, for the model folder."""
+
+
+def score_patches(
+    detector: PatchDetector,
+    pixels: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    grid: PatchGrid,
+    *,
+    device: torch.device,
+    batch_size: int = 256,
+) -> PatchScores:
+    """Score the patches of one prepared image that hold enough foreground.
+
+    Args:
+        detector: what scores.
+        pixels: (H, W) float32 in [0, 1], prepared as the detector's card says.
+        mask: (H, W) bool, the foreground.
+        grid: the patches of this image.
+        device: where the detector's weights are.
+        batch_size: patches scored at once.
+    """
+    foreground = grid.fractions(mask)
+    values = np.full(len(grid), np.nan, np.float32)
+    keep = np.flatnonzero(foreground >= detector.card.min_foreground)
+    with torch.inference_mode():
+        for part in batches(len(keep), batch_size):
+            patches = torch.from_numpy(grid.cut(pixels, keep[part])).to(device)
+            values[keep[part]] = detector.score(patches[:, None]).float().cpu().numpy()
+    if not np.isfinite(values[keep]).all():
+        raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
+    return PatchScores(grid, values, foreground)
+
+
+def save(detector: PatchDetector, folder: Path) -> ModelCard:
+    """Write the model folder; returns the card as written, with the digest of the weights."""
+    weights = save_tensors({name: t.cpu().contiguous() for name, t in detector.tensors().items()})
+    card = replace(detector.card, weights_sha256=hashlib.sha256(weights).hexdigest())
+    write_whole(folder / "weights.safetensors", weights)
+    write_whole(folder / "card.json", json.dumps(card_as_dict(card), indent=2) + "\n")
+    return card
+
+
+def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Read a model folder: its card and weights.
+
+    Raises:
+        ModelError: there is none, or a file was changed, is foreign or of another version.
+    """
+    card = read_card(folder)
+    path = folder / "weights.safetensors"
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}): is the folder whole?") from None
+    if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
+        raise ModelError(f"{path} is not the file that card.json was written for (its SHA-256 "
+                         "differs): copy the model folder again, or train anew")
+    try:
+        return card, load_tensors(weights)
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from None
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read and check ``card.json`` of a model folder."""
+    path = folder / "card.json"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        digest = content.pop("digest", None)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} holds no trained model (no card.json): train one with `patchad train "
+            f"SOURCE --model {folder}`, or name another with --model"
+        ) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is not the card of a model: {error}") from None
+    if content.get("format") != FORMAT:
+        raise ModelError(
+            f"{path} has format {content.get('format')}, this patchad ({__version__}) reads "
+            f"{FORMAT}: use the version it was trained with "
+            f"({content.get('versions', {}).get('patchad', 'unknown')}), or train anew"
+        )
+    if digest != _digest(content):
+        raise ModelError(f"{path} was changed after it was written (its digest differs): copy the "
+                         "model folder again, or train anew")
+    try:
+        return _CARD.validate_python(content)
+    except ValidationError as error:
+        raise ModelError(f"{path} is not a card that patchad {__version__} can read: {error}") from None
+
+
+def card_as_dict(card: ModelCard) -> dict[str, Any]:
+    """The card as JSON values, with the ``digest`` that names the model in every result."""
+    content: dict[str, Any] = _CARD.dump_python(card, mode="json")
+    return {"digest": _digest(content), **content}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_CARD = TypeAdapter(ModelCard)

@@ -1,0 +1,154 @@
+"""Where the patches of an image lie, and how their scores are sewn back into a picture.
+
+Pure geometry on numpy arrays: axes are (row, col), in pixels, origin at the top-left pixel.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Weighting = Literal["mean", "gaussian", "hann"]
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Square patches that cover an image of ``shape`` (rows, columns).
+
+    Neighbours lie ``stride`` pixels apart; the last row and column of patches are shifted inward
+    so that they end with the image. Nothing is padded, unless the image is smaller than a patch.
+    """
+
+    shape: tuple[int, int]
+    size: int = 128
+    stride: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            raise ValueError(f"an image needs at least one pixel a side, got shape {self.shape}")
+        if not 1 <= self.stride <= self.size:
+            raise ValueError(
+                f"the stride must lie in 1..{self.size} (the patch size), or pixels between "
+                f"patches would never be scored; got {self.stride}"
+            )
+
+    @cached_property
+    def corners(self) -> NDArray[np.int64]:
+        """Top-left pixel of each patch: (N, 2) int64 (row, col), in reading order."""
+        rows, cols = (_starts(length, self.size, self.stride) for length in self.shape)
+        grid = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+        grid.flags.writeable = False
+        return grid
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def cut(
+        self, pixels: NDArray[np.float32], which: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Copy the patches ``which`` (indices; all by default) out of ``pixels`` (H, W).
+
+        Returns (N, size, size) of the dtype of ``pixels``. Where the image is smaller than a
+        patch, its edge is repeated below and to the right.
+        """
+        if pixels.shape != self.shape:
+            raise ValueError(f"this grid is for shape {self.shape}, the image has {pixels.shape}")
+        short = [max(self.size - length, 0) for length in self.shape]
+        if any(short):
+            pixels = np.pad(pixels, [(0, n) for n in short], mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (self.size, self.size))
+        corners = self.corners if which is None else self.corners[which]
+        return windows[corners[:, 0], corners[:, 1]]
+
+    def fractions(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The share of each patch's pixels (those inside the image) where ``mask`` (H, W) is true.
+
+        Returns (N,) float32 in [0, 1].
+        """
+        if mask.shape != self.shape:
+            raise ValueError(f"this grid is for shape {self.shape}, the mask has {mask.shape}")
+        total = np.zeros((self.shape[0] + 1, self.shape[1] + 1), np.int64)
+        total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+        (r0, c0), (r1, c1) = self.corners.T, self._ends.T
+        inside = total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0]
+        return (inside / ((r1 - r0) * (c1 - c0))).astype(np.float32)
+
+    def boxes(self, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
+        """Each patch as (row, col, height, width) in the frame of ``shape``; default: its own.
+
+        Returns (N, 4) float64, in pixel edges: an image of H rows reaches from 0 to H.
+        """
+        edges = np.hstack([self.corners, self._ends - self.corners]).astype(np.float64)
+        if shape is not None:
+            edges *= np.tile(np.divide(shape, self.shape), 2)
+        return edges
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """One past the last pixel of each patch that lies inside the image: (N, 2) (row, col)."""
+        return np.minimum(self.corners + self.size, self.shape)
+
+
+def stitch(
+    grid: PatchGrid,
+    values: NDArray[np.float32],
+    *,
+    weighting: Weighting = "gaussian",
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """Sew one value a patch into a picture: at each pixel the weighted mean of its patches.
+
+    Args:
+        grid: where the patches lie.
+        values: (N,) scores in the order of ``grid.corners``; NaN patches say nothing.
+        weighting: how much a patch says at a pixel, by the pixel's place in the patch.
+        mask: (H, W) bool, true where a value is wanted.
+
+    Returns:
+        (H, W) float32 in the unit of ``values``; NaN outside ``mask`` and where no patch spoke.
+        A constant comes out as that constant.
+    """
+    if values.shape != (len(grid),):
+        raise ValueError(f"one value a patch is needed: {len(grid)}, got shape {values.shape}")
+    window = patch_window(grid.size, weighting)
+    total, weight = np.zeros(grid.shape), np.zeros(grid.shape)
+    spoken = np.isfinite(values)
+    for (row, col), value in zip(grid.corners[spoken], values[spoken], strict=True):
+        place = np.s_[row : row + grid.size, col : col + grid.size]
+        part = window[: grid.shape[0] - row, : grid.shape[1] - col]
+        total[place] += float(value) * part
+        weight[place] += part
+    seen = weight > 0 if mask is None else (weight > 0) & mask
+    return np.divide(total, weight, out=np.full(grid.shape, np.nan), where=seen).astype(np.float32)
+
+
+def patch_window(size: int, weighting: Weighting) -> NDArray[np.float64]:
+    """The weights of :func:`stitch` over a patch: (size, size) float64, positive everywhere.
+
+    ``gaussian`` has its standard deviation at a quarter of the patch; ``hann`` is sampled at pixel
+    centres, so that it doesn't reach zero at the border.
+    """
+    centres = (np.arange(size) + 0.5) / size
+    match weighting:
+        case "mean":
+            profile = np.ones(size)
+        case "gaussian":
+            profile = np.exp(-0.5 * ((centres - 0.5) / 0.25) ** 2)
+        case "hann":
+            profile = np.sin(np.pi * centres) ** 2
+        case _:
+            raise ValueError(f"weighting is mean, gaussian or hann, not {weighting!r}")
+    return np.outer(profile, profile)
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``range(count)``."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _starts(length: int, size: int, stride: int) -> NDArray[np.int64]:
+    last = max(length - size, 0)
+    return np.append(np.arange(0, last, stride, dtype=np.int64), last)
