@@ -24,6 +24,7 @@ from patchad.io.files import write_whole
 from patchad.preprocess import Preprocessing
 
 FORMAT = 1  # of the model folder; raised whenever an older patchad could misread a newer one
+Pooling = Literal["max", "top_mean", "excess"]
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
@@ -38,7 +39,7 @@ class Calibration:
     the thresholds promise, and how little that is when n is small.
     """
 
-    pooling: Literal["max", "top_mean", "excess"]
+    pooling: Pooling
     top_k: int
     levels: tuple[float, ...]
     quantiles: tuple[float, ...]
@@ -159,7 +160,9 @@ def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     try:
         weights = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}): is the folder whole?") from None
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror}): is the folder whole?"
+        ) from None
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise ModelError(f"{path} is not the file that card.json was written for (its SHA-256 "
                          "differs): copy the model folder again, or train anew")
@@ -194,7 +197,9 @@ def read_card(folder: Path) -> ModelCard:
     try:
         return _CARD.validate_python(content)
     except ValidationError as error:
-        raise ModelError(f"{path} is not a card that patchad {__version__} can read: {error}") from None
+        raise ModelError(
+            f"{path} is not a card that patchad {__version__} can read: {error}"
+        ) from None
 
 
 def card_as_dict(card: ModelCard) -> dict[str, Any]:

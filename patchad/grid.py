@@ -61,7 +61,8 @@ class PatchGrid:
             pixels = np.pad(pixels, [(0, n) for n in short], mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(pixels, (self.size, self.size))
         corners = self.corners if which is None else self.corners[which]
-        return windows[corners[:, 0], corners[:, 1]]
+        patches: NDArray[np.float32] = windows[corners[:, 0], corners[:, 1]]
+        return patches
 
     def fractions(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """The share of each patch's pixels (those inside the image) where ``mask`` (H, W) is true.
@@ -122,7 +123,9 @@ def stitch(
         total[place] += float(value) * part
         weight[place] += part
     seen = weight > 0 if mask is None else (weight > 0) & mask
-    return np.divide(total, weight, out=np.full(grid.shape, np.nan), where=seen).astype(np.float32)
+    picture = np.full(grid.shape, np.nan, np.float32)
+    picture[seen] = total[seen] / weight[seen]
+    return picture
 
 
 def patch_window(size: int, weighting: Weighting) -> NDArray[np.float64]:

@@ -169,6 +169,7 @@ class Screening:
 def _freeze(array: NDArray[np.generic], name: str, dtype: type[np.generic], ndim: int = 2) -> None:
     if array.ndim != ndim or array.dtype != dtype:
         raise TypeError(
-            f"{name} must have {ndim} axes of {dtype.__name__}, got shape {array.shape} of {array.dtype}"
+            f"{name} must have {ndim} axes of {dtype.__name__}, "
+            f"got shape {array.shape} of {array.dtype}"
         )
     array.flags.writeable = False

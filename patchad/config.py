@@ -1,0 +1,194 @@
+"""What `train` is told: a TOML file (packaged or the user's own), with single keys overridden.
+
+An unknown key, a value of the wrong kind or an option that the method does not have is an error
+that names it.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from patchad.detector import Pooling
+from patchad.errors import RequestError
+from patchad.grid import Weighting
+from patchad.methods import METHODS, module_of
+from patchad.preprocess import Preprocessing
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Split:
+    """How negatives are set aside for calibration.
+
+    ``by = "patient"`` keeps whole patients away from training. ``by = "patch"`` holds out patches
+    of the training images, as Wei et al. did: it leaks, since neighbours of the held-out patches
+    were trained on, and the card and every report say so.
+    """
+
+    held_out: float = 0.1
+    by: Literal["patient", "patch"] = "patient"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is a share between 0 and 1, got {self.held_out}")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How scores become percentiles, flags and colours; see :mod:`patchad.verbs.calibrate`.
+
+    ``pooling`` makes the image score of the patch scores: ``max``; ``top_mean``, the mean of the
+    ``top_k`` highest; ``excess``, the mean excess over the patch threshold. ``false_patches`` is
+    the number of patches an ordinary negative image may have drawn, ``false_images`` the share of
+    negative images that may be flagged.
+    """
+
+    pooling: Pooling = "top_mean"
+    top_k: int = 3
+    false_patches: float = 1.0
+    false_images: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k is at least 1, got {self.top_k}")
+        if not self.false_patches > 0:
+            raise ValueError(f"false_patches is more than 0 an image, got {self.false_patches}")
+        if not 0 < self.false_images < 1:
+            raise ValueError(f"false_images is a share between 0 and 1, got {self.false_images}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A resolved configuration. ``options`` is the method's own table, of its ``Config`` type."""
+
+    method: str
+    options: Any
+    patch_size: int = 128
+    stride: int = 64
+    min_foreground: float = 0.5
+    weighting: Weighting = "gaussian"
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    split: Split = field(default_factory=Split)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.patch_size:
+            raise ValueError(f"stride lies in 1..{self.patch_size} (patch_size), got {self.stride}")
+        if not 0 < self.min_foreground <= 1:
+            raise ValueError(f"min_foreground is a share in (0, 1], got {self.min_foreground}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as TOML would hold it, every default written out."""
+        content: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
+        options = content.pop("options")
+        return {**content, self.method: options}
+
+
+def read_config(name_or_file: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a packaged configuration or a file, and apply ``KEY=VALUE`` overrides.
+
+    Keys are dotted (``wei2018.epochs=5``); values are TOML (``"text"``, 3, true, [1, 2]), and
+    what is not TOML is taken as text.
+
+    Raises:
+        RequestError: no such configuration, an unknown key, a wrong value.
+    """
+    path = _find(name_or_file)
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} is not a readable TOML file: {error}") from None
+    for override in overrides:
+        _set(content, override)
+    return resolve(content, source=path.name)
+
+
+def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Check a configuration's content and write out its defaults; see :func:`read_config`."""
+    method = content.get("method")
+    if method not in METHODS:
+        raise RequestError(
+            f"{source}: method is {method!r}, but one of {', '.join(METHODS)} is needed"
+        )
+    own = content.get(method, {})
+    rest = {key: value for key, value in content.items() if key != method}
+    if "options" in rest:
+        raise RequestError(f"{source}: the method's own options stand in the table [{method}]")
+    options = _parse(module_of(method).Config, own, f"{source}: {method}.")
+    return _parse(Config, {**rest, "options": options}, f"{source}: ")
+
+
+def packaged() -> dict[str, Path]:
+    """The packaged configurations by name."""
+    return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+
+
+def _parse(kind: type[_T], content: Any, prefix: str) -> _T:
+    unknown = _unknown(kind, content, prefix)
+    if unknown:
+        raise RequestError("\n".join(unknown))
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise RequestError(
+            "\n".join(
+                f"{prefix}{'.'.join(map(str, fault['loc']))}: "
+                f"{fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
+                for fault in error.errors(include_url=False)
+            )
+        ) from None
+
+
+def _unknown(kind: Any, content: Any, prefix: str) -> list[str]:
+    """A line for each key of ``content``, at any depth, that dataclass ``kind`` does not have."""
+    if not (is_dataclass(kind) and isinstance(content, Mapping)):
+        return []
+    known = get_type_hints(kind)
+    lines = []
+    for key, value in content.items():
+        if key in known:
+            lines += _unknown(known[key], value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: no such option; there are {', '.join(known)}")
+    return lines
+
+
+def _set(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RequestError(f"--set takes KEY=VALUE, such as wei2018.epochs=5; got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, name = key.strip().split(".")
+    for table in tables:
+        content = content.setdefault(table, {})
+        if not isinstance(content, dict):
+            raise RequestError(f"--set {override}: {table} is not a table")
+    content[name] = value
+
+
+def _find(name_or_file: str) -> Path:
+    known = packaged()
+    if name_or_file in known:
+        return known[name_or_file]
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    raise RequestError(
+        f"there is no configuration {name_or_file!r}: give a file, or one of {', '.join(known)}"
+    )
+
+
+def _folder() -> Path:
+    """Where the packaged configurations are: in the wheel, or beside the package in a checkout."""
+    package = Path(str(resources.files("patchad")))
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
