@@ -1,3 +1,58 @@
-"""Patch-based one-class screening of mammograms and chest X-rays. Research use only."""
+"""Patch-based one-class screening of mammograms and chest X-rays. Research use only.
+
+>>> detector = patchad.load("model/")
+>>> result = patchad.screen("study.dcm", detector)
+>>> result.heatmap.values, result.score, result.flagged
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from patchad.detector import PatchDetector
+    from patchad.image import Radiograph, Screening
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "screen"]
+
+
+# torch takes seconds to import, so both wait with it until they are called.
+
+
+def load(folder: str | Path, device: str = "auto") -> "PatchDetector":
+    """Load a trained model; ``device`` is ``auto`` (CUDA, then MPS, then CPU), or one of them.
+
+    Raises:
+        ModelError: there is none, or it was changed, is foreign or of another version.
+    """
+    from patchad.device import choose_device
+    from patchad.methods import load as load_model
+
+    return load_model(Path(folder), choose_device(device))
+
+
+def screen(
+    image: "str | Path | Radiograph",
+    detector: "PatchDetector",
+    *,
+    stride: int | None = None,
+    spacing_mm: tuple[float, float] | None = None,
+    allow_mismatch: bool = False,
+) -> "Screening":
+    """Screen one image: a file that patchad reads, or a radiograph already read.
+
+    Args:
+        image: what to screen.
+        detector: from :func:`load`.
+        stride: between patches, in pixels of the prepared image; the card's by default.
+        spacing_mm: (row, col) for a file that carries no pixel spacing.
+        allow_mismatch: screen an image that differs from the training images, and say so.
+
+    Raises:
+        ImageError: it cannot be read, or differs from what the model was trained on.
+    """
+    from patchad.verbs.screen import ScreenOptions
+    from patchad.verbs.screen import screen as screen_image
+
+    options = ScreenOptions(stride=stride, spacing_mm=spacing_mm, allow_mismatch=allow_mismatch)
+    return screen_image(image, detector, options)

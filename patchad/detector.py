@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,7 +116,6 @@ def score_patches(
     mask: NDArray[np.bool_],
     grid: PatchGrid,
     *,
-    device: torch.device,
     batch_size: int = 256,
 ) -> PatchScores:
     """Score the patches of one prepared image that hold enough foreground.
@@ -125,12 +125,12 @@ def score_patches(
         pixels: (H, W) float32 in [0, 1], prepared as the detector's card says.
         mask: (H, W) bool, the foreground.
         grid: the patches of this image.
-        device: where the detector's weights are.
         batch_size: patches scored at once.
     """
-    foreground = grid.fractions(mask)
+    foreground = grid.means(mask).astype(np.float32)
     values = np.full(len(grid), np.nan, np.float32)
     keep = np.flatnonzero(foreground >= detector.card.min_foreground)
+    device = next((t.device for t in detector.tensors().values()), torch.device("cpu"))
     with torch.inference_mode():
         for part in batches(len(keep), batch_size):
             patches = torch.from_numpy(grid.cut(pixels, keep[part])).to(device)
@@ -140,10 +140,19 @@ def score_patches(
     return PatchScores(grid, values, foreground)
 
 
-def save(detector: PatchDetector, folder: Path) -> ModelCard:
-    """Write the model folder; returns the card as written, with the digest of the weights."""
+def save(
+    detector: PatchDetector, folder: Path, calibration: Calibration | None = None
+) -> ModelCard:
+    """Write the model folder, with a calibration that was made since.
+
+    Returns the card as written, with the digest of the weights.
+    """
     weights = save_tensors({name: t.cpu().contiguous() for name, t in detector.tensors().items()})
-    card = replace(detector.card, weights_sha256=hashlib.sha256(weights).hexdigest())
+    card = replace(
+        detector.card,
+        calibration=calibration or detector.card.calibration,
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+    )
     write_whole(folder / "weights.safetensors", weights)
     write_whole(folder / "card.json", json.dumps(card_as_dict(card), indent=2) + "\n")
     return card
@@ -164,8 +173,10 @@ def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
             f"{path} cannot be read ({error.strerror}): is the folder whole?"
         ) from None
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
-        raise ModelError(f"{path} is not the file that card.json was written for (its SHA-256 "
-                         "differs): copy the model folder again, or train anew")
+        raise ModelError(
+            f"{path} is not the file that card.json was written for (its SHA-256 "
+            "differs): copy the model folder again, or train anew"
+        )
     try:
         return card, load_tensors(weights)
     except safetensors.SafetensorError as error:
@@ -177,35 +188,54 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / "card.json"
     try:
         content = json.loads(path.read_text("utf-8"))
-        digest = content.pop("digest", None)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except FileNotFoundError:
         raise ModelError(
             f"{folder} holds no trained model (no card.json): train one with `patchad train "
             f"SOURCE --model {folder}`, or name another with --model"
         ) from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not the card of a model: {error}") from None
     if content.get("format") != FORMAT:
+        made_with = content.get("versions")
+        version = made_with.get("patchad") if isinstance(made_with, dict) else None
         raise ModelError(
             f"{path} has format {content.get('format')}, this patchad ({__version__}) reads "
-            f"{FORMAT}: use the version it was trained with "
-            f"({content.get('versions', {}).get('patchad', 'unknown')}), or train anew"
+            f"{FORMAT}: use the version it was trained with ({version or 'unknown'}), or train anew"
         )
-    if digest != _digest(content):
-        raise ModelError(f"{path} was changed after it was written (its digest differs): copy the "
-                         "model folder again, or train anew")
-    try:
-        return _CARD.validate_python(content)
-    except ValidationError as error:
+    if content.pop("digest", None) != _digest(content):
         raise ModelError(
-            f"{path} is not a card that patchad {__version__} can read: {error}"
-        ) from None
+            f"{path} was changed after it was written (its digest differs): copy the "
+            "model folder again, or train anew"
+        )
+    return card_from_dict(content)
 
 
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
     return {"digest": _digest(content), **content}
+
+
+def card_from_dict(content: Mapping[str, Any]) -> ModelCard:
+    """The card that :func:`card_as_dict` wrote, as kept in a model or a run."""
+    try:
+        return _CARD.validate_python({k: v for k, v in content.items() if k != "digest"})
+    except ValidationError as error:
+        raise ModelError(
+            f"this is not a model card that patchad {__version__} can read: {error}"
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {
+        "patchad": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Pure geometry on numpy arrays: axes are (row, col), in pixels, origin at the top
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,18 +64,19 @@ class PatchGrid:
         patches: NDArray[np.float32] = windows[corners[:, 0], corners[:, 1]]
         return patches
 
-    def fractions(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """The share of each patch's pixels (those inside the image) where ``mask`` (H, W) is true.
+    def means(self, values: NDArray[np.floating[Any]] | NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The mean of ``values`` (H, W) over each patch's pixels inside the image.
 
-        Returns (N,) float32 in [0, 1].
+        Returns (N,) float64 in the unit of ``values``; of a mask, the share that is true.
         """
-        if mask.shape != self.shape:
-            raise ValueError(f"this grid is for shape {self.shape}, the mask has {mask.shape}")
-        total = np.zeros((self.shape[0] + 1, self.shape[1] + 1), np.int64)
-        total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+        if values.shape != self.shape:
+            raise ValueError(f"this grid is for shape {self.shape}, the image has {values.shape}")
+        total = np.zeros((self.shape[0] + 1, self.shape[1] + 1))
+        total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
         (r0, c0), (r1, c1) = self.corners.T, self._ends.T
         inside = total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0]
-        return (inside / ((r1 - r0) * (c1 - c0))).astype(np.float32)
+        means: NDArray[np.float64] = inside / ((r1 - r0) * (c1 - c0))
+        return means
 
     def boxes(self, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
         """Each patch as (row, col, height, width) in the frame of ``shape``; default: its own.

@@ -1,7 +1,7 @@
 """Files that appear whole or not at all: written aside, then renamed."""
 
-import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,27 +17,56 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> 
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-        os.close(handle)
-        aside = Path(name)
+        unused = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+        unused.touch(exist_ok=False)  # with the mode of any new file, which a mkstemp has not
+        aside = unused
         if callable(content):
             content(aside)
         else:
             aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        aside.chmod(0o666 & ~_umask())
         aside.replace(path)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         reason = error.strerror or str(error)
-        raise OutputError(f"{path} could not be written ({reason}): free space or choose another "
-                          "folder, then run again with --resume") from error
+        raise OutputError(
+            f"{path} could not be written ({reason}): free space or choose another "
+            "folder, then run again with --resume"
+        ) from error
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def claim_folder(folder: Path, marks: tuple[str, ...], *, resume: bool, overwrite: bool) -> None:
+    """Make ``folder`` ready to be written into, or refuse.
+
+    Args:
+        folder: made if it is not there.
+        marks: names that show a folder is one of ours; only such a folder is ever emptied.
+        resume: what is there is kept.
+        overwrite: what is there is deleted.
+
+    Raises:
+        OutputError: it is not empty and neither was asked for, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume or not any(folder.iterdir()):
+            return
+        if not overwrite:
+            raise OutputError(
+                f"{folder} is not empty: go on with --resume, replace it with --overwrite, or "
+                "name another folder"
+            )
+        if not any((folder / mark).exists() for mark in marks):
+            raise OutputError(
+                f"{folder} holds none of {', '.join(marks)}, so it is not patchad's to overwrite: "
+                "name another folder"
+            )
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{folder} cannot be used ({error.strerror}): name another") from error

@@ -7,12 +7,13 @@ a patch. The pictures beside them (``heatmaps/``, ``overlays/``) belong to :mod:
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from patchad.errors import RequestError
 from patchad.grid import PatchGrid
@@ -21,13 +22,44 @@ from patchad.io.files import write_whole
 
 FORMAT = 1
 
-# The columns of images.csv, in order. Sizes are in pixels: of the image as stored (rows, columns)
-# and as scored, after resampling (scored_rows, scored_columns).
-IMAGE_COLUMNS = (
-    "id", "path", "sop_instance_uid", "status", "reason", "score", "percentile", "flagged",
-    "n_patches", "seconds", "modality", "laterality", "view", "rows", "columns", "scored_rows",
-    "scored_columns", "stride", "spacing_row_mm", "spacing_col_mm", "digest", "reading",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class ImageRow:
+    """A row of images.csv, its fields the columns in order; None where nothing is known.
+
+    ``rows`` and ``columns`` are the size of the image as stored, ``scored_rows`` and
+    ``scored_columns`` as prepared; ``reading`` tells what was decided while reading.
+    """
+
+    id: str
+    path: str
+    status: Literal["ok", "failed", "skipped"]
+    reason: str
+    sop_instance_uid: str = ""
+    score: float | None = None
+    percentile: float | None = None
+    flagged: bool | None = None
+    n_patches: int | None = None
+    seconds: float | None = None
+    modality: str = ""
+    laterality: str = ""
+    view: str = ""
+    rows: int | None = None
+    columns: int | None = None
+    scored_rows: int | None = None
+    scored_columns: int | None = None
+    stride: int | None = None
+    spacing_row_mm: float | None = None
+    spacing_col_mm: float | None = None
+    digest: str = ""
+    reading: str = ""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """(row, col), None where it is unknown."""
+        if self.spacing_row_mm is None or self.spacing_col_mm is None:
+            return None
+        return self.spacing_row_mm, self.spacing_col_mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +71,10 @@ class Run:
     images: pd.DataFrame
 
     @property
-    def done(self) -> pd.DataFrame:
-        """The rows of the images that were screened."""
-        return self.images[self.images["status"] == "ok"]
+    def rows(self) -> tuple[ImageRow, ...]:
+        """The rows of images.csv."""
+        known = self.images.astype(object).where(self.images.notna(), None)
+        return tuple(_ROW.validate_python(row) for row in known.to_dict("records"))
 
     def patches(self, image_id: str) -> pd.DataFrame:
         """The patches of one image, in the order of its grid.
@@ -55,15 +88,30 @@ class Run:
 
     def patches_path(self, image_id: str) -> Path:
         """Where the patch scores of one image are."""
-        return self.folder / "patches" / f"{image_id}.parquet"
+        return patches_path(self.folder, image_id)
 
     def heatmap_path(self, image_id: str) -> Path:
         """Where the heatmap of one image is, if it was asked for."""
-        return self.folder / "heatmaps" / f"{image_id}.tif"
+        return heatmap_path(self.folder, image_id)
 
     def overlay_path(self, image_id: str) -> Path:
         """Where the overlay of one image is, if it was asked for."""
-        return self.folder / "overlays" / f"{image_id}.png"
+        return overlay_path(self.folder, image_id)
+
+
+def patches_path(folder: Path, image_id: str) -> Path:
+    """Where a run keeps the patch scores of one image."""
+    return folder / "patches" / f"{image_id}.parquet"
+
+
+def heatmap_path(folder: Path, image_id: str) -> Path:
+    """Where a run keeps the heatmap of one image."""
+    return folder / "heatmaps" / f"{image_id}.tif"
+
+
+def overlay_path(folder: Path, image_id: str) -> Path:
+    """Where a run keeps the overlay of one image."""
+    return folder / "overlays" / f"{image_id}.png"
 
 
 def read_run(folder: Path) -> Run:
@@ -76,9 +124,9 @@ def read_run(folder: Path) -> Run:
         settings = json.loads((folder / "run.json").read_text("utf-8"))
         images = pd.read_csv(
             folder / "images.csv",
-            dtype={name: str for name in IMAGE_COLUMNS if name in _TEXT},
+            dtype=dict.fromkeys(_TEXT, str),
             keep_default_na=False,
-            na_values={name: [""] for name in IMAGE_COLUMNS if name not in _TEXT},
+            na_values={f.name: [""] for f in fields(ImageRow) if f.name not in _TEXT},
         )
     except FileNotFoundError as error:
         raise RequestError(
@@ -95,9 +143,11 @@ def read_run(folder: Path) -> Run:
     return Run(folder, settings, images)
 
 
-def write_run(folder: Path, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Run:
+def write_run(folder: Path, settings: Mapping[str, Any], rows: Sequence[ImageRow]) -> Run:
     """Write ``images.csv`` and then ``run.json``, and read them back."""
-    table = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS))
+    table = pd.DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(ImageRow)])
+    for field in ("n_patches", "rows", "columns", "scored_rows", "scored_columns", "stride"):
+        table[field] = table[field].astype("Int64")  # a missing one must not make floats of all
     write_whole(folder / "images.csv", table.to_csv(index=False))
     write_whole(folder / "run.json", json.dumps({"format": FORMAT, **settings}, indent=2) + "\n")
     return read_run(folder)
@@ -124,15 +174,24 @@ def write_patches(path: Path, screening: Screening) -> None:
     write_whole(path, lambda aside: table.to_parquet(aside, index=False))
 
 
-def stored_scores(run: Run, row: pd.Series) -> PatchScores:
-    """The patch scores of one row of images.csv, on the grid they were made with."""
-    table = run.patches(row["id"])
-    shape = int(row["scored_rows"]), int(row["scored_columns"])
-    grid = PatchGrid(shape, int(table["size"].iloc[0]), int(row["stride"]))
+def stored_scores(run: Run, row: ImageRow) -> PatchScores:
+    """The patch scores of a screened image, on the grid they were made with.
+
+    Raises:
+        RequestError: the file is missing, or holds other patches than images.csv tells of.
+    """
+    path = patches_path(run.folder, row.id)
+    try:
+        table = run.patches(row.id)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read ({error}): screen this image again") from None
+    if row.scored_rows is None or row.scored_columns is None or row.stride is None:
+        raise RequestError(f"{row.path} has status {row.status}: it has no scores")
+    size = int(table["size"].iloc[0])
+    grid = PatchGrid((row.scored_rows, row.scored_columns), size, row.stride)
     if not np.array_equal(table[["row", "col"]].to_numpy(), grid.corners):
         raise RequestError(
-            f"{run.patches_path(row['id'])} does not hold the patches that images.csv tells of: "
-            "screen this image again"
+            f"{path} does not hold the patches that images.csv tells of: screen this image again"
         )
     return PatchScores(
         grid,
@@ -143,37 +202,37 @@ def stored_scores(run: Run, row: pd.Series) -> PatchScores:
 
 def done_row(
     image_id: str, screening: Screening, radiograph: Radiograph, seconds: float
-) -> dict[str, Any]:
+) -> ImageRow:
     """The row of images.csv for a screened image."""
     grid, source = screening.scores.grid, screening.source
-    spacing = radiograph.spacing_mm or (np.nan, np.nan)
-    return {
-        "id": image_id,
-        "path": source.path,
-        "sop_instance_uid": source.sop_instance_uid,
-        "status": "ok",
-        "reason": "; ".join(screening.reasons),
-        "score": screening.score,
-        "percentile": screening.percentile,
-        "flagged": screening.flagged,
-        "n_patches": int(screening.scores.scored.sum()),
-        "seconds": round(seconds, 3),
-        "modality": source.modality,
-        "laterality": source.laterality,
-        "view": source.view,
-        "rows": radiograph.shape[0],
-        "columns": radiograph.shape[1],
-        "scored_rows": grid.shape[0],
-        "scored_columns": grid.shape[1],
-        "stride": grid.stride,
-        "spacing_row_mm": spacing[0],
-        "spacing_col_mm": spacing[1],
-        "digest": source.digest,
-        "reading": "; ".join(source.reading),
-    }
+    row_mm, col_mm = radiograph.spacing_mm or (None, None)
+    return ImageRow(
+        id=image_id,
+        path=source.path,
+        status="ok",
+        reason="; ".join(screening.reasons),
+        sop_instance_uid=source.sop_instance_uid,
+        score=screening.score,
+        percentile=screening.percentile,
+        flagged=screening.flagged,
+        n_patches=int(screening.scores.scored.sum()),
+        seconds=round(seconds, 3),
+        modality=source.modality,
+        laterality=source.laterality,
+        view=source.view,
+        rows=radiograph.shape[0],
+        columns=radiograph.shape[1],
+        scored_rows=grid.shape[0],
+        scored_columns=grid.shape[1],
+        stride=grid.stride,
+        spacing_row_mm=row_mm,
+        spacing_col_mm=col_mm,
+        digest=source.digest,
+        reading="; ".join(source.reading),
+    )
 
 
-def image_id(preferred: str, taken: set[str]) -> str:
+def new_id(preferred: str, taken: set[str]) -> str:
     """A file name for one image's results: ``preferred`` made safe, numbered if ``taken``."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", preferred).strip("._")[:100] or "image"
     name, number = safe, 1
@@ -184,7 +243,5 @@ def image_id(preferred: str, taken: set[str]) -> str:
     return name
 
 
-_TEXT = {
-    "id", "path", "sop_instance_uid", "status", "reason", "modality", "laterality", "view",
-    "digest", "reading",
-}  # fmt: skip
+_TEXT = [field.name for field in fields(ImageRow) if field.type is str] + ["status"]
+_ROW = TypeAdapter(ImageRow)

@@ -1,0 +1,372 @@
+"""The command line: a command is parse, one call, print, exit code."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from patchad import __version__
+from patchad.errors import PatchadError, RequestError
+from patchad.export import KINDS
+from patchad.progress import Progress
+
+# Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
+SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="patchad",
+    help="One-class screening of mammograms and chest X-rays. Research use only: not a medical "
+    "device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    Path, typer.Option("--model", envvar="PATCHAD_MODEL", help="Folder of a trained model.")
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        "--spacing-mm",
+        metavar="MM|ROW,COL",
+        help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
+    ),
+]
+Write = Annotated[
+    str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
+]
+
+
+@dataclass
+class _Voice:
+    """How loud to be, and whether results are told as JSON; set before the command runs."""
+
+    quiet: bool = False
+    json: bool = False
+
+
+_voice = _Voice()
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON; logs go to standard error.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    _voice.quiet, _voice.json = quiet, as_json
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    logging.getLogger("patchad").setLevel(level)
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to put everything.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Decides the phantoms and the training.")] = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """The whole way on phantoms made here: train, screen, evaluate, export."""
+    with _spoken() as progress:
+        from patchad.device import choose_device
+        from patchad.verbs.demo import demo as run_demo
+
+        shown = run_demo(
+            out,
+            seed=seed,
+            device=choose_device(device),
+            overwrite=overwrite,
+            progress=progress,
+        )
+        _tell(shown.as_dict(), shown.lines())
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Argument(help="A manifest, or a folder of negatives.")],
+    model: Model = Path("model"),
+    config: Annotated[
+        str, typer.Option(help="A packaged configuration's name, or a TOML file.")
+    ] = "wei2018",
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides split, patches and weights.")] = 0,
+    device: Device = "auto",
+    spacing: Spacing = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a detector on negative images alone."""
+    with _spoken() as progress:
+        from patchad.config import read_config
+        from patchad.detector import card_as_dict
+        from patchad.device import choose_device
+        from patchad.verbs.train import train as train_model
+
+        trained = train_model(
+            source,
+            model,
+            read_config(config, override or ()),
+            device=choose_device(device),
+            seed=seed,
+            spacing_mm=_spacing(spacing),
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        data, calibration = trained.card.data, trained.card.calibrated
+        _tell(
+            card_as_dict(trained.card),
+            [
+                f"{trained.card.method}: trained on {data.images} negative images of "
+                f"{data.patients} patients, calibrated on {data.calibration_images}",
+                *trained.card.notes,
+                *calibration.statements,
+                f"model: {model}",
+                f"next: patchad screen IMAGES --model {model}",
+            ],
+        )
+    _finish(trained.failed)
+
+
+@app.command()
+def screen(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT…", help="Images, folders or manifests.")
+    ],
+    model: Model = Path("model"),
+    out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("screening"),
+    write: Write = ",".join(KINDS),
+    stride: Annotated[
+        int | None, typer.Option(help="Pixels between patches; the model's by default.")
+    ] = None,
+    device: Device = "auto",
+    spacing: Spacing = None,
+    allow_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mismatch", help="Screen images unlike the training images; recorded."
+        ),
+    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Screen images with a trained model."""
+    with _spoken() as progress:
+        kinds, given = _kinds(write), _spacing(spacing)
+        from patchad.device import choose_device
+        from patchad.verbs.screen_run import screen_run
+        from patchad.verbs.screen import ScreenOptions
+
+        run = screen_run(
+            inputs,
+            model,
+            out,
+            ScreenOptions(kinds, stride, given, allow_mismatch),
+            device=choose_device(device),
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        counts, flagged = run.settings["counts"], sum(bool(row.flagged) for row in run.rows)
+        _tell(
+            {"out": str(out), **run.settings, "flagged": flagged},
+            [
+                f"{counts['ok']} screened, {flagged} flagged, {counts['failed']} failed, "
+                f"{counts['skipped']} skipped",
+                f"results: {out}" + (f", open {out / 'report.html'}" if "report" in kinds else ""),
+            ],
+        )
+    _finish([(row.path, row.reason) for row in run.rows if row.status == "failed"])
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
+    truth: Annotated[Path, typer.Option(help="A manifest with labels.")],
+    regions: Annotated[
+        Path | None, typer.Option(help="Where the lesions are: boxes or masks, as CSV.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; evaluation/ in the run by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""
+    with _spoken():
+        from patchad.device import choose_device
+        from patchad.verbs.evaluate import evaluate as evaluate_run
+        from patchad.verbs.evaluate import summary
+
+        result = evaluate_run(run, truth, regions, out, seed=seed, device=choose_device(device))
+        _tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
+    write: Write,
+) -> None:
+    """Write pictures and reports from a run's stored scores, without inference."""
+    with _spoken() as progress:
+        kinds = _kinds(write)
+        from patchad.verbs.export import export as export_run
+
+        exported = export_run(run, kinds, progress=progress)
+        _tell(
+            {"written": exported.written, "failed": [list(fault) for fault in exported.failed]},
+            [f"{', '.join(kinds)} written to {run}"],
+        )
+    _finish(exported.failed)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An image, or a model folder.")],
+    body_part: Annotated[str, typer.Option(help="breast or chest.")] = "breast",
+    spacing: Spacing = None,
+) -> None:
+    """Show what patchad reads in an image, or a model's card."""
+    with _spoken():
+        from patchad.verbs.inspect import inspect as inspect_path
+
+        found = inspect_path(path, body_part=body_part, spacing_mm=_spacing(spacing))
+        _tell(found, _as_lines(found))
+
+
+@app.command()
+def methods() -> None:
+    """The methods: their papers, what each needs and gives."""
+    with _spoken():
+        from patchad.methods import described
+
+        found = [method.as_dict() for method in described()]
+        _tell(
+            {"methods": found},
+            [line for method in found for line in ("", *_as_lines(method))][1:],
+        )
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextmanager
+def _spoken() -> Iterator[Progress]:
+    """Errors become messages and exit codes; gives the progress bar of a command."""
+    try:
+        with _progress() as progress:
+            yield progress
+    except PatchadError as error:
+        _err.print(f"patchad: {error}", markup=False)
+        raise typer.Exit(REFUSED) from None
+    except KeyboardInterrupt:
+        _err.print("patchad: stopped; go on with the same command and --resume", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal; elsewhere a plain line at each tenth of the way."""
+    if _voice.quiet:
+        yield lambda stage, done, total, value: None
+    elif _err.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Bar(*columns, TimeRemainingColumn(), console=_err, transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, total: int, value: float) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total)
+                bar.update(tasks[stage], completed=done, description=_labelled(stage, value))
+
+            yield show
+    else:
+
+        def say(stage: str, done: int, total: int, value: float) -> None:
+            if done == total or done * 10 // total > (done - 1) * 10 // total:
+                _err.print(f"{_labelled(stage, value)} {done}/{total}", markup=False)
+
+        yield say
+
+
+def _labelled(stage: str, value: float) -> str:
+    return stage if value != value else f"{stage} ({value:.5g})"
+
+
+def _tell(result: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Print a command's result: as JSON if that was asked for, else in words."""
+    if _voice.json:
+        print(json.dumps(result, indent=2, default=str))
+    else:
+        print("\n".join(lines))
+
+
+def _finish(failed: Sequence[tuple[str, str]]) -> None:
+    """Name what failed, and exit accordingly."""
+    for path, reason in failed[:10]:
+        _err.print(f"failed: {path}: {reason}", markup=False)
+    if len(failed) > 10:
+        _err.print(f"… and {len(failed) - 10} more, each with its reason", markup=False)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _as_lines(content: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_as_lines(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and len(value) > 12:
+            lines.append(f"{indent}{key}: {value[0]} … {value[-1]} ({len(value)} values)")
+        elif isinstance(value, list | tuple):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value)) or 'none'}")
+        else:
+            lines.append(f"{indent}{key}: {'unknown' if value is None else value}")
+    return lines
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
+    return kinds
+
+
+def _spacing(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        row, col = numbers * 2 if len(numbers) == 1 else numbers
+    except ValueError:
+        row = col = -1.0
+    if not (0 < row < float("inf") and 0 < col < float("inf")):
+        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
+    return row, col

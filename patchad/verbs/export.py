@@ -1,0 +1,76 @@
+"""Write pictures and reports of a run later, from its stored raw scores, without inference."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchad.baselines import baseline_scores
+from patchad.detector import ModelCard, card_from_dict
+from patchad.errors import ImageError, RequestError
+from patchad.export import IMAGE_KINDS
+from patchad.export.write import write_image_kinds, write_run_kinds
+from patchad.image import Radiograph, Screening
+from patchad.io.read import read_radiograph
+from patchad.io.run import ImageRow, Run, read_run, stored_scores
+from patchad.preprocess import prepare
+from patchad.progress import Progress, silent
+from patchad.verbs.calibrate import patch_percentiles
+from patchad.verbs.screen import stitch_scores
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many images were written, and which could not be: (path, reason)."""
+
+    written: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def export(folder: Path, kinds: Sequence[str], *, progress: Progress = silent) -> Exported:
+    """Write ``kinds`` for every screened image of a run; the images are read again.
+
+    Raises:
+        RequestError: ``folder`` is no run.
+        OutputError: the disk is full or the folder read-only.
+    """
+    run = read_run(folder)
+    card = card_from_dict(run.settings["card"])
+    failed: list[tuple[str, str]] = []
+    wanted = bool(set(kinds) & set(IMAGE_KINDS))
+    rows = [row for row in run.rows if wanted and row.status == "ok"]
+    for number, row in enumerate(rows, start=1):
+        try:
+            radiograph, screening = rebuild(run, row, card)
+            write_image_kinds(folder, row.id, screening, radiograph, card, kinds)
+        except (ImageError, RequestError) as error:
+            failed.append((row.path, str(error)))
+        progress("exporting", number, len(rows), math.nan)
+    write_run_kinds(folder, kinds)
+    return Exported(len(rows) - len(failed), tuple(failed))
+
+
+def rebuild(run: Run, row: ImageRow, card: ModelCard) -> tuple[Radiograph, Screening]:
+    """One image of a run again, as it was read, and what was said of it.
+
+    Raises:
+        ImageError: the file is gone, or is no longer the one that was screened.
+    """
+    radiograph = read_radiograph(Path(row.path), spacing_mm=row.spacing_mm)
+    if radiograph.source.digest != row.digest:
+        raise ImageError(
+            f"{row.path} is not the image that was screened (its pixels differ): screen it again"
+        )
+    scores = stored_scores(run, row)
+    prepared = prepare(radiograph, card.preprocessing)
+    return radiograph, Screening(
+        source=radiograph.source,
+        scores=scores,
+        heatmap=stitch_scores(radiograph, scores, prepared.foreground.mask, card),
+        score=math.nan if row.score is None else row.score,
+        percentile=math.nan if row.percentile is None else row.percentile,
+        flagged=bool(row.flagged),
+        patch_percentiles=patch_percentiles(card.calibrated, scores.values),
+        baselines=baseline_scores(prepared.pixels, scores.grid),
+        reasons=(row.reason,) if row.reason else (),
+    )

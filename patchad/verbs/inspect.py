@@ -1,0 +1,55 @@
+"""Show what patchad reads in an image, or what a model's card says."""
+
+from pathlib import Path
+from typing import Any
+
+from patchad.detector import card_as_dict, read_card
+from patchad.errors import RequestError
+from patchad.io.read import read_radiograph
+from patchad.preprocess import Preprocessing, prepare
+
+
+def inspect(
+    path: Path, *, body_part: str = "breast", spacing_mm: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """What is in an image file or a model folder, as JSON values.
+
+    Raises:
+        RequestError: there is nothing there, or ``body_part`` is neither breast nor chest.
+        ImageError: the image cannot be read.
+        ModelError: the model cannot be read.
+    """
+    if path.is_dir():
+        return card_as_dict(read_card(path))
+    if not path.exists():
+        raise RequestError(f"{path} does not exist: give an image or a model folder")
+    if body_part not in ("breast", "chest"):
+        raise RequestError(f"--body-part is breast or chest, got {body_part!r}")
+    radiograph = read_radiograph(path, spacing_mm=spacing_mm)
+    source, pixels = radiograph.source, radiograph.pixels
+    prepared = prepare(radiograph, Preprocessing(body_part=body_part))  # type: ignore[arg-type]
+    foreground = prepared.foreground
+    return {
+        "path": source.path,
+        "rows": radiograph.shape[0],
+        "columns": radiograph.shape[1],
+        "spacing_mm": radiograph.spacing_mm,
+        "modality": source.modality or None,
+        "laterality": source.laterality or None,
+        "view": source.view or None,
+        "sop_instance_uid": source.sop_instance_uid or None,
+        "pixels": {
+            "minimum": round(float(pixels.min()), 4),
+            "mean": round(float(pixels.mean()), 4),
+            "maximum": round(float(pixels.max()), 4),
+        },
+        "reading": source.reading,
+        "foreground": {
+            "method": foreground.method,
+            "threshold": round(foreground.threshold, 4),
+            "share_of_image": round(float(foreground.mask.mean()), 4),
+            "median_brightness": round(prepared.brightness, 4),
+            **{name: round(value, 4) for name, value in foreground.measures.items()},
+        },
+        "digest": source.digest,
+    }

@@ -1,0 +1,142 @@
+"""Screen one image with a trained model."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchad.baselines import baseline_scores
+from patchad.detector import ModelCard, PatchDetector, score_patches
+from patchad.errors import ImageError, MismatchError
+from patchad.export import KINDS
+from patchad.grid import PatchGrid, stitch
+from patchad.image import Heatmap, PatchScores, Radiograph, Screening
+from patchad.io.read import read_radiograph
+from patchad.preprocess import Prepared, prepare, to_source_frame
+from patchad.verbs.calibrate import image_percentile, patch_percentiles, pool
+
+_SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
+
+
+@dataclass(frozen=True)
+class ScreenOptions:
+    """What a user may ask of a run. ``stride`` in pixels of the prepared image, None: the card's.
+
+    ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
+    screens images that differ from the training images, and says so in their row.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    stride: int | None = None
+    spacing_mm: tuple[float, float] | None = None
+    allow_mismatch: bool = False
+
+
+def screen(
+    image: str | Path | Radiograph,
+    detector: PatchDetector,
+    options: ScreenOptions,
+) -> Screening:
+    """Screen one image; see :func:`patchad.screen`."""
+    if not isinstance(image, Radiograph):
+        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm)
+    return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
+
+
+def screen_prepared(
+    radiograph: Radiograph, prepared: Prepared, detector: PatchDetector, options: ScreenOptions
+) -> Screening:
+    """Screen an image that was read and prepared already; see :func:`screen`."""
+    card, calibration = detector.card, detector.card.calibrated
+    reasons = mismatches(radiograph, prepared, card)
+    if reasons and not options.allow_mismatch:
+        raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it all the same")
+    mask = prepared.foreground.mask
+    grid = PatchGrid(prepared.pixels.shape, card.patch_size, options.stride or card.stride)
+    scores = score_patches(detector, prepared.pixels, mask, grid)
+    if not scores.scored.any():
+        raise ImageError(
+            f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
+            f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
+        )
+    if grid.stride != card.stride:
+        reasons.append(
+            f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
+        )
+    if min(grid.shape) < grid.size:
+        reasons.append(f"smaller than a patch ({grid.size} pixels): its edge was repeated")
+    score = pool(scores.values, calibration.pooling, calibration.top_k, calibration.patch_threshold)
+    flagged = score > calibration.image_threshold
+    if flagged:
+        reasons.insert(
+            0, f"flagged: score {score:.4g} is over the threshold {calibration.image_threshold:.4g}"
+        )
+    return Screening(
+        source=radiograph.source,
+        scores=scores,
+        heatmap=stitch_scores(radiograph, scores, mask, card),
+        score=score,
+        percentile=image_percentile(calibration, score),
+        flagged=flagged,
+        patch_percentiles=patch_percentiles(calibration, scores.values),
+        baselines=baseline_scores(prepared.pixels, grid),
+        reasons=tuple(reasons),
+    )
+
+
+def stitch_scores(
+    radiograph: Radiograph, scores: PatchScores, mask: NDArray[np.bool_], card: ModelCard
+) -> Heatmap:
+    """The scores as a picture in the frame of the image as stored.
+
+    ``mask`` (H', W') bool is the foreground in the frame of the prepared image.
+    """
+    values = stitch(scores.grid, scores.values, weighting=card.weighting, mask=mask)
+    return Heatmap(
+        to_source_frame(values, radiograph.shape), card.score_unit, radiograph.spacing_mm
+    )
+
+
+def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:
+    """How an image differs from what the model was trained on, a sentence each; none: it fits."""
+    found, data = [], card.data
+    modality = radiograph.source.modality
+    if modality and data.modalities and modality not in data.modalities:
+        found.append(f"modality {modality}, trained on {', '.join(data.modalities)}")
+    if card.preprocessing.spacing_mm is None:
+        found += _spacing_mismatch(radiograph.spacing_mm, data.spacing_mm)
+    low, high = data.brightness
+    slack = max(0.15, high - low)  # of the full range; few training images span too little
+    if not low - slack <= prepared.brightness <= high + slack:
+        found.append(
+            f"median brightness of the {card.preprocessing.body_part} {prepared.brightness:.2f}, "
+            f"trained on {low:.2f} to {high:.2f}: inverted, or windowed otherwise?"
+        )
+    return found
+
+
+def _spacing_mismatch(
+    found: tuple[float, float] | None, trained: tuple[float, float] | None
+) -> list[str]:
+    if found is None and trained is None:
+        return []  # nobody can tell; the card says so
+    if found is None or trained is None:
+        known = found or trained or (math.nan, math.nan)
+        return [
+            f"pixel spacing {'unknown' if found is None else _mm(known)}, trained at "
+            f"{'unknown spacing' if trained is None else _mm(known)}: the scales cannot be "
+            "compared (give it by --spacing-mm or a manifest's column spacing_mm)"
+        ]
+    off = max(abs(f / t - 1) for f, t in zip(found, trained, strict=True))
+    if off <= _SPACING_TOLERANCE:
+        return []
+    return [
+        f"pixel spacing {_mm(found)}, trained at {_mm(trained)} (a model trained with "
+        "preprocessing.spacing_mm resamples every image to its own)"
+    ]
+
+
+def _mm(spacing: tuple[float, float]) -> str:
+    return " × ".join(f"{s:.4g}" for s in spacing) + " mm"

@@ -1,0 +1,325 @@
+"""Train a detector on negatives alone, calibrate it on negatives set aside, and save it."""
+
+import hashlib
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from patchad.config import Config
+from patchad.detector import (
+    ModelCard,
+    PatchDetector,
+    TrainingData,
+    read_card,
+    save,
+    score_patches,
+    versions,
+)
+from patchad.errors import ImageError, RequestError
+from patchad.grid import PatchGrid
+from patchad.image import Source
+from patchad.io.files import claim_folder
+from patchad.io.manifest import ManifestRow
+from patchad.io.read import find_images, read_radiograph
+from patchad.methods import module_of
+from patchad.preprocess import Prepared, prepare
+from patchad.progress import Progress, silent
+from patchad.training import PatchBank, TrainingSet, foreground_corners
+from patchad.verbs.calibrate import NegativeImage, calibrate
+
+log = logging.getLogger(__name__)
+
+_CORNERS = 20_000  # places for patches an image; more would cost memory and show nothing new
+_SPACING_TOLERANCE = 0.1  # share by which training images may differ in pixel spacing
+_LEAK = (
+    "Held out by patch, as Wei et al. (2018) did: held-out patches neighbour patches that were "
+    "trained on, so percentiles and thresholds LEAK and flatter the model."
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training: the card as saved, and the images that could not be used."""
+
+    card: ModelCard
+    failed: tuple[tuple[str, str], ...] = ()  # (path, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Negative:
+    """What is kept of a negative image once its pixels are in the bank."""
+
+    row: ManifestRow
+    source: Source
+    spacing_mm: tuple[float, float] | None
+    brightness: float
+    tiles: "_Tiles"
+
+
+def train(
+    source: Path,
+    model: Path,
+    config: Config,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    spacing_mm: tuple[float, float] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Trained:
+    """Train on the negatives of ``source`` and write the model folder.
+
+    Args:
+        source: a manifest, or a folder (or file) all of whose images are taken as negatives.
+        model: the folder to write.
+        config: from :func:`patchad.config.read_config`.
+        device: what to train on.
+        seed: decides the split, the patches and the initial weights.
+        spacing_mm: (row, col) for images that carry no pixel spacing.
+        resume: go on from the last checkpoint of the same training.
+        overwrite: replace a model that is there.
+        progress: told of images read and epochs done.
+
+    Raises:
+        RequestError: no negatives, too few patients, mixed pixel spacings.
+        TrainingError: the method gave up, or nothing is left to calibrate on.
+        OutputError: the folder cannot be written.
+    """
+    training, held_out, notes = _split(_negatives(source), config, seed)
+    claim_folder(model, ("card.json", "checkpoint"), resume=resume, overwrite=overwrite)
+    if (model / "card.json").exists():
+        log.info("%s holds a finished model: nothing to resume", model)
+        return Trained(read_card(model))
+    failed: list[tuple[str, str]] = []
+    reader = _Reader(config, seed, spacing_mm, failed, progress)
+    facts: list[_Negative] = []
+
+    def parts() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        for negative, prepared in reader.read(training, "reading training images"):
+            facts.append(negative)
+            yield prepared.pixels, _corners(negative, prepared, config, seed)
+
+    bank = PatchBank.of(parts(), config.patch_size, device)
+    # Read now for their facts, and again to be scored: pixels are never held but in the bank.
+    aside = [negative for negative, _ in reader.read(held_out, "reading held-out images")]
+    if held_out and not aside:
+        raise RequestError(f"no held-out image could be used; the first: {failed[-1][1]}")
+    card = ModelCard(
+        method=config.method,
+        config=config.as_dict(),
+        preprocessing=config.preprocessing,
+        patch_size=config.patch_size,
+        stride=config.stride,
+        weighting=config.weighting,
+        min_foreground=config.min_foreground,
+        score_unit="",
+        seed=seed,
+        data=_describe(facts, aside, config),
+        notes=(*notes, *_failure_note(failed)),
+        versions=versions(),
+    )
+    data = TrainingSet(bank, sum(int(negative.tiles.training.sum()) for negative in facts))
+    checkpoint = model / "checkpoint" / "training.safetensors"
+    detector = module_of(config.method).fit(
+        config.options,
+        data,
+        card=card,
+        seed=seed,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    chosen = held_out or training
+    scored = [
+        _score_negative(detector, negative, prepared, config)
+        for negative, prepared in reader.read(chosen, "calibrating", again=True)
+    ]
+    calibration = calibrate(scored, config.calibration)
+    if not held_out:
+        calibration = replace(calibration, statements=(_LEAK, *calibration.statements))
+    saved = save(detector, model, calibration)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return Trained(saved, tuple(failed))
+
+
+def _negatives(source: Path) -> list[ManifestRow]:
+    rows = find_images([source])
+    if source.suffix.lower() in (".csv", ".parquet"):
+        used = [r for r in rows if r.label == "negative" and r.split not in ("test", "unlabelled")]
+        if not used:
+            raise RequestError(
+                f"{source} has no row with label negative in the split train or validation "
+                f"(of {len(rows)} rows): a one-class detector is trained on negatives"
+            )
+        return used
+    log.warning("%s is no manifest: all %d images are taken as negatives", source, len(rows))
+    return rows
+
+
+def _split(
+    rows: list[ManifestRow], config: Config, seed: int
+) -> tuple[list[ManifestRow], list[ManifestRow], tuple[str, ...]]:
+    """Rows to train on, rows to calibrate on (none: by patch), and what a reader must know."""
+    notes = []
+    if not any(row.patient_id for row in rows):
+        notes.append("No patient_id was given: every image was taken as a patient of its own.")
+        log.warning(notes[-1])
+    if config.split.by == "patch":
+        return rows, [], (*notes, _LEAK)
+    given = [row for row in rows if row.split == "validation"]
+    if given:
+        return [row for row in rows if row.split != "validation"], given, tuple(notes)
+    patients = sorted({_patient(row) for row in rows})
+    if len(patients) < 2:
+        raise RequestError(
+            f"calibration needs negatives of patients apart from the training's, but there is "
+            f"{len(patients)} patient: give more, or --set split.by=patch (which leaks)"
+        )
+    count = min(max(1, round(config.split.held_out * len(patients))), len(patients) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+    return (
+        [row for row in rows if _patient(row) not in chosen],
+        [row for row in rows if _patient(row) in chosen],
+        tuple(notes),
+    )
+
+
+def _patient(row: ManifestRow) -> str:
+    return row.patient_id or str(row.path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads and prepares negatives one by one; what cannot be used goes to ``failed``."""
+
+    config: Config
+    seed: int
+    spacing_mm: tuple[float, float] | None
+    failed: list[tuple[str, str]]
+    progress: Progress
+
+    def read(
+        self, rows: Sequence[ManifestRow], stage: str, *, again: bool = False
+    ) -> Iterator[tuple[_Negative, Prepared]]:
+        for number, row in enumerate(rows, start=1):
+            try:
+                radiograph = read_radiograph(row.path, spacing_mm=row.spacing_mm or self.spacing_mm)
+                prepared = prepare(radiograph, self.config.preprocessing)
+            except ImageError as error:
+                if not again:
+                    self.failed.append((str(row.path), str(error)))
+                    log.warning("left out %s: %s", row.path, error)
+            else:
+                tiles = _tiles(prepared, self.config, row, self.seed)
+                yield (
+                    _Negative(
+                        row, radiograph.source, radiograph.spacing_mm, prepared.brightness, tiles
+                    ),
+                    prepared,
+                )
+            self.progress(stage, number, len(rows), math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tiles:
+    """Patches that tile an image without overlap; which to train on, which are held out."""
+
+    grid: PatchGrid
+    training: NDArray[np.bool_]  # (N,)
+    held_out: NDArray[np.bool_]  # (N,), all false unless the split is by patch
+
+
+def _tiles(prepared: Prepared, config: Config, row: ManifestRow, seed: int) -> _Tiles:
+    grid = PatchGrid(prepared.pixels.shape, config.patch_size, config.patch_size)
+    enough = grid.means(prepared.foreground.mask) >= config.min_foreground
+    aside = np.zeros_like(enough)
+    if config.split.by == "patch":
+        aside = enough & (_rng(row, seed, 0).random(len(grid)) < config.split.held_out)
+    return _Tiles(grid, enough & ~aside, aside)
+
+
+def _corners(
+    negative: _Negative, prepared: Prepared, config: Config, seed: int
+) -> NDArray[np.int64]:
+    """Where patches are drawn: anywhere in the foreground, or at the tiles not held out."""
+    if config.split.by == "patch":
+        return negative.tiles.grid.corners[negative.tiles.training]
+    return foreground_corners(
+        prepared.foreground.mask,
+        config.patch_size,
+        config.min_foreground,
+        limit=_CORNERS,
+        rng=_rng(negative.row, seed, 1),
+    )
+
+
+def _rng(row: ManifestRow, seed: int, use: int) -> np.random.Generator:
+    """A generator that depends on the image, not on its place in the list."""
+    name = int.from_bytes(hashlib.sha256(row.path.name.encode()).digest()[:8], "big")
+    return np.random.default_rng([seed, use, name])
+
+
+def _score_negative(
+    detector: PatchDetector, negative: _Negative, prepared: Prepared, config: Config
+) -> NegativeImage:
+    mask = prepared.foreground.mask
+    grid = PatchGrid(prepared.pixels.shape, config.patch_size, config.stride)
+    scores = score_patches(detector, prepared.pixels, mask, grid)
+    values = held_out = scores.values[scores.scored]
+    if config.split.by == "patch":
+        tiled = score_patches(detector, prepared.pixels, mask, negative.tiles.grid)
+        held_out = tiled.values[negative.tiles.held_out]
+    return NegativeImage(_patient(negative.row), values, held_out)
+
+
+def _describe(training: list[_Negative], aside: list[_Negative], config: Config) -> TrainingData:
+    """What the card says of the data; refuses images whose scales cannot be one model's."""
+    everything = [*training, *aside]
+    known = np.array([n.spacing_mm for n in everything if n.spacing_mm is not None])
+    spacing = None
+    if len(known):
+        row, col = np.median(known, axis=0).tolist()
+        spacing = (row, col)
+        if config.preprocessing.spacing_mm is None:
+            _require_one_scale(known, spacing, len(everything))
+    brightness = [n.brightness for n in everything]
+    return TrainingData(
+        digest=hashlib.sha256(
+            "".join(sorted(n.source.digest for n in training)).encode()
+        ).hexdigest(),
+        images=len(training),
+        patients=len({_patient(n.row) for n in training}),
+        calibration_images=len(aside or training),
+        split=f"by {config.split.by}",
+        modalities=tuple(sorted({n.source.modality for n in everything} - {""})),
+        spacing_mm=spacing,
+        brightness=(min(brightness), max(brightness)),
+    )
+
+
+def _require_one_scale(
+    known: NDArray[np.float64], middle: tuple[float, float], images: int
+) -> None:
+    if len(known) < images:
+        raise RequestError(
+            f"{images - len(known)} of {images} training images have no pixel spacing: give it by "
+            "a column spacing_mm or --spacing-mm"
+        )
+    if np.abs(known / middle - 1).max() > _SPACING_TOLERANCE:
+        raise RequestError(
+            f"the training images have pixel spacings from {known.min():.4g} to "
+            f"{known.max():.4g} mm: bring them to one with "
+            f"--set preprocessing.spacing_mm={known.max():.4g}"
+        )
+
+
+def _failure_note(failed: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    return (f"{len(failed)} images could not be used and were left out.",) if failed else ()
