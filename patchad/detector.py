@@ -209,7 +209,7 @@ def read_card(folder: Path) -> ModelCard:
             f"{path} was changed after it was written (its digest differs): copy the "
             "model folder again, or train anew"
         )
-    return card_from_dict(content)
+    return card_from_dict(content, str(path))
 
 
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
@@ -218,13 +218,15 @@ def card_as_dict(card: ModelCard) -> dict[str, Any]:
     return {"digest": _digest(content), **content}
 
 
-def card_from_dict(content: Mapping[str, Any]) -> ModelCard:
-    """The card that :func:`card_as_dict` wrote, as kept in a model or a run."""
+def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
+    """The card that :func:`card_as_dict` wrote; ``where`` is what an error calls it."""
     try:
         return _CARD.validate_python({k: v for k, v in content.items() if k != "digest"})
     except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
         raise ModelError(
-            f"this is not a model card that patchad {__version__} can read: {error}"
+            f"{where} is not a card that patchad {__version__} can read "
+            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train anew"
         ) from None
 
 

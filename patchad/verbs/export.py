@@ -35,7 +35,7 @@ def export(folder: Path, kinds: Sequence[str], *, progress: Progress = silent) -
         OutputError: the disk is full or the folder read-only.
     """
     run = read_run(folder)
-    card = card_from_dict(run.settings["card"])
+    card = card_from_dict(run.settings["card"], f"the card in {folder}")
     failed: list[tuple[str, str]] = []
     wanted = bool(set(kinds) & set(IMAGE_KINDS))
     rows = [row for row in run.rows if wanted and row.status == "ok"]

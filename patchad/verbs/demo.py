@@ -1,0 +1,74 @@
+"""The whole way on phantoms made here: train, screen, evaluate, export."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from patchad.config import read_config
+from patchad.export import KINDS
+from patchad.io.files import claim_folder
+from patchad.phantom import phantom_set
+from patchad.progress import Progress, silent
+from patchad.verbs.evaluate import evaluate, summary
+from patchad.verbs.screen import ScreenOptions
+from patchad.verbs.screen_run import screen_run
+from patchad.verbs.train import train
+
+BODY_PARTS: tuple[Literal["breast", "chest"], ...] = ("breast", "chest")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made: the evaluation of each study by body part, and its folder."""
+
+    out: Path
+    evaluations: Mapping[str, Mapping[str, Any]]
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        lines = ["These figures were measured on phantoms: they say nothing about patients."]
+        for body_part, evaluation in self.evaluations.items():
+            folder = self.out / body_part
+            lines += [
+                "",
+                f"{body_part}:",
+                *(f"  {line}" for line in summary(evaluation)),
+                f"  open {folder / 'screening' / 'report.html'}",
+                f"  model {folder / 'model'}, phantoms {folder / 'phantoms'} (DICOM)",
+            ]
+        return lines
+
+
+def demo(
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Demo:
+    """Make phantoms, train on the negative ones, screen the test ones, evaluate and export.
+
+    Raises:
+        OutputError: ``out`` is not empty, or cannot be written.
+    """
+    claim_folder(out, BODY_PARTS, resume=False, overwrite=overwrite)
+    evaluations = {}
+    for body_part in BODY_PARTS:
+        folder = out / body_part
+        manifest, regions = phantom_set(folder / "phantoms", body_part=body_part, seed=seed)
+        model, run = folder / "model", folder / "screening"
+        config = read_config("demo", [f'preprocessing.body_part="{body_part}"'])
+
+        def told(stage: str, done: int, total: int, value: float, part: str = body_part) -> None:
+            progress(f"{part}: {stage}", done, total, value)
+
+        train(manifest, model, config, device=device, seed=seed, progress=told)
+        screen_run(
+            [manifest], model, run, ScreenOptions(KINDS), device=device, progress=told
+        )
+        evaluations[body_part] = evaluate(run, manifest, regions, seed=seed, device=device)
+    return Demo(out, evaluations)
