@@ -1,5 +1,7 @@
-"""The trivial patch scores that every method is shown beside: what doesn't beat them has learnt
-nothing that the eye's first glance doesn't give."""
+"""The trivial patch scores that every method is shown beside.
+
+What doesn't beat them has learnt nothing that the eye's first glance doesn't give.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,8 @@ from patchad.progress import Progress
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
 SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+ALL_KINDS = ",".join(KINDS)
 
 app = typer.Typer(
     name="patchad",
@@ -99,7 +101,7 @@ def demo(
             overwrite=overwrite,
             progress=progress,
         )
-        _tell(shown.as_dict(), shown.lines())
+        _tell(shown.evaluations, shown.lines())
 
 
 @app.command()
@@ -159,7 +161,7 @@ def screen(
     ],
     model: Model = Path("model"),
     out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("screening"),
-    write: Write = ",".join(KINDS),
+    write: Write = ALL_KINDS,
     stride: Annotated[
         int | None, typer.Option(help="Pixels between patches; the model's by default.")
     ] = None,
@@ -178,8 +180,8 @@ def screen(
     with _spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
         from patchad.device import choose_device
-        from patchad.verbs.screen_run import screen_run
         from patchad.verbs.screen import ScreenOptions
+        from patchad.verbs.screen_run import screen_run
 
         run = screen_run(
             inputs,
@@ -262,9 +264,9 @@ def inspect(
 def methods() -> None:
     """The methods: their papers, what each needs and gives."""
     with _spoken():
-        from patchad.methods import described
+        from patchad.methods import about
 
-        found = [method.as_dict() for method in described()]
+        found = [asdict(method) for method in about()]
         _tell(
             {"methods": found},
             [line for method in found for line in ("", *_as_lines(method))][1:],

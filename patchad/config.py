@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from patchad.detector import Pooling
+from patchad.calibration import Pooling
 from patchad.errors import RequestError
 from patchad.grid import Weighting
 from patchad.methods import METHODS, module_of

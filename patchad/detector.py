@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
@@ -18,39 +18,15 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from patchad import __version__
+from patchad.calibration import Calibration
 from patchad.errors import ModelError
-from patchad.grid import PatchGrid, Weighting, batches
-from patchad.image import PatchScores
+from patchad.grid import PatchGrid, Weighting, batches, stitch
+from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
-from patchad.preprocess import Preprocessing
+from patchad.preprocess import Preprocessing, to_source_frame
 
 FORMAT = 1  # of the model folder; raised whenever an older patchad could misread a newer one
-Pooling = Literal["max", "top_mean", "excess"]
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What scores mean, learnt from held-out negatives alone.
-
-    ``quantiles`` are the patch scores at ``levels`` (in [0, 1]) among the negative patches;
-    ``image_scores`` the sorted image scores of the negative images. A patch above
-    ``patch_threshold`` is drawn, an image above ``image_threshold`` is flagged;
-    ``display_range`` is what every overlay of this model spans. ``statements`` say in words what
-    the thresholds promise, and how little that is when n is small.
-    """
-
-    pooling: Pooling
-    top_k: int
-    levels: tuple[float, ...]
-    quantiles: tuple[float, ...]
-    image_scores: tuple[float, ...]
-    patch_threshold: float
-    image_threshold: float
-    display_range: tuple[float, float]
-    patients: int
-    patches: int
-    statements: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +114,20 @@ def score_patches(
     if not np.isfinite(values[keep]).all():
         raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
     return PatchScores(grid, values, foreground)
+
+
+def stitch_scores(
+    card: ModelCard, scores: PatchScores, mask: NDArray[np.bool_], radiograph: Radiograph
+) -> Heatmap:
+    """The scores as a picture in the frame of the image as stored.
+
+    ``mask`` (H', W') bool is the foreground in the frame of the prepared image; there the heatmap
+    speaks, wherever a patch was scored.
+    """
+    values = stitch(scores.grid, scores.values, weighting=card.weighting, mask=mask)
+    return Heatmap(
+        to_source_frame(values, radiograph.shape), card.score_unit, radiograph.spacing_mm
+    )
 
 
 def save(

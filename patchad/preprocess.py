@@ -1,7 +1,19 @@
-"""The preprocessing contract."""
+"""The preprocessing contract: foreground, pixel spacing, intensity; and the way back."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from patchad.errors import ImageError, RequestError
+from patchad.foreground import BodyPart, find_foreground, resize
+from patchad.image import Foreground, Radiograph
+
+Intensity = Literal["voi", "percentiles", "local"]
+FLAT = 1e-3  # smallest local standard deviation, about a quarter of an 8-bit grey level
+MOST_PIXELS = 2**28  # that resampling may make of one image: 1 GiB of float32
 
 
 @dataclass(frozen=True)
@@ -14,8 +26,151 @@ class Preprocessing:
     ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
     """
 
-    body_part: Literal["breast", "chest"] = "breast"
-    intensity: Literal["voi", "percentiles", "local"] = "voi"
+    body_part: BodyPart = "breast"
+    intensity: Intensity = "voi"
     percentiles: tuple[float, float] = (1.0, 99.0)
     local_radius_mm: float = 6.4
     spacing_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.body_part not in get_args(BodyPart):
+            raise RequestError(f"body_part is breast or chest, not {self.body_part!r}")
+        if self.intensity not in get_args(Intensity):
+            raise RequestError(f"intensity is voi, percentiles or local, not {self.intensity!r}")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise RequestError(f"percentiles must rise within 0..100, got {self.percentiles}")
+        if not 0 < self.local_radius_mm < np.inf:
+            raise RequestError(f"local_radius_mm must be positive, got {self.local_radius_mm}")
+        if self.spacing_mm is not None and not 0 < self.spacing_mm < np.inf:
+            raise RequestError(f"spacing_mm must be positive or left out, got {self.spacing_mm}")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as a method sees it.
+
+    ``pixels`` (H', W') float32 in [0, 1] and ``foreground`` lie in the same, perhaps resampled
+    frame; ``brightness`` is the median of the foreground's pixels as read, before normalisation.
+    """
+
+    pixels: NDArray[np.float32]
+    foreground: Foreground
+    brightness: float
+
+    def __post_init__(self) -> None:
+        self.pixels.flags.writeable = False
+
+
+def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
+    """Find the foreground, then resample and normalise as ``preprocessing`` says.
+
+    Resampling keeps the whole extent: H' = round(H · spacing / target), likewise W', so square
+    pixels come out to within half a pixel over the image. ``percentiles`` and ``local`` look at
+    the foreground alone. A flat foreground becomes 0.5.
+
+    Raises:
+        ImageError: nothing to be found in the image, or its pixel spacing is needed and unknown.
+    """
+    found = find_foreground(radiograph, preprocessing.body_part)
+    pixels, mask = radiograph.pixels, found.mask
+    brightness = float(np.median(pixels[mask]))
+    spacing = radiograph.spacing_mm
+    if preprocessing.spacing_mm is not None:
+        spacing = _known(spacing, f"to resample to {preprocessing.spacing_mm:g} mm")
+        shape = _resampled_shape(radiograph.shape, spacing, preprocessing.spacing_mm)
+        pixels = np.clip(resize(pixels, shape), 0, 1)
+        mask = resize(mask.astype(np.float32), shape) >= 0.5
+        if not mask.any():
+            raise ImageError(
+                f"at {preprocessing.spacing_mm:g} mm a pixel nothing is left of the "
+                f"{preprocessing.body_part}: check the image's spacing, {spacing} mm"
+            )
+        spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
+    match preprocessing.intensity:
+        case "percentiles":
+            pixels = _stretch(pixels, mask, preprocessing.percentiles)
+        case "local":
+            spacing = _known(spacing, "for a local radius in mm")
+            radius = preprocessing.local_radius_mm
+            pixels = _local(pixels, mask, (radius / spacing[0], radius / spacing[1]))
+    foreground = Foreground(mask, found.method, found.threshold, found.measures)
+    return Prepared(pixels, foreground, brightness)
+
+
+def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring a heatmap (H', W') float32 from the prepared frame to the source's ``shape`` (H, W).
+
+    Linear between pixel centres, r ↦ (r + 0.5) · H' / H − 0.5, among the values that are numbers;
+    NaN where the nearest one is NaN. Returns (H, W) float32 in the unit of ``values``.
+    """
+    if values.shape == shape:
+        return values
+    spoken = np.isfinite(values)
+    total = resize(np.where(spoken, values, np.float32(0)), shape)
+    weight = resize(spoken.astype(np.float32), shape)
+    row, col = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip(shape, values.shape, strict=True)
+    )
+    nearest = spoken[np.ix_(row, col)] & (weight > 0)
+    return np.divide(total, weight, out=np.full(shape, np.nan, np.float32), where=nearest)
+
+
+def _known(spacing: tuple[float, float] | None, why: str) -> tuple[float, float]:
+    if spacing is None:
+        raise ImageError(
+            f"the pixel spacing is needed {why}, and the file doesn't say it: give a "
+            "spacing_mm column in the manifest, or --spacing-mm"
+        )
+    return spacing
+
+
+def _resampled_shape(
+    shape: tuple[int, int], spacing: tuple[float, float], target: float
+) -> tuple[int, int]:
+    rows, cols = (max(1, round(n * s / target)) for n, s in zip(shape, spacing, strict=True))
+    if rows * cols > MOST_PIXELS:
+        raise ImageError(
+            f"{shape} pixels of {spacing} mm would become {rows} × {cols} at {target:g} "
+            f"mm, more than {MOST_PIXELS}: check the image's spacing and spacing_mm"
+        )
+    return rows, cols
+
+
+def _stretch(
+    pixels: NDArray[np.float32], mask: NDArray[np.bool_], percentiles: tuple[float, float]
+) -> NDArray[np.float32]:
+    low, high = np.percentile(pixels[mask], percentiles)
+    if not high > low:
+        return np.full(pixels.shape, 0.5, np.float32)
+    stretched = (pixels - np.float32(low)) / np.float32(high - low)
+    return np.asarray(np.clip(stretched, 0, 1), np.float32)
+
+
+def _local(
+    pixels: NDArray[np.float32], mask: NDArray[np.bool_], sigma: tuple[float, float]
+) -> NDArray[np.float32]:
+    """0.5 + z / 10 in [0, 1], z from the local mean and deviation of the foreground alone.
+
+    Both are Gaussian (``sigma`` in pixels, (row, col)) and normalised by the mask, G(a·m) / G(m)
+    (Knutsson & Westin, CVPR 1993), so that air pulls at nothing and the skin line makes no edge.
+    """
+    # The moments are smooth: a wide Gaussian is taken on a copy on which it is 16 pixels wide.
+    steps = [max(1.0, s / 16) for s in sigma]
+    small = (max(1, round(mask.shape[0] / steps[0])), max(1, round(mask.shape[1] / steps[1])))
+    width = [s * n / whole for s, n, whole in zip(sigma, small, mask.shape, strict=True)]
+
+    def gaussian(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        wide = ndimage.gaussian_filter(resize(values, small), width, mode="constant", truncate=3)
+        return resize(wide, (mask.shape[0], mask.shape[1]))
+
+    weight = gaussian(mask.astype(np.float32))
+    weight[~mask] = 1
+    # From the foreground's mean, so that float32 keeps the digits of the variance.
+    centred = np.where(
+        mask, pixels - np.float32(pixels[mask].mean(dtype=np.float64)), np.float32(0)
+    )
+    mean = gaussian(centred) / weight
+    variance = np.maximum(gaussian(centred**2) / weight - mean**2, 0)
+    z = (centred - mean) / np.maximum(np.sqrt(variance), np.float32(FLAT))
+    return np.where(mask, np.clip(0.5 + z / 10, 0, 1), np.float32(0.5)).astype(np.float32)

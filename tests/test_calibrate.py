@@ -5,15 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchad.calibration import image_percentile, patch_percentiles, pool
 from patchad.config import CalibrationConfig
 from patchad.errors import TrainingError
-from patchad.verbs.calibrate import (
-    NegativeImage,
-    calibrate,
-    image_percentile,
-    patch_percentiles,
-    pool,
-)
+from patchad.verbs.calibrate import NegativeImage, calibrate
 
 
 def negative(patient: str, *values: float) -> NegativeImage:

@@ -32,7 +32,19 @@ def write_image_kinds(
             display_range=calibration.display_range,
             threshold=calibration.patch_threshold,
             boxes=screening.boxes[over],
+            scores=screening.scores.values[over],
+            caption=_caption(image_id, screening),
         )
+
+
+def _caption(image_id: str, screening: Screening) -> tuple[str, ...]:
+    source = screening.source
+    told = [source.modality, source.laterality, source.view]
+    verdict = "flagged" if screening.flagged else "not flagged"
+    return (
+        " ".join([image_id, *filter(None, told)]),
+        f"image score {screening.score:.4g}, percentile {screening.percentile:.0f}: {verdict}",
+    )
 
 
 def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:

@@ -1,0 +1,54 @@
+"""The methods: one file a published method, found by the name that a configuration gives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from patchad.detector import PatchDetector, read_model
+from patchad.errors import RequestError
+
+METHODS = ("wei2018",)
+
+
+@dataclass(frozen=True)
+class About:
+    """A method in words: its paper, what it needs to be trained, what it gives."""
+
+    name: str
+    paper: str
+    needs: str
+    gives: str
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a method: it holds ``ABOUT``, ``Config``, ``fit`` and ``restore``.
+
+    Raises:
+        RequestError: no method has this name.
+    """
+    match name:  # imported here: a method may bring in libraries that the others don't need
+        case "wei2018":
+            from patchad.methods import wei2018
+
+            return wei2018
+        case _:
+            raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
+
+
+def about() -> list[About]:
+    """All methods, in words."""
+    return [module_of(name).ABOUT for name in METHODS]
+
+
+def load(folder: Path, device: torch.device) -> PatchDetector:
+    """Load a trained detector from its model folder onto ``device``.
+
+    Raises:
+        ModelError: the folder holds no model that this patchad can use.
+        RequestError: its method is unknown here.
+    """
+    card, tensors = read_model(folder)
+    detector: PatchDetector = module_of(card.method).restore(card, tensors, device)
+    return detector

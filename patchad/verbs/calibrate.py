@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from patchad.calibration import Calibration, pool
 from patchad.config import CalibrationConfig
-from patchad.detector import Calibration, Pooling
 from patchad.errors import TrainingError
 
 # Denser towards 1: the tail is where percentiles are read.
@@ -71,43 +71,6 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
     )
 
 
-def pool(
-    values: NDArray[np.float32], pooling: Pooling, top_k: int, patch_threshold: float
-) -> float:
-    """The image score of patch scores (N,), NaN = not scored; NaN where none was scored.
-
-    ``max``; ``top_mean``: the mean of the ``top_k`` highest (of all, where there are fewer);
-    ``excess``: the mean over all patches of what exceeds ``patch_threshold``.
-    """
-    values = values[np.isfinite(values)].astype(np.float64)
-    if not values.size:
-        return math.nan
-    match pooling:
-        case "max":
-            return float(values.max())
-        case "top_mean":
-            return float(np.sort(values)[-top_k:].mean())
-        case "excess":
-            return float(np.maximum(values - patch_threshold, 0).mean())
-
-
-def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The share in [0, 100] of negative patches that score lower: (N,) float32, NaN kept."""
-    shares = np.interp(values, calibration.quantiles, calibration.levels)
-    return (100 * shares).astype(np.float32)
-
-
-def image_percentile(calibration: Calibration, score: float) -> float:
-    """The share in [0, 100) of n held-out negative images that score at most this much.
-
-    Counted out of n + 1, so that a score above all of few images doesn't read as 100.
-    """
-    if math.isnan(score):
-        return math.nan
-    below = int(np.searchsorted(calibration.image_scores, score, side="right"))
-    return 100 * below / (len(calibration.image_scores) + 1)
-
-
 def _patch_threshold(images: Sequence[NDArray[np.float32]], budget: float) -> float:
     """The lowest score that no more than ``budget`` patches an image exceed, on average."""
     values = np.sort(np.concatenate(images))
@@ -122,8 +85,8 @@ def _statements(images: int, patients: int, config: CalibrationConfig) -> tuple[
         "patches an image exceed the patch threshold on average. This is what was counted, not "
         "a guarantee for new images.",
         f"Images: a new negative image that is exchangeable with the {images} held-out ones is "
-        f"flagged with probability at most {promised:.1%} (split conformal, on average over draws "
-        "of the held-out set; with n this small the rate of one model may lie well above or below).",
+        f"flagged with probability at most {promised:.1%} (split conformal: on average over draws "
+        "of the held-out set; with n this small one model's rate may lie well above or below).",
     ]
     if promised > config.false_images:
         statements.append(

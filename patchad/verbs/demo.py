@@ -56,7 +56,7 @@ def demo(
         OutputError: ``out`` is not empty, or cannot be written.
     """
     claim_folder(out, BODY_PARTS, resume=False, overwrite=overwrite)
-    evaluations = {}
+    evaluations: dict[str, Mapping[str, Any]] = {}
     for body_part in BODY_PARTS:
         folder = out / body_part
         manifest, regions = phantom_set(folder / "phantoms", body_part=body_part, seed=seed)
@@ -67,8 +67,6 @@ def demo(
             progress(f"{part}: {stage}", done, total, value)
 
         train(manifest, model, config, device=device, seed=seed, progress=told)
-        screen_run(
-            [manifest], model, run, ScreenOptions(KINDS), device=device, progress=told
-        )
-        evaluations[body_part] = evaluate(run, manifest, regions, seed=seed, device=device)
+        screen_run([manifest], model, run, ScreenOptions(KINDS), device=device, progress=told)
+        evaluations[body_part] = evaluate(run, manifest, regions, None, seed=seed, device=device)
     return Demo(out, evaluations)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchad.baselines import baseline_scores
-from patchad.detector import ModelCard, card_from_dict
+from patchad.calibration import patch_percentiles
+from patchad.detector import ModelCard, card_from_dict, stitch_scores
 from patchad.errors import ImageError, RequestError
 from patchad.export import IMAGE_KINDS
 from patchad.export.write import write_image_kinds, write_run_kinds
@@ -15,8 +16,6 @@ from patchad.io.read import read_radiograph
 from patchad.io.run import ImageRow, Run, read_run, stored_scores
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent
-from patchad.verbs.calibrate import patch_percentiles
-from patchad.verbs.screen import stitch_scores
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def rebuild(run: Run, row: ImageRow, card: ModelCard) -> tuple[Radiograph, Scree
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,
-        heatmap=stitch_scores(radiograph, scores, prepared.foreground.mask, card),
+        heatmap=stitch_scores(card, scores, prepared.foreground.mask, radiograph),
         score=math.nan if row.score is None else row.score,
         percentile=math.nan if row.percentile is None else row.percentile,
         flagged=bool(row.flagged),

@@ -4,18 +4,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchad.baselines import baseline_scores
-from patchad.detector import ModelCard, PatchDetector, score_patches
+from patchad.calibration import image_percentile, patch_percentiles, pool
+from patchad.detector import ModelCard, PatchDetector, score_patches, stitch_scores
 from patchad.errors import ImageError, MismatchError
 from patchad.export import KINDS
-from patchad.grid import PatchGrid, stitch
-from patchad.image import Heatmap, PatchScores, Radiograph, Screening
+from patchad.grid import PatchGrid
+from patchad.image import Radiograph, Screening
 from patchad.io.read import read_radiograph
-from patchad.preprocess import Prepared, prepare, to_source_frame
-from patchad.verbs.calibrate import image_percentile, patch_percentiles, pool
+from patchad.preprocess import Prepared, prepare
 
 _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
 
@@ -76,26 +73,13 @@ def screen_prepared(
     return Screening(
         source=radiograph.source,
         scores=scores,
-        heatmap=stitch_scores(radiograph, scores, mask, card),
+        heatmap=stitch_scores(card, scores, mask, radiograph),
         score=score,
         percentile=image_percentile(calibration, score),
         flagged=flagged,
         patch_percentiles=patch_percentiles(calibration, scores.values),
         baselines=baseline_scores(prepared.pixels, grid),
         reasons=tuple(reasons),
-    )
-
-
-def stitch_scores(
-    radiograph: Radiograph, scores: PatchScores, mask: NDArray[np.bool_], card: ModelCard
-) -> Heatmap:
-    """The scores as a picture in the frame of the image as stored.
-
-    ``mask`` (H', W') bool is the foreground in the frame of the prepared image.
-    """
-    values = stitch(scores.grid, scores.values, weighting=card.weighting, mask=mask)
-    return Heatmap(
-        to_source_frame(values, radiograph.shape), card.score_unit, radiograph.spacing_mm
     )
 
 

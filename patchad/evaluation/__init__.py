@@ -1,0 +1,1 @@
+"""Evaluation that cannot flatter: who is judged, on which patches, marks and pixels."""

@@ -1,0 +1,92 @@
+"""Pixels as samples: heatmaps against regions, kept as histograms so that memory stays small."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from patchad.errors import RequestError
+from patchad.evaluation.truth import Truth
+from patchad.export.tiff import read_heatmap
+from patchad.io.run import Run
+from patchad.labelling import region_pixels
+from patchad.metrics import Ranking, rank
+
+LEVELS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Scored pixels by patient.
+
+    ``ranking`` has heatmap values rounded down to ``LEVELS`` levels; ``overlaps`` (patients, 3)
+    float64 counts, exactly, the pixels that are lesion and above the card's patch threshold, all
+    that are lesion, and all above it. ``negative_patients`` have scored pixels that are no lesion;
+    ``counts`` is for the reader.
+    """
+
+    ranking: Ranking
+    overlaps: torch.Tensor
+    negative_patients: int
+    counts: dict[str, int]
+
+
+def tally_pixels(
+    run: Run, truth: Truth, patch_scores: NDArray[np.float64], device: torch.device
+) -> Pixels | None:
+    """Count the pixels of negative images and of positive images with regions.
+
+    Positive are pixels inside a region, negative all others of these images; pixels that were not
+    scored rank nowhere, but as lesion count as missed. The levels are quantiles of the patch
+    scores, which is where the heatmap's values lie densest.
+
+    Returns:
+        None where no region was marked, or a heatmap is missing.
+
+    Raises:
+        RequestError: a heatmap hasn't the size of its image.
+    """
+    cases = [case for case in truth.cases if case.regions or not case.positive]
+    if not any(case.regions for case in cases) or not all(
+        run.heatmap_path(case.image_id).exists() for case in cases
+    ):
+        return None
+    edges = np.unique(np.quantile(patch_scores, np.linspace(0, 1, LEVELS - 1))).astype(np.float32)
+    threshold = run.settings["card"]["calibration"]["patch_threshold"]
+    tally = np.zeros((truth.patients, 2, len(edges) + 1), np.int64)
+    overlaps = np.zeros((truth.patients, 3))
+    unscored = 0
+    for case in cases:
+        values = read_heatmap(run.heatmap_path(case.image_id)).values
+        if values.shape != case.shape:
+            raise RequestError(
+                f"{run.heatmap_path(case.image_id)} has {values.shape} pixels, its image has "
+                f"{case.shape}: screen this image again"
+            )
+        lesion = region_pixels(case.regions, case.shape)
+        scored = np.isfinite(values)
+        level = np.searchsorted(edges, values[scored], side="right")
+        inside = lesion[scored]
+        for kind, chosen in enumerate((~inside, inside)):
+            found = np.bincount(level[chosen], minlength=len(edges) + 1)
+            tally[case.patient, kind] += found
+        above = values > threshold
+        overlaps[case.patient] += (above & lesion).sum(), lesion.sum(), above.sum()
+        unscored += int((lesion & ~scored).sum())
+    patient, row, level = np.nonzero(tally)
+    ranking = rank(
+        torch.from_numpy(level).to(device),
+        torch.from_numpy(row == 1).to(device),
+        torch.from_numpy(patient).to(device),
+        truth.patients,
+        torch.from_numpy(tally[patient, row, level]).to(device),
+    )
+    counts = {
+        "images": len(cases),
+        "positives": int(tally[:, 1].sum()),
+        "negatives": int(tally[:, 0].sum()),
+        "lesion_pixels_not_scored": unscored,
+    }
+    without = int(tally[:, 0].any(1).sum())
+    return Pixels(ranking, torch.from_numpy(overlaps).to(device), without, counts)

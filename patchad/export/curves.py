@@ -1,0 +1,153 @@
+"""The pictures of an evaluation: curves and histograms, readable without telling colours apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from patchad.io.files import write_whole
+
+_DPI = 150
+# Okabe & Ito's palette; the dashes tell the lines apart in grey as well.
+_STYLES: tuple[tuple[str, str], ...] = (
+    ("#000000", "-"), ("#0072B2", "--"), ("#D55E00", "-."), ("#009E73", ":"),
+)  # fmt: skip
+_NEGATIVE, _POSITIVE = "#56B4E9", "#D55E00"
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A curve: ``x`` and ``y`` (V,) float64, and what the legend says of it."""
+
+    label: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """Scores of negatives and positives, (N,) and (M,), and the card's threshold."""
+
+    negatives: NDArray[np.float64]
+    positives: NDArray[np.float64]
+    threshold: float
+    unit: str
+    labels: tuple[str, str]  # of negatives and positives
+
+
+def plot_roc(path: Path, panels: Mapping[str, Sequence[Line]]) -> None:
+    """Draw ROC curves, a panel a key; the first line of each is the method."""
+    figure, axes = _panels(panels)
+    for axis, lines in zip(axes, panels.values(), strict=True):
+        axis.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, zorder=0)
+        _draw(axis, lines)
+        _unit_square(axis, "1 − specificity", "sensitivity")
+    _write(path, figure)
+
+
+def plot_pr(
+    path: Path, panels: Mapping[str, Sequence[Line]], prevalence: Mapping[str, float]
+) -> None:
+    """Draw precision over recall; the grey line is the precision of a coin, the prevalence."""
+    figure, axes = _panels(panels)
+    for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+        axis.axhline(prevalence[name], color="0.75", linewidth=0.8, zorder=0)
+        whole = [
+            Line(line.label, np.append(0, line.x), np.append(line.y[:1], line.y)) for line in lines
+        ]
+        _draw(axis, whole, drawstyle="steps-pre")
+        _unit_square(axis, "recall (sensitivity)", "precision")
+    _write(path, figure)
+
+
+def plot_froc(path: Path, lines: Sequence[Line], rates: Sequence[float]) -> None:
+    """Draw lesion sensitivity over false marks a negative image, up to the last of ``rates``."""
+    figure, (axis,) = _panels({"lesions": lines})
+    last = rates[-1]
+    drawn = []
+    for line in lines:
+        seen = line.x <= last
+        highest = line.y[seen].max(initial=0.0)
+        x = np.concatenate([[0], line.x[seen], [last]])
+        drawn.append(Line(line.label, x, np.concatenate([[0], line.y[seen], [highest]])))
+    _draw(axis, drawn, drawstyle="steps-post")
+    axis.set_xlim(0, last)
+    axis.set_ylim(0, 1.01)
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=8)
+    axis.set_xlabel("false marks a negative image")
+    axis.set_ylabel("lesion sensitivity")
+    _write(path, figure)
+
+
+def plot_histogram(path: Path, panels: Mapping[str, Distribution]) -> None:
+    """Draw the scores of negatives and positives, each as shares of its own number."""
+    figure, axes = _panels(panels)
+    for axis, scores in zip(axes, panels.values(), strict=True):
+        both = np.concatenate([scores.negatives, scores.positives])
+        if both.size:
+            low, high = np.quantile(both, (0.001, 0.999))
+            fewer = min(len(scores.negatives), len(scores.positives))
+            bins = int(np.clip(2 * fewer**0.5, 8, 40))
+            edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+            _shares(axis, scores.negatives, edges, scores.labels[0], color=_NEGATIVE)
+            _shares(axis, scores.positives, edges, scores.labels[1], color=_POSITIVE, fill=False)
+        axis.axvline(scores.threshold, color="black", linestyle="--", label="card's threshold")
+        axis.set_xlabel(f"score ({scores.unit})")
+        axis.set_ylabel("share")
+        axis.legend(fontsize=8)
+    _write(path, figure)
+
+
+def _shares(
+    axis: Axes,
+    values: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    label: str,
+    *,
+    color: str,
+    fill: bool = True,
+) -> None:
+    """One histogram; what lies outside the edges goes into the last bins."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    share = counts / max(len(values), 1)
+    axis.stairs(
+        share, edges, fill=fill, color=color, linewidth=1.6, label=f"{label} (n = {len(values)})"
+    )
+
+
+def _panels(panels: Mapping[str, object]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(5.2 * len(panels), 4.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, name in zip(axes, panels, strict=True):
+        axis.set_title(name)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def _draw(axis: Axes, lines: Sequence[Line], drawstyle: str = "default") -> None:
+    for number, line in enumerate(lines):
+        colour, dashes = _STYLES[number % len(_STYLES)]
+        axis.plot(
+            line.x, line.y, color=colour, linestyle=dashes, label=line.label, drawstyle=drawstyle,
+            linewidth=2.0 if number == 0 else 1.3, zorder=len(lines) - number + 1,
+        )  # fmt: skip
+    if lines:
+        axis.legend(fontsize=8, loc="best")
+    else:
+        axis.text(0.5, 0.5, "not defined: a class is missing", ha="center", color="0.4")
+
+
+def _unit_square(axis: Axes, x: str, y: str) -> None:
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_ylim(-0.01, 1.01)
+    axis.set_aspect("equal")
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+
+
+def _write(path: Path, figure: Figure) -> None:
+    write_whole(path, lambda aside: figure.savefig(aside, dpi=_DPI))

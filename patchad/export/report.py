@@ -1,0 +1,296 @@
+"""A run as one HTML file: ranked images with their overlays, settings, failures, evaluation.
+
+It is made from the stored run alone, and opens without a network: pictures, style and script are
+inside.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePath
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from patchad import __version__
+from patchad.baselines import BASELINES
+from patchad.detector import ModelCard, card_from_dict, stitch_scores
+from patchad.errors import ImageError, PatchadError, RequestError
+from patchad.export.overlay import (
+    OUTLINE,
+    RESEARCH,
+    blend,
+    display_shape,
+    film_grey,
+    layer,
+    levels,
+    palette,
+)
+from patchad.export.tiff import read_heatmap
+from patchad.image import Heatmap, PatchScores, Radiograph
+from patchad.io.files import write_whole
+from patchad.io.read import read_radiograph
+from patchad.io.run import ImageRow, Run, read_run, stored_scores
+from patchad.preprocess import prepare
+
+_LONG_SIDE = 900  # pixels of a picture in the report
+_JPEG_QUALITY = 85
+_SECTIONS = ("patch", "image", "froc", "threshold", "pixel")  # of evaluation.json
+_CURVES = {
+    "roc.png": "Receiver operating characteristic",
+    "pr.png": "Precision against recall",
+    "froc.png": "Lesions found against false alarms an image",
+    "histogram.png": "Scores by label",
+}
+
+
+def write_report(run_folder: Path, *, top: int = 100) -> Path:
+    """Write ``report.html`` into a run folder; the ``top`` highest images have pictures.
+
+    The films are read again from where they were screened. One that is gone or has changed since
+    keeps its row, without a picture and with the reason.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        RequestError: ``run_folder`` is no run, or its evaluation cannot be read.
+        ModelError: the run was made by a patchad whose models this one cannot read.
+        OutputError: the report cannot be written.
+    """
+    run = read_run(run_folder)
+    card = card_from_dict(run.settings["card"], f"the card in {run_folder}")
+    ranked = sorted((r for r in run.rows if r.status == "ok"), key=_rank)
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            research=RESEARCH,
+            run=run.settings,
+            card=card,
+            calibration=card.calibrated,
+            model=run.settings["card"]["digest"],
+            scale=_uri(_scale(card), "PNG"),
+            strips=_strips(ranked, card),
+            ranked=ranked,
+            shown=[(row, _picture(run, row, card)) for row in ranked[:top]],
+            flagged=sum(bool(row.flagged) for row in ranked),
+            failures=[row for row in run.rows if row.status != "ok"],
+            evaluation=_evaluation(run_folder / "evaluation"),
+        )
+    )
+    path = run_folder / "report.html"
+    write_whole(path, page)
+    return path
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A film and its heatmap as data URIs; empty, with ``missing`` saying why, if there is none."""
+
+    width: int = 0
+    height: int = 0
+    film: str = ""
+    heat: str = ""
+    over: int = 0  # patches over the threshold
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Scores on a common axis of 0 … 1000: a tick each, those over the threshold apart."""
+
+    title: str
+    below: Sequence[float]
+    over: Sequence[float]
+    threshold: float
+
+
+def _rank(row: ImageRow) -> tuple[float, str]:
+    return (math.inf if row.score is None else -row.score, row.path)
+
+
+def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
+    calibration = card.calibrated
+    try:
+        radiograph = read_radiograph(Path(row.path), spacing_mm=row.spacing_mm)
+        if radiograph.source.digest != row.digest:
+            raise ImageError("the file has changed since it was screened: screen it again")
+        scores = stored_scores(run, row)
+        heatmap = _heatmap(run, row, radiograph, scores, card)
+        over = scores.values > calibration.patch_threshold
+        shape = display_shape(radiograph.shape, radiograph.spacing_mm, _LONG_SIDE)
+        index = layer(
+            radiograph,
+            heatmap,
+            shape,
+            display_range=calibration.display_range,
+            boxes=scores.grid.boxes(radiograph.shape)[over],
+        )
+    except PatchadError as error:
+        return _Picture(missing=str(error))
+    heat = Image.fromarray(index)
+    heat.putpalette(palette().tobytes(), "RGBA")
+    return _Picture(
+        width=shape[1],
+        height=shape[0],
+        film=_uri(Image.fromarray(film_grey(radiograph, shape)), "JPEG", quality=_JPEG_QUALITY),
+        heat=_uri(heat, "PNG", optimize=True),
+        over=int(over.sum()),
+    )
+
+
+def _heatmap(
+    run: Run, row: ImageRow, radiograph: Radiograph, scores: PatchScores, card: ModelCard
+) -> Heatmap:
+    """The heatmap as stored, or stitched again where it wasn't asked for."""
+    path = run.heatmap_path(row.id)
+    if path.exists():
+        return read_heatmap(path)
+    mask = prepare(radiograph, card.preprocessing).foreground.mask
+    return stitch_scores(card, scores, mask, radiograph)
+
+
+def _scale(card: ModelCard) -> Image.Image:
+    """The colour scale, low to high from left to right, on a ground from black to white.
+
+    A line marks the patch threshold, at an end where it lies beyond.
+    """
+    low, high = card.calibrated.display_range
+    index = np.tile(levels(np.linspace(low, high, 512, dtype=np.float32), (low, high)), (24, 1))
+    mark = round(510 * (card.calibrated.patch_threshold - low) / (high - low))
+    mark = min(max(mark, 0), 510)
+    index[:, mark : mark + 2] = OUTLINE
+    ground = np.repeat(np.linspace(0, 255, 24).astype(np.uint8)[:, None], 512, axis=1)
+    return Image.fromarray(blend(ground, index))
+
+
+def _strips(ranked: Sequence[ImageRow], card: ModelCard) -> tuple[list[_Strip], float, float]:
+    """The scores of the run and of the held-out negatives; the ends of their common axis."""
+    threshold = card.calibrated.image_threshold
+    groups = {
+        "images of this run": [row.score for row in ranked if row.score is not None],
+        "held-out negative images of the model": list(card.calibrated.image_scores),
+    }
+    everything = [threshold, *(score for scores in groups.values() for score in scores)]
+    low, high = min(everything), max(everything)
+    span = (high - low) or 1.0
+
+    def place(score: float) -> float:
+        return round(5 + 990 * (score - low) / span, 1)
+
+    strips = [
+        _Strip(
+            f"{len(scores)} {title}",
+            [place(score) for score in scores if score <= threshold],
+            [place(score) for score in scores if score > threshold],
+            place(threshold),
+        )
+        for title, scores in groups.items()
+    ]
+    return strips, low, high
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+    """What ``evaluation.json`` says, as tables and curves; None where there was no evaluation."""
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {
+            "names": BASELINES,
+            "all": _table(content),
+            "by_kind": {kind: _table(part) for kind, part in content["by_kind"].items()},
+            "beaten": [content["baselines"][name]["beaten"] for name in BASELINES],
+            "counts": content["counts"],
+            "notes": content["notes"],
+            "definitions": content["definitions"],
+            "curves": [
+                (title, f"data:image/png;base64,{_base64((folder / name).read_bytes())}")
+                for name, title in _CURVES.items()
+                if (folder / name).exists()
+            ],
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RequestError(
+            f"{path} is not an evaluation that patchad {__version__} can read ({error!r}): run "
+            "`patchad evaluate` again"
+        ) from None
+
+
+def _table(content: Mapping[str, Any]) -> list[tuple[str, Any, list[Any]]]:
+    """Rows of a table of figures: name, the method's figure, each baseline's or None."""
+    beside = [dict(_figures(content["baselines"][name])) for name in BASELINES]
+    return [
+        (" · ".join(name).replace("_", " "), figure, [figures.get(name) for figures in beside])
+        for name, figure in _figures(content)
+    ]
+
+
+def _figures(
+    content: Mapping[str, Any], sections: Sequence[str] = _SECTIONS
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """All figures (objects with ``ci95``) in these sections, at any depth, named by their keys."""
+    for section in sections:
+        part = content.get(section)
+        if isinstance(part, Mapping) and "ci95" in part:
+            yield (section,), part
+        elif isinstance(part, Mapping):
+            yield from (((section, *name), figure) for name, figure in _figures(part, list(part)))
+
+
+def _number(value: float | None) -> str:
+    """Four digits; a dash for what is unknown."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _plain(value: Any) -> str:
+    """A setting in words."""
+    if value is None or isinstance(value, bool):
+        return {None: "not given", True: "yes", False: "no"}[value]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _figure(figure: Mapping[str, Any] | None) -> str:
+    """A figure with its confidence interval, to three decimals; a dash where it is not defined."""
+    if figure is None or figure["value"] is None:
+        return "–"
+    low, high = figure["ci95"]
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return f"{figure['value']:.3f}{interval}"
+
+
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return f"data:image/{kind.lower()};base64,{_base64(content.getvalue())}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _environment() -> jinja2.Environment:
+    template = resources.files("patchad.export").joinpath("report.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"report.html.j2": template}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["figure"] = _figure
+    environment.filters["plain"] = _plain
+    environment.filters["name"] = lambda path: PurePath(path).name
+    environment.globals["outline"] = "rgb({}, {}, {})".format(*palette()[OUTLINE, :3])
+    return environment

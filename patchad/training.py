@@ -1,0 +1,344 @@
+"""Training in small functions: patches drawn on the device, epochs, checkpoints that resume.
+
+Everything random comes from one seed: epoch e of a training draws its patches with a generator
+made from (seed, e) alone, so a training that was killed and resumed from its last whole epoch ends
+with the weights of one that ran through, bit for bit on a CPU with the same number of threads.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from patchad.errors import ModelError, RequestError, TrainingError
+from patchad.grid import batches
+from patchad.io.files import write_whole
+
+Loss = Callable[[nn.Module, Tensor], Tensor]  # of a batch (N, 1, S, S): its mean, a scalar
+
+
+@dataclass(frozen=True, eq=False)
+class PatchBank:
+    """Whole prepared images, held once on the device, and where patches may be drawn in them.
+
+    ``pixels`` (P,) int16: all images behind one another, row by row, [0, 1] mapped to the whole
+    range (``torch.uint16`` can't be indexed on every device). ``starts`` (K,) int64: the position
+    in ``pixels`` of each corner (a patch's top-left pixel); ``widths`` (K,) int64: the row length
+    of its image.
+    """
+
+    size: int
+    pixels: Tensor
+    starts: Tensor
+    widths: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        images: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]],
+        size: int,
+        device: torch.device,
+    ) -> "PatchBank":
+        """Take in each image's pixels (H, W) float32 in [0, 1] and corners (K, 2) int (row, col).
+
+        An image smaller than a patch has its edge repeated below and to the right, as
+        :meth:`patchad.grid.PatchGrid.cut` does. Images without corners are left out.
+
+        Raises:
+            RequestError: there is no corner at all.
+        """
+        parts: list[Tensor] = []
+        starts: list[NDArray[np.int64]] = []
+        widths: list[NDArray[np.int64]] = []
+        end = 0
+        for pixels, corners in images:
+            if len(corners) == 0:
+                continue
+            last = np.maximum(np.subtract(pixels.shape, size), 0)
+            if corners.min() < 0 or (corners > last).any():
+                raise ValueError(
+                    f"corners must lie in (0, 0)..{tuple(last.tolist())} for an image "
+                    f"of {pixels.shape} and patches of {size}"
+                )
+            short = [max(size - length, 0) for length in pixels.shape]
+            whole = np.pad(pixels, [(0, n) for n in short], mode="edge")
+            parts.append(_to_int16(whole))
+            starts.append(end + corners[:, 0].astype(np.int64) * whole.shape[1] + corners[:, 1])
+            widths.append(np.full(len(corners), whole.shape[1], np.int64))
+            end += whole.size
+        if not parts:
+            raise RequestError(
+                "no training image holds a patch with enough foreground: lower "
+                "min_foreground, or look at the foreground with `patchad inspect`"
+            )
+        flat = torch.empty(end, dtype=torch.int16, device=device)
+        while parts:  # from the end, letting go of each: the images are never in memory twice
+            part = parts.pop()
+            flat[end - part.numel() : end] = part.to(device)
+            end -= part.numel()
+        return cls(
+            size,
+            flat,
+            torch.from_numpy(np.concatenate(starts)).to(device),
+            torch.from_numpy(np.concatenate(widths)).to(device),
+        )
+
+    def __len__(self) -> int:
+        """The number of corners."""
+        return len(self.starts)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw patches at corners taken uniformly, with replacement.
+
+        Returns (count, 1, S, S) float32 in [0, 1] on the device. The same generator on the CPU
+        draws the same patches for every device.
+        """
+        drawn = torch.randint(len(self), (count,), generator=generator, device=generator.device)
+        return self._cut(drawn.to(self.pixels.device))
+
+    def _cut(self, which: Tensor) -> Tensor:
+        side = torch.arange(self.size, device=self.pixels.device)
+        rows = side[:, None] * self.widths[which, None, None]  # (count, S, 1)
+        places = self.starts[which, None, None] + rows + side  # (count, S, S)
+        return self.pixels[places][:, None].float().add_(32768).div_(65535)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What a method is fitted to: ``patches`` is how many tile the foreground without overlap."""
+
+    bank: PatchBank
+    patches: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train, with Adam."""
+
+    epochs: int
+    patches_per_epoch: int
+    batch_size: int
+    learning_rate: float
+    betas: tuple[float, float]
+
+    @property
+    def steps(self) -> int:
+        """How many times the weights change."""
+        return self.epochs * math.ceil(self.patches_per_epoch / self.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A training after ``epoch`` whole epochs: one safetensors file, with JSON in its header.
+
+    ``digest`` names the configuration, data and seed that were asked for; ``attempt`` counts the
+    restarts so far, and ``notes`` say why. ``loss`` is the epoch's mean.
+    """
+
+    digest: str
+    attempt: int
+    notes: tuple[str, ...]
+    epoch: int
+    loss: float
+    network: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        said = {
+            name: getattr(self, name) for name in ("digest", "attempt", "notes", "epoch", "loss")
+        }
+        parts = {"network": self.network, "optimiser": self.optimiser}
+        tensors = {
+            f"{part}/{name}": tensor.cpu().contiguous()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
+        write_whole(path, save_tensors(tensors, metadata={"training": json.dumps(said)}))
+
+    @classmethod
+    def read(cls, path: Path, digest: str) -> "Checkpoint | None":
+        """Read the file; None where there is none.
+
+        Raises:
+            ModelError: it is no checkpoint.
+            RequestError: it belongs to another training than ``digest`` names.
+        """
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                said = json.loads((file.metadata() or {})["training"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}}
+            for name, tensor in tensors.items():
+                part, _, rest = name.partition("/")
+                parts[part][rest] = tensor
+            checkpoint = cls(
+                said["digest"],
+                said["attempt"],
+                tuple(said["notes"]),
+                said["epoch"],
+                said["loss"],
+                **parts,
+            )
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise ModelError(
+                f"{path} is not a checkpoint of a training ({error}): delete it and "
+                "train from the start"
+            ) from None
+        if checkpoint.digest != digest:
+            raise RequestError(
+                f"{path} was written by a training with another configuration, data or seed: "
+                "resume with those, or start anew with --overwrite"
+            )
+        return checkpoint
+
+
+def foreground_corners(
+    mask: NDArray[np.bool_],
+    size: int,
+    min_foreground: float,
+    *,
+    limit: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Random places for patches with enough foreground, anywhere in the image, all distinct.
+
+    Args:
+        mask: (H, W) bool, the foreground.
+        size: side of a patch.
+        min_foreground: smallest share of foreground, in [0, 1], among the patch's pixels that lie
+            in the image: the rule of :meth:`patchad.grid.PatchGrid.fractions`.
+        limit: how many to return at most; all where there are fewer.
+        rng: what chooses.
+
+    Returns:
+        (K, 2) int64 top-left pixels (row, col), in reading order; K = 0 where nothing qualifies.
+    """
+    total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+    height, width = (min(size, length) for length in mask.shape)
+    inside = total[height:, width:] - total[:-height, width:]
+    inside += total[:-height, :-width] - total[height:, :-width]
+    share = (inside / (height * width)).astype(np.float32)
+    fit = np.flatnonzero(share >= min_foreground)
+    if len(fit) > limit:
+        fit = np.sort(rng.choice(fit, limit, replace=False, shuffle=False))
+    return np.stack(np.unravel_index(fit, share.shape), axis=-1).astype(np.int64)
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The CPU generator of an epoch; epoch 0, before training, is for initialising and probing."""
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def train_epochs(
+    network: nn.Module,
+    bank: PatchBank,
+    *,
+    loss: Loss,
+    schedule: Schedule,
+    seed: int,
+    checkpoint: Path | None = None,
+    digest: str = "",
+    attempt: int = 0,
+    notes: tuple[str, ...] = (),
+) -> Iterator[tuple[int, float]]:
+    """Train ``network`` in place, epoch by epoch, on patches drawn from ``bank``.
+
+    Where ``checkpoint`` exists and is of this ``attempt``, the training goes on from there; it is
+    written anew after each epoch, so that whatever stops the process, KeyboardInterrupt included,
+    costs at most one epoch.
+
+    Args:
+        network: on the device of the bank.
+        bank: where patches come from.
+        loss: of a batch, its mean over the patches.
+        schedule: epochs, batches and Adam's settings.
+        seed: decides which patches are drawn.
+        checkpoint: the file to resume from and write to.
+        digest: names this training; a checkpoint of another is refused.
+        attempt: which try this is; a checkpoint of an earlier one is ignored.
+        notes: stored in the checkpoint.
+
+    Yields:
+        (epochs done, that epoch's mean loss); after resuming, first the epoch that was restored,
+        so that whoever watches the training sees it again.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+    """
+    network.train()
+    optimiser = torch.optim.Adam(network.parameters(), schedule.learning_rate, schedule.betas)
+    done = 0
+    state = Checkpoint.read(checkpoint, digest) if checkpoint else None
+    if state is not None and state.attempt == attempt:
+        done = state.epoch
+        network.load_state_dict(state.network)
+        _load_adam(optimiser, state.optimiser)
+        yield done, state.loss
+    for epoch in range(done + 1, schedule.epochs + 1):
+        mean = _run_epoch(network, optimiser, bank, loss, schedule, epoch_generator(seed, epoch))
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss became {mean} in epoch {epoch}: lower the learning rate "
+                f"({schedule.learning_rate:g})"
+            )
+        if checkpoint:
+            Checkpoint(
+                digest, attempt, notes, epoch, mean, network.state_dict(), _adam_tensors(optimiser)
+            ).write(checkpoint)
+        yield epoch, mean
+
+
+def _run_epoch(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    bank: PatchBank,
+    loss: Loss,
+    schedule: Schedule,
+    generator: torch.Generator,
+) -> float:
+    device = bank.pixels.device
+    total = torch.zeros((), device=device)  # summed there: reading it each step would stall a GPU
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        for part in batches(schedule.patches_per_epoch, schedule.batch_size):
+            count = part.stop - part.start
+            patches = bank.draw(count, generator)
+            # bfloat16 has float32's range, so gradients need no scaling
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                mean = loss(network, patches)
+            optimiser.zero_grad()
+            mean.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += mean.detach() * count
+    return float(total) / schedule.patches_per_epoch
+
+
+def _adam_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state by "place/name", e.g. ``3/exp_avg``: place counts the network's parameters."""
+    state = optimiser.state_dict()["state"]
+    return {f"{place}/{name}": t for place, named in state.items() for name, t in named.items()}
+
+
+def _load_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        place, name = key.split("/")
+        state.setdefault(int(place), {})[name] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _to_int16(pixels: NDArray[np.float32]) -> Tensor:
+    steps = np.rint(pixels * np.float32(65535)) - np.float32(32768)
+    return torch.from_numpy(steps.astype(np.int16).ravel())

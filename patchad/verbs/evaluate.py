@@ -1,0 +1,227 @@
+"""Measure a run against the truth, in a way that cannot flatter.
+
+Thresholds come from the model's card, never from these data; intervals are by patient; a missing
+class gives no figure; and the trivial baselines stand beside the method everywhere.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchad import __version__
+from patchad.baselines import BASELINES
+from patchad.errors import OutputError
+from patchad.evaluation.figures import (
+    MIN_PATIENTS,
+    Section,
+    froc_section,
+    image_section,
+    patch_section,
+    patch_threshold_section,
+    pixel_section,
+    threshold_section,
+)
+from patchad.evaluation.files import as_text, write_pictures, write_tables
+from patchad.evaluation.pixels import LEVELS, tally_pixels
+from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
+from patchad.evaluation.truth import lay_beside
+from patchad.io.files import write_whole
+from patchad.io.manifest import read_manifest, read_regions
+from patchad.io.run import read_run
+from patchad.metrics import resample
+
+_Sections = dict[str, Section]
+
+
+def evaluate(
+    run_folder: Path,
+    truth: Path,
+    regions: Path | None,
+    out: Path | None,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Judge a run and write ``evaluation.json``, pictures and tables.
+
+    Args:
+        run_folder: from ``patchad screen``.
+        truth: a manifest with labels; see :func:`patchad.evaluation.truth.lay_beside`.
+        regions: where the lesions are; without it, only image figures are defined.
+        out: a new or empty folder; by default ``evaluation`` in the run, renewed if it is there.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        device: where figures are computed; MPS has no float64, the CPU stands in for it.
+
+    Returns:
+        What ``evaluation.json`` holds.
+
+    Raises:
+        RequestError: the run, the truth or the regions are wrong or don't fit together.
+        OutputError: ``out`` is not empty, or cannot be written.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            f"{out} must be a new or empty folder: name another, or leave --out away to renew the "
+            "evaluation in the run folder"
+        )
+    run = read_run(run_folder)
+    if device.type == "mps":
+        device = torch.device("cpu")
+    marked = None if regions is None else read_regions(regions)
+    judged = lay_beside(run, read_manifest(truth), marked)
+    samples = collect(run, judged)
+    weights = resample(judged.patients, resamples, seed=seed, device=device)
+    calibration = run.settings["card"]["calibration"]
+
+    whole = {scorer: _sections(samples, scorer, weights) for scorer in SCORERS}
+    kinds = sorted(set(samples.lesions["kind"]))
+    by_kind = {
+        kind: {scorer: _sections(samples, scorer, weights, kind) for scorer in SCORERS}
+        for kind in kinds
+    }
+    images = samples.images
+    thresholds = {
+        "patch": patch_threshold_section(samples, calibration["patch_threshold"], weights),
+        "image": threshold_section(
+            images[METHOD].to_numpy(),
+            images["positive"].to_numpy(),
+            images["patient"].to_numpy(),
+            calibration["image_threshold"],
+            weights,
+        ),
+    }
+    pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), device)
+    notes = [*judged.notes]
+    if pixels is None and len(samples.lesions):
+        notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
+    result = {
+        "patchad": __version__,
+        "run": str(run_folder),
+        "truth": str(truth),
+        "regions": None if regions is None else str(regions),
+        "method": run.settings["card"]["method"],
+        "model": run.settings["card"]["digest"],
+        "seed": seed,
+        "resamples": resamples,
+        "definitions": _definitions(calibration),
+        "notes": notes,
+        "counts": dict(judged.counts),
+        **_json(whole[METHOD]),
+        "threshold": {
+            name: {"value": calibration[f"{name}_threshold"], "from": "card", **section}
+            for name, section in _json(thresholds).items()
+        },
+        "pixel": None if pixels is None else _json({"": pixel_section(pixels, weights)})[""],
+        "by_kind": {
+            kind: {
+                **_json(sections[METHOD]),
+                "baselines": {name: _json(sections[name]) for name in BASELINES},
+            }
+            for kind, sections in by_kind.items()
+        },
+        "baselines": {name: _beside(whole[METHOD], whole[name]) for name in BASELINES},
+    }
+    folder = out or run_folder / "evaluation"
+    write_tables(folder, result)
+    write_pictures(folder, result, whole, samples, run.settings["card"])
+    write_whole(folder / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return result
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of ``evaluation.json``: the method and its baselines, a line each."""
+    counts = result["counts"]
+    lines = [
+        f"{counts['images']} images ({counts['positive_images']} positive) of "
+        f"{counts['patients']} patients; {result['patch']['counts']['positives']} positive and "
+        f"{result['patch']['counts']['negatives']} negative patches",
+        f"{'AUROC':<16} {'patch':<20} {'within images':<20} image",
+    ]
+    for name, sections in {result["method"]: result, **result["baselines"]}.items():
+        patch, image = sections["patch"], sections["image"]
+        figures = (patch["auroc"], patch["within_image_auroc"], image["auroc"])
+        lines.append(f"{name:<16} " + " ".join(f"{as_text(f):<20}" for f in figures).rstrip())
+    unbeaten = [n for n, sections in result["baselines"].items() if sections["beaten"] is not True]
+    if unbeaten:
+        lines.append(f"not shown to beat (patch AUROC, paired by patient): {', '.join(unbeaten)}")
+    return [*lines, *result["notes"]]
+
+
+def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
+    """The figures that the method and each baseline get alike."""
+    return {
+        "patch": patch_section(samples, scorer, weights, kind),
+        "image": image_section(samples, scorer, weights, kind),
+        "froc": froc_section(samples, scorer, weights, kind),
+    }
+
+
+def _json(sections: _Sections) -> dict[str, dict[str, Any]]:
+    return {
+        level: {
+            **{name: figure.as_json() for name, figure in section.figures.items()},
+            "counts": dict(section.counts),
+        }
+        for level, section in sections.items()
+    }
+
+
+def _beside(method: _Sections, baseline: _Sections) -> dict[str, Any]:
+    """A baseline's figures, and by how much the method exceeds each, paired by patient."""
+    excess = {
+        level: {
+            name: figure.minus(baseline[level].figures[name]).as_json()
+            for name, figure in section.figures.items()
+        }
+        for level, section in method.items()
+    }
+    low = excess["patch"]["auroc"]["ci95"][0]
+    return {
+        **_json(baseline),
+        "method_minus_baseline": excess,
+        "beaten": None if low is None else low > 0,
+    }
+
+
+def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
+    pooling = calibration["pooling"]
+    pooled = "max" if pooling == "excess" else pooling
+    return {
+        "ci95": "Percentile interval of the resamples, which draw patients with replacement; "
+        "method and baselines are drawn alike, so that differences are paired. [null, null] where "
+        f"fewer than {MIN_PATIENTS} patients carry the positives or the negatives, and where all "
+        "resamples agree: neither says anything of the next patient. 'dropped' counts resamples "
+        "that lacked a class.",
+        "value": "null where a class is missing.",
+        "patch": "Positive: covers at least half of a region, or a region covers at least half of "
+        "it. Negative: all scored patches of negative images. Patches of positive images that are "
+        "not positive are not counted here. Patches that were not scored count nowhere; "
+        "froc.counts.lesions_not_scored says what that hides.",
+        "patch.within_image_auroc": "Mean, over positive images that have both, of the image's "
+        "own AUROC of positive patches against patches that touch no region.",
+        "image": f"Image scores ({pooling}) of positive against negative images; baselines are "
+        f"pooled by {pooled}.",
+        "average_precision": "Depends on the prevalence, which counts gives; a coin reaches it.",
+        "sensitivity_at_specificity": "The highest sensitivity of a threshold with at least this "
+        "specificity on these very data: it describes the curve and is no threshold to use.",
+        "froc": "A mark is a patch whose centre lies in no higher mark (greedy). It hits a lesion "
+        "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
+        "the most at so many false marks a negative image: false marks are counted on negative "
+        "images alone; all lesions count, scored or not.",
+        "threshold": "The card's, from held-out negatives of the training data; above is strictly "
+        "above. Patches as under 'patch'.",
+        "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
+        "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
+        f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
+        "patch scores; Dice, exact, over all these pixels at the card's patch threshold, lesion "
+        "pixels without a score being missed.",
+        "by_kind": "Positives of this kind of lesion against the same negatives.",
+        "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
+        "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",
+    }

@@ -1,0 +1,261 @@
+"""The study on mini-MIAS: Wei et al. (2018) and the trivial baselines, on film mammograms.
+
+Suckling et al., "The Mammographic Image Analysis Society Digital Mammogram Database", Excerpta
+Medica International Congress Series 1069 (1994) 375-378. Its licence: research only; cite.
+
+    python pipelines/mias.py all-mias.tar.gz --out studies/mias --quick --seeds 0,1,2
+
+DATA is ``all-mias.tar.gz`` or the folder it was extracted to, with ``Info.txt`` inside or beside.
+"""
+
+import logging
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from study import Arm, Data, Study, read_seeds, run_study, split_patients, write_table
+
+from patchad.device import choose_device
+from patchad.errors import PatchadError, RequestError
+
+log = logging.getLogger("study")
+
+SIDE = 1024  # pixels of every film
+SPACING_MM = 0.2
+KINDS = ("CALC", "CIRC", "SPIC", "MISC", "ARCH", "ASYM")
+# Their circles lie in air: mdb212 at (687, 882), mdb214 at (582, 916).
+IN_AIR = ("mdb212", "mdb214")
+SMALLEST_RADIUS = 12  # pixels, 2.4 mm: a circle that small can't be trusted to lie on its lesion
+
+_ROW = re.compile(
+    r"^(?P<film>mdb\d{3})\s+(?P<tissue>[FGD])\s+(?P<kind>NORM|" + "|".join(KINDS) + r")"
+    r"(?:\s+(?P<severity>[BM]))?(?:\s+(?P<rest>\S.*?))?\s*$"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of Info.txt; ``circle`` is (x, y, radius) in pixels, y from the bottom, or None."""
+
+    film: str
+    tissue: str
+    kind: str
+    severity: str
+    circle: tuple[int, int, int] | None
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """The circle's box (x, y, width, height) from the top-left corner; None: not to be trusted.
+
+        The origin is at the bottom left: row = 1023 − y. Pixel r has its centre at r + 0.5.
+        """
+        if self.circle is None or self.film in IN_AIR:
+            return None
+        x, y, radius = self.circle
+        if radius < SMALLEST_RADIUS:
+            return None
+        return x + 0.5 - radius, (SIDE - 1 - y) + 0.5 - radius, 2 * radius, 2 * radius
+
+
+def parse_info(text: str) -> list[Finding]:
+    """The rows of Info.txt, in order.
+
+    A line that names an abnormality and then ends, or says ``*NOTE 3*``, has no coordinates.
+
+    Raises:
+        RequestError: a line about a film that can't be understood, or none at all.
+    """
+    findings = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith("mdb"):
+            continue
+        row = _ROW.match(line)
+        numbers = re.findall(r"-?\d+", row["rest"] or "") if row else []
+        without = row is not None and (row["rest"] or "*NOTE").startswith("*NOTE")
+        if row is None or not (without or len(numbers) == 3):
+            raise RequestError(
+                f"Info.txt, line {number}: found {line.strip()!r}; needed: film, tissue F/G/D, "
+                "kind, severity B/M, and x y radius or nothing"
+            )
+        circle = None if without else (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+        findings.append(
+            Finding(row["film"], row["tissue"], row["kind"], row["severity"] or "", circle)
+        )
+    if not findings:
+        raise RequestError("Info.txt names no film: give the one that comes with mini-MIAS")
+    return findings
+
+
+def patient_of(film: str) -> str:
+    """Films 2k − 1 (right) and 2k (left) are of patient k."""
+    return f"p{(int(film[3:]) + 1) // 2:03d}"
+
+
+def laterality_of(film: str) -> str:
+    """Even films are left breasts."""
+    return "RL"[int(film[3:]) % 2 == 0]
+
+
+def locate(data: Path, out: Path) -> tuple[list[Finding], dict[str, Path]]:
+    """The rows of Info.txt, and the films by name; a tarball is extracted to ``out/films`` once.
+
+    Raises:
+        RequestError: something is missing, or the archive is damaged.
+    """
+    folder = data
+    if data.is_file():
+        folder = out / "films"
+        try:
+            with tarfile.open(data) as archive:
+                members = [m for m in archive if m.isfile() and not _extracted(folder, m)]
+                archive.extractall(folder, members, filter="data")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise RequestError(
+                f"{data} is not a whole tar archive ({error}): fetch it again"
+            ) from None
+    info = next((p for p in (folder / "Info.txt", data.parent / "Info.txt") if p.exists()), None)
+    films = {path.stem: path.resolve() for path in sorted(folder.rglob("mdb*.pgm"))}
+    if info is None or not films:
+        raise RequestError(
+            f"{data} holds {'no Info.txt' if info is None else 'no mdb*.pgm'}: give mini-MIAS as "
+            "it is distributed"
+        )
+    return parse_info(info.read_text("utf-8", errors="replace")), films
+
+
+def _extracted(folder: Path, member: tarfile.TarInfo) -> bool:
+    there = folder / member.name
+    return there.is_file() and there.stat().st_size == member.size
+
+
+def prepare(
+    findings: Sequence[Finding], films: Mapping[str, Path], seed: int, folder: Path
+) -> Data:
+    """Write manifest, test manifest and regions for one seed.
+
+    Test: every patient with an abnormal film (her normal film with her), and half of the others.
+    """
+    rows: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.film in films:
+            rows.setdefault(finding.film, []).append(finding)
+    abnormal = {patient_of(f.film) for f in findings if f.kind != "NORM"}
+    tested, aside = split_patients({patient_of(film) for film in rows}, abnormal, seed)
+    manifest = []
+    for film, found in sorted(rows.items()):
+        kinds = [f.kind for f in found if f.kind != "NORM"]
+        patient = patient_of(film)
+        split = "test" if patient in tested else "validation" if patient in aside else "train"
+        manifest.append(
+            (
+                films[film],
+                patient,
+                "positive" if kinds else "negative",
+                split,
+                laterality_of(film),
+                "MLO",
+                SPACING_MM,
+                found[0].tissue,
+                "+".join(dict.fromkeys(kinds)),
+                "+".join(dict.fromkeys(f.severity for f in found if f.severity)),
+            )
+        )
+    columns = ("path", "patient_id", "label", "split", "laterality", "view", "spacing_mm",
+               "tissue", "kind", "severity")  # fmt: skip
+    test = [row for row in manifest if row[3] == "test"]
+    regions = [(films[f.film], *f.box, f.kind) for found in rows.values() for f in found if f.box]
+    write_table(folder / "manifest.csv", columns, manifest)
+    write_table(folder / "test.csv", columns, test)
+    write_table(folder / "regions.csv", ("path", "x", "y", "width", "height", "kind"), regions)
+    splits = Counter((row[3], row[2]) for row in manifest)
+    return Data(
+        training=folder / "manifest.csv",
+        test=folder / "test.csv",
+        regions=folder / "regions.csv",
+        subsets={},
+        facts={
+            "training films": splits["train", "negative"],
+            "validation films": splits["validation", "negative"],
+            "test films, normal": splits["test", "negative"],
+            "test films, abnormal": splits["test", "positive"],
+            "regions": len(regions),
+            "test patients": len({row[1] for row in test}),
+        },
+        notes=(f"Abnormal, but without a region: {'; '.join(_unmarked(findings, films))}.",),
+    )
+
+
+def _unmarked(findings: Sequence[Finding], films: Mapping[str, Path]) -> list[str]:
+    """Why abnormalities have no region, a sentence each with the films it is true of."""
+    reasons: dict[str, list[str]] = {}
+    for f in findings:
+        if f.film not in films or f.kind == "NORM" or f.box is not None:
+            continue
+        if f.circle is None:
+            why = "no coordinates"
+        elif f.film in IN_AIR:
+            why = "the circle lies in air"
+        else:
+            why = f"radius under {SMALLEST_RADIUS} pixels"
+        reasons.setdefault(why, []).append(f.film)
+    return [f"{why}: {', '.join(dict.fromkeys(names))}" for why, names in sorted(reasons.items())]
+
+
+# Some 700 patches tile the training films: 4 steps an epoch at the paper's batch. Smaller batches
+# make more steps of as many patches, and the network needs a few hundred to learn anything.
+QUICK = ("wei2018.epochs=60", "wei2018.batch_size=50")
+QUICK_CUTS = (
+    "60 epochs in batches of 50 (about 900 steps), instead of the paper's 500 in batches of 200.",
+)
+PUBLISHED = {"Wei et al. 2018, as published, on INbreast": "0.84"}  # in their abstract
+NOTES = (
+    "Test: all patients with an abnormal film, with both their films, and half of the others. So "
+    "many a negative film is the other breast of a patient with a lesion.",
+    "Wei et al. tested on digital mammograms (INbreast), patches split at random; these are "
+    "digitised films of 1994 at 0.2 mm and 8 bit, split by patient: the two lines are not to be "
+    "compared as if only the code differed.",
+)
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="all-mias.tar.gz, or its extracted folder.")],
+    out: Annotated[Path, typer.Option(help="The folder to work in.")] = Path("studies/mias"),
+    quick: Annotated[bool, typer.Option("--quick", help="For 2 cores: fewer epochs.")] = False,
+    seeds: Annotated[str, typer.Option(help="Each changes split, patches and weights.")] = "0,1,2",
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
+) -> None:
+    """Train on normal films, screen the others, and print the paper's table beside ours."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        if not data.exists():
+            raise RequestError(f"{data} does not exist: give all-mias.tar.gz or its folder")
+        study = Study(
+            title="mini-MIAS" + (", quick" if quick else ""),
+            arms=tuple(
+                Arm(config, intensity, QUICK if quick else ())
+                for intensity in ("voi", "local")
+                for config in ("wei2018", "wei2018_leaky")
+            ),
+            seeds=read_seeds(seeds),
+            prepare=lambda seed, folder: prepare(*locate(data, out), seed, folder),
+            cuts=QUICK_CUTS if quick else (),
+            notes=NOTES,
+            published=PUBLISHED,
+        )
+        print(
+            run_study(study, out, device=choose_device(device), resume=resume, overwrite=overwrite)
+        )
+    except PatchadError as error:
+        typer.echo(f"mias.py: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,240 @@
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from patchad import __version__
+from patchad.detector import (
+    Calibration,
+    ModelCard,
+    TrainingData,
+    card_as_dict,
+    read_card,
+    read_model,
+    save,
+    score_patches,
+    versions,
+)
+from patchad.errors import ModelError, OutputError
+from patchad.grid import PatchGrid
+from patchad.preprocess import Preprocessing
+
+CALIBRATION = Calibration(
+    pooling="max",
+    top_k=1,
+    levels=(0.5, 0.99),
+    quantiles=(0.1, 0.3),
+    image_scores=(0.2, 0.25),
+    patch_threshold=0.3,
+    image_threshold=0.25,
+    display_range=(0.1, 0.35),
+    patients=2,
+    patches=40,
+    statements=("at most 1 in 3 negative images, for 2 were held out",),
+)
+CARD = ModelCard(
+    method="fake",
+    config={"method": "fake", "fake": {"gain": 2.0, "layers": [4, 8]}},
+    preprocessing=Preprocessing(body_part="chest", spacing_mm=0.1),
+    patch_size=2,
+    stride=1,
+    weighting="hann",
+    min_foreground=0.5,
+    score_unit="mean pixel × gain",
+    seed=7,
+    data=TrainingData(
+        digest="ab" * 32,
+        images=3,
+        patients=2,
+        calibration_images=1,
+        split="by patient",
+        modalities=("MG",),
+        spacing_mm=(0.07, 0.07),
+        brightness=(0.25, 0.75),
+    ),
+    calibration=CALIBRATION,
+    notes=("restarted once",),
+    versions={"patchad": "0.1.0"},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+    """Scores a patch by its mean pixel times its one weight, and remembers the batch sizes."""
+
+    card: ModelCard = CARD
+    gain: float = 2.0
+    seen: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+
+    def score(self, patches):
+        self.seen.append(tuple(patches.shape))
+        return self.gain * patches.mean((1, 2, 3))
+
+    def tensors(self):
+        # As they come from a network: one is a view that is not contiguous.
+        return {"gain": torch.tensor(self.gain), "rows": torch.arange(6.0).reshape(2, 3).T}
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_scores_are_those_of_each_patch_in_grid_order():
+    pixels = np.arange(6, dtype=np.float32).reshape(2, 3) / 10
+    found = score_patches(Fake(), pixels, np.ones((2, 3), bool), PatchGrid((2, 3), 2, 1))
+    np.testing.assert_allclose(found.values, [0.4, 0.6], rtol=1e-6)  # 2 × mean of 0 1 3 4, 1 2 4 5
+    assert found.values.dtype == np.float32
+    assert found.foreground.tolist() == [1, 1]
+
+
+def test_patches_with_too_little_foreground_are_not_scored():
+    mask = np.zeros((2, 6), bool)
+    mask[:, 0] = True  # half of the first patch: just enough
+    mask[0, 2] = True  # a quarter of the second
+    fake = Fake()
+    found = score_patches(fake, np.ones((2, 6), np.float32), mask, PatchGrid((2, 6), 2, 2))
+    assert found.foreground.tolist() == [0.5, 0.25, 0]
+    np.testing.assert_array_equal(found.values, np.array([2, np.nan, np.nan], np.float32))
+    assert fake.seen == [(1, 1, 2, 2)]
+
+
+def test_an_image_without_foreground_is_not_scored_at_all():
+    fake = Fake()
+    found = score_patches(
+        fake, np.ones((4, 4), np.float32), np.zeros((4, 4), bool), PatchGrid((4, 4), 2, 2)
+    )
+    assert np.isnan(found.values).all()
+    assert fake.seen == []
+
+
+def test_the_batch_size_changes_nothing_but_the_batches():
+    pixels = np.random.default_rng(0).random((7, 9), np.float32)
+    grid, mask = PatchGrid((7, 9), 2, 2), np.ones((7, 9), bool)
+    one, many = Fake(), Fake()
+    scores = score_patches(one, pixels, mask, grid, batch_size=3).values
+    np.testing.assert_array_equal(scores, score_patches(many, pixels, mask, grid).values)
+    assert [shape[0] for shape in one.seen] == [3, 3, 3, 3, 3, 3, 2]
+    assert [shape[0] for shape in many.seen] == [20]
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    pixels, mask = np.ones((2, 2), np.float32), np.ones((2, 2), bool)
+    with pytest.raises(ModelError, match="not numbers"):
+        score_patches(Fake(gain=float("nan")), pixels, mask, PatchGrid((2, 2), 2, 2))
+
+
+def test_a_model_comes_back_as_it_was_saved(tmp_path):
+    folder = tmp_path / "new" / "model"
+    written = save(Fake(), folder)
+    card, tensors = read_model(folder)
+    weights = (folder / "weights.safetensors").read_bytes()
+    assert card == written
+    assert card == dataclasses.replace(CARD, weights_sha256=hashlib.sha256(weights).hexdigest())
+    assert tensors["gain"] == 2
+    assert tensors["rows"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert {path.name for path in folder.iterdir()} == {"card.json", "weights.safetensors"}
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        save(Fake(), tmp_path / name)
+    for file in ("card.json", "weights.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_digest_names_the_model_in_results(tmp_path):
+    card = save(Fake(), tmp_path)
+    digest = card_as_dict(card)["digest"]
+    assert json.loads((tmp_path / "card.json").read_text())["digest"] == digest
+    assert card_as_dict(read_card(tmp_path))["digest"] == digest
+    assert card_as_dict(dataclasses.replace(card, seed=8))["digest"] != digest
+
+
+def test_a_model_that_is_still_training_has_no_calibration(tmp_path):
+    save(Fake(dataclasses.replace(CARD, calibration=None)), tmp_path)
+    card = read_card(tmp_path)
+    assert card.calibration is None
+    with pytest.raises(ModelError, match="finish its training"):
+        _ = card.calibrated
+    assert CARD.calibrated is CALIBRATION
+
+
+def test_a_folder_without_a_model_says_how_to_train_one(tmp_path):
+    with pytest.raises(ModelError, match=r"no card\.json.*patchad train SOURCE --model"):
+        read_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "not JSON", "[1, 2]", '"text"', "null", "\udcff", "[" * 100_000]
+)
+def test_a_foreign_card_is_refused(tmp_path, content):
+    (tmp_path / "card.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ModelError, match=r"card\.json is not the card of a model"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("made_with", ["9.9", None, [], {}])
+def test_a_card_of_another_format_is_refused_whatever_it_holds(tmp_path, made_with):
+    (tmp_path / "card.json").write_text(json.dumps({"format": 99, "versions": made_with}))
+    with pytest.raises(ModelError, match=rf"format 99.*\({__version__}\) reads 1.*\(unknown\)"):
+        read_card(tmp_path)
+
+
+def test_a_card_of_another_format_names_the_version_to_use(tmp_path):
+    save(Fake(), tmp_path)
+    change(tmp_path / "card.json", format=2, versions={"patchad": "7.1"})
+    with pytest.raises(ModelError, match=r"trained with \(7\.1\)"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values", [{"seed": 8}, {"digest": "0" * 64}, {"digest": None}, {"unknown": 1}]
+)
+def test_a_card_that_was_changed_is_refused(tmp_path, values):
+    save(Fake(), tmp_path)
+    change(tmp_path / "card.json", **values)
+    with pytest.raises(ModelError, match=r"card\.json was changed"):
+        read_model(tmp_path)
+
+
+def test_a_card_with_a_fitting_digest_must_still_be_a_card(tmp_path):
+    content = {"format": 1, "method": "fake"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "card.json").write_text(json.dumps(content | {"digest": digest}))
+    with pytest.raises(ModelError, match="not a card that patchad"):
+        read_card(tmp_path)
+
+
+def test_weights_that_were_changed_or_are_missing_are_refused(tmp_path):
+    save(Fake(), tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights\.safetensors is not the file.*SHA-256"):
+        read_model(tmp_path)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"No such file.*is the folder whole"):
+        read_model(tmp_path)
+
+
+def test_weights_that_are_no_safetensors_are_refused(tmp_path):
+    card = dataclasses.replace(CARD, weights_sha256=hashlib.sha256(b"pickled").hexdigest())
+    (tmp_path / "weights.safetensors").write_bytes(b"pickled")
+    (tmp_path / "card.json").write_text(json.dumps(card_as_dict(card)))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        read_model(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "model").touch()
+    with pytest.raises(OutputError, match=r"model/weights\.safetensors could not be written"):
+        save(Fake(), tmp_path / "model")
+
+
+def test_versions_are_those_installed():
+    assert versions()["patchad"] == __version__
+    assert versions()["torch"].startswith(torch.__version__)

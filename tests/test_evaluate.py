@@ -1,0 +1,380 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as reference
+
+from patchad.errors import OutputError, RequestError
+from patchad.export.tiff import write_heatmap
+from patchad.image import Heatmap
+from patchad.io.run import ImageRow, heatmap_path, patches_path, write_run
+from patchad.verbs.evaluate import evaluate, summary
+
+CPU = torch.device("cpu")
+SIZE = 40  # of every image, in stored pixels; it was scored at half of that, in patches of 10
+CORNERS = ((0, 0), (0, 10), (10, 0), (10, 10))
+NAN = math.nan
+
+# image: its patches' scores, by rows; score NaN: not scored
+SCORES = {
+    "n1": (1, 2, 3, 4),
+    "n2": (0, 0, 1, 5),
+    "p1": (2.5, 1, 6, 3),
+    "p2": (2, 7, 4, NAN),
+}
+TRUTH = """path,patient_id,label
+n1.png,A,negative
+n2.png,B,negative
+p1.png,C,positive
+p2.png,D,positive
+broken.png,E,positive
+"""
+# In the first patch of p1, and in the second and the last of p2.
+REGIONS = """path,x,y,width,height,kind
+p1.png,4,4,6,6,mass
+p2.png,24,4,6,6,mass
+p2.png,24,24,6,6,calcification
+"""
+
+
+def make_run(folder, scores, images=None, heatmaps=True, baselines=None):
+    """A run folder by hand; ``images`` is where its images are said to lie."""
+    run, images = folder / "run", images or folder
+    rows = []
+    for name, values in scores.items():
+        values = np.array(values, np.float32)
+        given = baselines(values) if baselines else {}
+        row, col = np.array(CORNERS).T
+        table = pd.DataFrame(
+            {
+                "row": row, "col": col, "size": 10, "foreground": np.float32(1),
+                "score": values, "percentile": values, "x": col * 2.0, "y": row * 2.0,
+                "width": 20.0, "height": 20.0,
+                "patch_mean": np.float32(0.5), "patch_std": np.nan_to_num(values),
+                "gradient_energy": -np.nan_to_num(values), **given,
+            }
+        )  # fmt: skip
+        path = patches_path(run, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(path)
+        if heatmaps:
+            picture = np.kron(values.reshape(2, 2), np.ones((20, 20), np.float32))
+            write_heatmap(heatmap_path(run, name), Heatmap(picture, "RMSE"))
+        rows.append(
+            ImageRow(
+                id=name, path=str(images / f"{name}.png"), status="ok", reason="",
+                score=float(np.nanmax(values)), rows=SIZE, columns=SIZE, n_patches=4,
+            )
+        )  # fmt: skip
+    rows.append(ImageRow("broken", str(images / "broken.png"), "failed", "truncated"))
+    calibration = {
+        "pooling": "max", "top_k": 1, "patch_threshold": 3.0, "image_threshold": 4.5,
+        "display_range": [0, 5],
+    }  # fmt: skip
+    card = {
+        "digest": "d1", "method": "wei2018", "score_unit": "RMSE", "calibration": calibration,
+    }  # fmt: skip
+    write_run(run, {"card": card}, rows)
+    return run
+
+
+def judge(folder, run, truth=TRUTH, regions=REGIONS, **options):
+    (folder / "truth.csv").write_text(truth)
+    (folder / "regions.csv").write_text(regions or "")
+    return evaluate(
+        run,
+        folder / "truth.csv",
+        folder / "regions.csv" if regions else None,
+        options.pop("out", None),
+        device=CPU,
+        **{"resamples": 100, **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judged")
+    run = make_run(folder, SCORES)
+    return run, judge(folder, run)
+
+
+def values(section):
+    return {
+        name: part["value"]
+        for name, part in section.items()
+        if isinstance(part, dict) and "ci95" in part
+    }
+
+
+def test_patches_by_hand(judged):
+    _, result = judged
+    # 2.5 beats 1, 2, 0, 0, 1 of the eight negatives, 7 beats all.
+    assert result["patch"]["auroc"]["value"] == pytest.approx(13 / 16)
+    # p1: 2.5 against 1, 6 and 3; p2: 7 against 2 and 4.
+    assert result["patch"]["within_image_auroc"]["value"] == pytest.approx((1 / 3 + 1) / 2)
+    # From the top: 7+, then 5, 4, 3, then 2.5+.
+    assert result["patch"]["average_precision"]["value"] == pytest.approx((1 + 2 / 5) / 2)
+    assert result["patch"]["sensitivity_at_80_specificity"]["value"] == 0.5
+    assert result["patch"]["counts"] == {
+        "positives": 2, "negatives": 8, "prevalence": 0.2, "positive_patients": 2,
+        "negative_patients": 2, "images_within": 2, "negatives_within": 5, "not_counted": 0,
+    }  # fmt: skip
+
+
+def test_images_by_hand(judged):
+    _, result = judged
+    assert values(result["image"]) == dict.fromkeys(values(result["image"]), 1.0)
+    assert result["image"]["counts"]["positives"] == 2
+
+
+def test_lesions_by_hand(judged):
+    _, result = judged
+    # Best marks 7, 2.5 and none; false marks 5, 4, 3, 2, 1, 1, 0, 0 on two images.
+    assert values(result["froc"]) == pytest.approx(
+        {
+            "sensitivity_at_0.25": 1 / 3, "sensitivity_at_0.5": 1 / 3, "sensitivity_at_1": 1 / 3,
+            "sensitivity_at_2": 2 / 3, "sensitivity_at_4": 2 / 3,
+        }
+    )  # fmt: skip
+    assert result["froc"]["counts"] == {
+        "lesions": 3, "lesions_not_scored": 1, "lesions_never_marked": 1, "lesion_patients": 2,
+        "negative_images": 2, "marks_on_negative_images": 8,
+    }  # fmt: skip
+
+
+def test_thresholds_are_the_cards(judged):
+    _, result = judged
+    patch, image = result["threshold"]["patch"], result["threshold"]["image"]
+    # Above 3: 7 of (7, 2.5), and 4, 5 of eight negatives; 3 itself is not above.
+    assert patch["value"] == 3.0
+    assert values(patch) == pytest.approx(
+        {
+            "sensitivity": 1 / 2, "specificity": 6 / 8, "precision": 1 / 3, "f1": 2 / 5,
+            "accuracy": 7 / 10, "false_patches_per_negative_image": 1.0,
+        }
+    )  # fmt: skip
+    assert image["value"] == 4.5
+    assert values(image) == pytest.approx(
+        {"sensitivity": 1, "specificity": 1 / 2, "precision": 2 / 3, "f1": 4 / 5, "accuracy": 3 / 4}
+    )
+
+
+def test_pixels_against_scikit_learn(judged):
+    _, result = judged
+    truth, scores = [], []
+    for name, patches in SCORES.items():
+        picture = np.kron(np.reshape(patches, (2, 2)), np.ones((20, 20)))
+        lesion = np.zeros((SIZE, SIZE), bool)
+        if name[0] == "p":
+            lesion[4:10, slice(4, 10) if name == "p1" else slice(24, 30)] = True
+        scored = np.isfinite(picture)
+        truth.append(lesion[scored])
+        scores.append(picture[scored])
+    truth, scores = np.concatenate(truth), np.concatenate(scores)
+    assert values(result["pixel"]) == pytest.approx(
+        {
+            "auroc": reference.roc_auc_score(truth, scores),
+            "average_precision": reference.average_precision_score(truth, scores),
+            # 36 lesion pixels above 3 of 108, one lesion not having been scored; above: 5 patches
+            "dice": 2 * 36 / (108 + 5 * 400),
+        }
+    )
+    assert result["pixel"]["counts"]["lesion_pixels_not_scored"] == 36
+
+
+def test_kinds_of_lesions(judged):
+    _, result = judged
+    mass, calcification = result["by_kind"]["mass"], result["by_kind"]["calcification"]
+    assert values(mass["patch"]) == values(result["patch"])
+    assert calcification["patch"]["auroc"] == {"value": None, "ci95": [None, None], "dropped": 0}
+    assert calcification["image"]["auroc"]["value"] == 1
+    assert calcification["image"]["counts"]["positives"] == 1
+    assert calcification["froc"]["sensitivity_at_4"]["value"] == 0
+    assert mass["baselines"]["patch_mean"]["patch"]["auroc"]["value"] == 0.5
+
+
+def test_baselines_stand_beside_the_method(judged):
+    _, result = judged
+    mean, same, turned = (
+        result["baselines"][n] for n in ("patch_mean", "patch_std", "gradient_energy")
+    )
+    assert mean["patch"]["auroc"]["value"] == 0.5
+    assert mean["image"]["auroc"]["value"] == 0.5
+    assert same["image"]["auroc"]["value"] == 1
+    assert turned["patch"]["auroc"]["value"] == pytest.approx(3 / 16)  # never turned over
+    excess = turned["method_minus_baseline"]["patch"]["auroc"]
+    assert excess["value"] == pytest.approx(10 / 16)
+    assert same["method_minus_baseline"]["patch"]["auroc"]["value"] == 0
+    assert mean["beaten"] is None  # two patients show nothing
+
+
+def test_few_patients_get_no_interval(judged):
+    _, result = judged
+    assert result["patch"]["auroc"]["ci95"] == [None, None]
+
+
+def test_what_was_left_out_is_counted(judged):
+    _, result = judged
+    counts = result["counts"]
+    assert (counts["images"], counts["patients"], counts["positive_images"]) == (4, 4, 2)
+    assert counts["positive_images_failed"] == 1
+    assert any("1 positive images failed" in note for note in result["notes"])
+    assert any("no split column" in note for note in result["notes"])
+
+
+def test_files(judged):
+    run, result = judged
+    folder = run / "evaluation"
+    assert {path.name for path in folder.iterdir()} == {
+        "evaluation.json", "roc.png", "pr.png", "froc.png", "histogram.png", "figures.csv",
+        "by_kind.csv", "operating_points.csv",
+    }  # fmt: skip
+    assert json.loads((folder / "evaluation.json").read_text()) == result
+    for name in ("roc", "pr", "froc", "histogram"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 4
+    table = pd.read_csv(folder / "figures.csv", keep_default_na=False)
+    chosen = table.query("scorer == 'wei2018' and kind == '' and figure == 'auroc'")
+    assert chosen.set_index("level")["value"].astype(float)["patch"] == pytest.approx(13 / 16)
+    assert set(table["scorer"]) >= {"patch_mean", "wei2018 - patch_mean"}
+    points = pd.read_csv(folder / "operating_points.csv")
+    assert points.query("level == 'patch' and threshold == 3")["sensitivity"].item() == 0.5
+    kinds = pd.read_csv(folder / "by_kind.csv").set_index(["kind", "scorer"])
+    assert kinds.loc[("calcification", "wei2018"), "lesions_not_scored"] == 1
+
+
+def test_summary_tells_who_was_not_beaten(judged):
+    _, result = judged
+    text = "\n".join(summary(result))
+    assert "4 images (2 positive) of 4 patients" in text
+    assert "wei2018          0.81" in text
+    assert "not shown to beat (patch AUROC, paired by patient): patch_mean" in text
+
+
+def many(signal, patients=24):
+    """Two images a patient; half of the patients have a lesion in the first patch of each."""
+    generator = np.random.default_rng(0)
+    scores, truth, regions = {}, "path,patient_id,label\n", "path,x,y,width,height\n"
+    for number in range(2 * patients):
+        name, positive = f"i{number}", number % 4 < 2
+        scores[name] = generator.normal(size=4) + signal * positive * np.array([1, 0, 0, 0])
+        truth += f"{name}.png,{number // 2},{'positive' if positive else 'negative'}\n"
+        regions += f"{name}.png,2,2,8,8\n" * positive
+    noise = {"patch_std": lambda v: generator.normal(size=4).astype(np.float32)}
+    return scores, truth, regions, lambda v: {name: make(v) for name, make in noise.items()}
+
+
+def test_intervals_and_paired_differences(tmp_path):
+    scores, truth, regions, baselines = many(signal=2.0)
+    run = make_run(tmp_path, scores, baselines=baselines)
+    result = judge(tmp_path, run, truth, regions, resamples=300)
+    figure = result["patch"]["auroc"]
+    low, high = figure["ci95"]
+    assert 0.5 < low < figure["value"] < high < 1
+    excess = result["baselines"]["patch_std"]["method_minus_baseline"]["patch"]["auroc"]
+    assert 0 < excess["ci95"][0] < excess["value"] < excess["ci95"][1]
+    assert result["baselines"]["patch_std"]["beaten"] is True
+    assert result["patch"]["within_image_auroc"]["ci95"][0] > 0.5
+    assert judge(tmp_path, run, truth, regions, resamples=300) == result  # one seed, one result
+
+
+def test_noise_beats_nothing(tmp_path):
+    scores, truth, regions, baselines = many(signal=0.0)
+    run = make_run(tmp_path, scores, baselines=baselines)
+    result = judge(tmp_path, run, truth, regions)
+    low, high = result["patch"]["auroc"]["ci95"]
+    assert low < 0.5 < high
+    assert result["baselines"]["patch_std"]["beaten"] is False
+
+
+def test_one_class_is_null_never_a_half(tmp_path):
+    run = make_run(tmp_path, {name: SCORES[name] for name in ("n1", "n2")})
+    truth = "path,patient_id,label\nn1.png,A,negative\nn2.png,B,negative\n"
+    result = judge(tmp_path, run, truth, regions=None)
+    for level in ("patch", "image", "froc"):
+        assert set(values(result[level]).values()) == {None}
+    assert result["pixel"] is None
+    assert result["by_kind"] == {}
+    assert result["threshold"]["image"]["specificity"]["value"] == 0.5
+    assert result["threshold"]["image"]["sensitivity"]["value"] is None
+
+
+def test_positive_images_without_regions_count_as_images_alone(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    regions = "path,x,y,width,height\np1.png,4,4,6,6\n"
+    result = judge(tmp_path, run, regions=regions)
+    assert result["image"]["counts"]["positives"] == 2
+    assert result["patch"]["counts"]["positives"] == 1
+    assert result["patch"]["counts"]["not_counted"] == 3
+    assert result["counts"]["positive_images_without_regions"] == 1
+    assert result["pixel"]["counts"]["images"] == 3
+    assert list(result["by_kind"]) == ["unspecified"]
+
+
+def test_without_heatmaps_there_are_no_pixel_figures(tmp_path):
+    run = make_run(tmp_path, SCORES, heatmaps=False)
+    result = judge(tmp_path, run)
+    assert result["pixel"] is None
+    assert any("heatmaps are missing" in note for note in result["notes"])
+
+
+def test_only_test_rows_count_where_there_are_splits(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    truth = """path,patient_id,label,split
+n1.png,A,negative,train
+n2.png,B,negative,test
+p1.png,C,positive,validation
+p2.png,D,positive,
+broken.png,E,unknown,test
+"""
+    result = judge(tmp_path, run, truth)
+    counts = result["counts"]
+    assert (counts["images"], counts["truth_rows_of_other_splits"]) == (2, 2)
+    assert (counts["truth_rows_of_unknown_label"], counts["run_images_not_in_truth"]) == (1, 3)
+    assert any("split is test" in note for note in result["notes"])
+
+
+def test_images_that_moved_match_by_name(tmp_path):
+    run = make_run(tmp_path, SCORES, images=Path("/elsewhere"))
+    result = judge(tmp_path, run)
+    assert result["counts"]["matched_by_file_name"] == 5
+    assert result["counts"]["matched_by_path"] == 0
+    assert result["patch"]["auroc"]["value"] == pytest.approx(13 / 16)
+
+
+@pytest.mark.parametrize(
+    ("truth", "regions", "message"),
+    [
+        (TRUTH + "n9.png,F,negative\n", REGIONS, r"1 of 6 have none, the first .*n9\.png"),
+        (TRUTH + "sub/n1.png,F,negative\n", REGIONS, r"1 of 6 have none"),
+        (TRUTH, REGIONS + "n1.png,1,1,2,2,mass\n", "a negative image holds no lesion"),
+        (TRUTH, REGIONS + "p1.png,60,4,6,6,mass\n", "40 columns × 40 rows"),
+        (TRUTH, "path,x,y,width,height\nq.png,1,1,2,2\n", "none of the 1 files that have regions"),
+        ("path,patient_id,label\nn1.png,A,unknown\n", None, "none of the .* can be judged"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tmp_path, truth, regions, message):
+    run = make_run(tmp_path, SCORES)
+    with pytest.raises(RequestError, match=message):
+        judge(tmp_path, run, truth, regions)
+    assert not (run / "evaluation").exists()
+
+
+def test_ambiguous_names_are_refused(tmp_path):
+    run = make_run(tmp_path, SCORES, images=Path("/elsewhere"))
+    truth = TRUTH + "sub/n1.png,F,negative\n"
+    with pytest.raises(RequestError, match=r"2 share their file name .* the first .*n1\.png"):
+        judge(tmp_path, run, truth)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    with pytest.raises(OutputError, match="new or empty folder"):
+        judge(tmp_path, run, out=tmp_path)
+    judge(tmp_path, run, out=tmp_path / "new")
+    assert (tmp_path / "new" / "evaluation.json").exists()

@@ -1,0 +1,116 @@
+import errno
+import os
+import stat
+
+import pytest
+
+from patchad.errors import OutputError
+from patchad.io.files import claim_folder, write_whole
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def full_disk(aside):
+    aside.write_bytes(b"half of")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_text_bytes_and_writers_all_arrive(tmp_path):
+    write_whole(tmp_path / "a.txt", "µ\n")
+    write_whole(tmp_path / "new" / "folder" / "b.bin", b"\0\1")
+    write_whole(tmp_path / "c.tif", lambda aside: aside.write_text(aside.suffix))
+    assert (tmp_path / "a.txt").read_bytes() == "µ\n".encode()
+    assert (tmp_path / "new" / "folder" / "b.bin").read_bytes() == b"\0\1"
+    assert (tmp_path / "c.tif").read_text() == ".tif"  # writers that go by the name still can
+    assert names(tmp_path) == ["a.txt", "c.tif", "new"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_a_file_is_as_readable_as_any_other(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "a.txt", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+def test_the_umask_of_other_threads_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "umask")  # it belongs to the process: even reading it sets it
+    write_whole(tmp_path / "a.txt", "")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "card.json"
+    write_whole(path, "old")
+    with pytest.raises(OutputError, match=r"card\.json .*No space left.*--resume"):
+        write_whole(path, full_disk)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["card.json"]
+
+
+def test_a_writer_that_fails_otherwise_leaves_nothing_and_is_heard(tmp_path):
+    def broken(aside):
+        aside.write_text("half of")
+        raise KeyError("score")
+
+    with pytest.raises(KeyError, match="score"):
+        write_whole(tmp_path / "table.csv", broken)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match=r"out/a\.txt could not be written"):
+        write_whole(tmp_path / "out" / "a.txt", "")
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_that_is_not_there_is_made(tmp_path, options):
+    folder = tmp_path / "deep" / "run"
+    claim_folder(folder, ("run.json",), **{"resume": False, "overwrite": False} | options)
+    assert folder.is_dir()
+
+
+def test_a_folder_in_use_is_refused_and_the_ways_out_are_named(tmp_path):
+    (tmp_path / "run.json").touch()
+    with pytest.raises(OutputError, match=r"not empty.*--resume.*--overwrite"):
+        claim_folder(tmp_path, ("run.json",), resume=False, overwrite=False)
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_resume_keeps_what_is_there(tmp_path):
+    (tmp_path / "notes").touch()
+    claim_folder(tmp_path, ("run.json",), resume=True, overwrite=False)
+    assert names(tmp_path) == ["notes"]
+
+
+def test_overwrite_empties_a_folder_of_ours_but_follows_no_link(tmp_path):
+    ours, other = tmp_path / "run", tmp_path / "other"
+    (ours / "patches").mkdir(parents=True)
+    (ours / "patches" / "a.parquet").touch()
+    (ours / "run.json").touch()
+    other.mkdir()
+    (other / "precious").touch()
+    (ours / "link").symlink_to(other)
+    claim_folder(ours, ("run.json",), resume=False, overwrite=True)
+    assert names(ours) == []
+    assert names(other) == ["precious"]
+
+
+def test_overwrite_never_empties_a_folder_of_somebody_else(tmp_path):
+    (tmp_path / "thesis.docx").touch()
+    with pytest.raises(OutputError, match=r"none of run\.json, card\.json"):
+        claim_folder(tmp_path, ("run.json", "card.json"), resume=False, overwrite=True)
+    assert names(tmp_path) == ["thesis.docx"]
+
+
+def test_a_folder_whose_name_is_taken_by_a_file_is_refused(tmp_path):
+    taken = tmp_path / "run"
+    taken.write_text("mine")
+    with pytest.raises(OutputError, match="run cannot be used"):
+        claim_folder(taken, ("run.json",), resume=False, overwrite=True)
+    assert taken.read_text() == "mine"
