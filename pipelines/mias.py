@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from study import Arm, Data, Study, read_seeds, run_study, split_patients, write_table
+from study import Arm, Data, Study, read_seeds, run_study, split_patients
+from study_tables import write_table
 
 from patchad.device import choose_device
 from patchad.errors import PatchadError, RequestError
@@ -138,7 +139,7 @@ def prepare(
 ) -> Data:
     """Write manifest, test manifest and regions for one seed.
 
-    Test: every patient with an abnormal film (her normal film with her), and half of the others.
+    Test: every patient with an abnormal film (with both films), and half of the others.
     """
     rows: dict[str, list[Finding]] = {}
     for finding in findings:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from study import Arm, Data, Study, read_seeds, run_study, sample, split_patients, write_table
+from study import Arm, Data, Study, read_seeds, run_study, sample, split_patients
+from study_tables import write_table
 
 from patchad.device import choose_device
 from patchad.errors import PatchadError, RequestError

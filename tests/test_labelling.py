@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from patchad.errors import RequestError
 from patchad.image import Region
-from patchad.labelling import (
+from patchad.evaluation.labelling import (
     NEGATIVE,
     NOT_COUNTED,
     POSITIVE,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from patchad.metrics import (
+from patchad.evaluation.metrics import (
     agreement,
     auroc,
     average_precision,
@@ -130,7 +130,7 @@ def test_a_large_table_is_weighed_in_blocks(monkeypatch):
     ranking = ranked(scores, positive, generator.integers(0, 30, 500), 30)
     weights = resample(30, 20, seed=0, device=CPU)
     whole = auroc(ranking.counts(weights))
-    monkeypatch.setattr("patchad.metrics._BLOCK", 100)
+    monkeypatch.setattr("patchad.evaluation.metrics._BLOCK", 100)
     assert torch.equal(auroc(ranking.counts(weights)), whole)
 
 

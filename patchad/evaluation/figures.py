@@ -12,8 +12,8 @@ from torch import Tensor
 
 from patchad.evaluation.pixels import Pixels
 from patchad.evaluation.samples import METHOD, Samples
-from patchad.labelling import NEGATIVE, POSITIVE
-from patchad.metrics import (
+from patchad.evaluation.labelling import NEGATIVE, POSITIVE
+from patchad.evaluation.metrics import (
     Counts,
     Ranking,
     agreement,
@@ -159,7 +159,7 @@ def image_section(samples: Samples, scorer: str, weights: Tensor, kind: str = ""
 
 
 def froc_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
-    """Lesions found against false marks on negative images; see :func:`patchad.metrics.froc`."""
+    """Lesions found against false marks on negative images; see :func:`patchad.evaluation.metrics.froc`."""
     lesions, marks = samples.lesions, samples.false_marks[scorer]
     if kind:
         lesions = lesions[lesions["kind"] == kind]

@@ -13,7 +13,7 @@ from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES, Section
 from patchad.evaluation.samples import METHOD, SCORERS, Samples
 from patchad.export.curves import Distribution, Line, plot_froc, plot_histogram, plot_pr, plot_roc
 from patchad.io.files import write_whole
-from patchad.labelling import POSITIVE
+from patchad.evaluation.labelling import POSITIVE
 
 _LEVELS = ("patch", "image", "froc")
 

@@ -10,8 +10,8 @@ from patchad.errors import RequestError
 from patchad.evaluation.truth import Truth
 from patchad.export.tiff import read_heatmap
 from patchad.io.run import Run
-from patchad.labelling import region_pixels
-from patchad.metrics import Ranking, rank
+from patchad.evaluation.labelling import region_pixels
+from patchad.evaluation.metrics import Ranking, rank
 
 LEVELS = 4096
 

@@ -9,7 +9,7 @@ from patchad.errors import RequestError
 from patchad.image import Region
 from patchad.io.manifest import ManifestRow
 from patchad.io.run import ImageRow, Run
-from patchad.labelling import inside_image
+from patchad.evaluation.labelling import inside_image
 
 
 @dataclass(frozen=True, eq=False)

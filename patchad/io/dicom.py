@@ -61,7 +61,7 @@ _STREAMS = {
     uid.JPEGLossless: "JPEG Lossless", uid.JPEGLosslessSV1: "JPEG Lossless",
     uid.JPEGLSLossless: "JPEG-LS", uid.JPEGLSNearLossless: "JPEG-LS",
     uid.JPEG2000Lossless: "JPEG 2000", uid.JPEG2000: "JPEG 2000",
-    uid.HTJ2KLossless: "HTJ2K", uid.HTJ2KLosslessRPCL: "HTJ2K", uid.HTJ2K: "HTJ2K",
+    uid.HTJ2KLossless: "JPEG 2000", uid.HTJ2KLosslessRPCL: "JPEG 2000", uid.HTJ2K: "JPEG 2000",
 }
 _BY_PYDICOM = (
     uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian,

@@ -39,8 +39,7 @@ _CODECS: Mapping[str, Callable[[bytes], NDArray[Any]]] = {
     "JPEG": imagecodecs.jpeg8_decode,
     "JPEG Lossless": imagecodecs.jpegsof3_decode,
     "JPEG-LS": imagecodecs.jpegls_decode,
-    "JPEG 2000": imagecodecs.jpeg2k_decode,
-    "HTJ2K": imagecodecs.htj2k_decode,
+    "JPEG 2000": imagecodecs.jpeg2k_decode,  # HTJ2K too: htj2k_decode lets damage through
 }
 
 # without a handler of its own, what tifffile logs would land on the terminal
@@ -143,14 +142,14 @@ def decode_stream(kind: str, stream: bytes, shape: tuple[int, int]) -> NDArray[A
     """Decode a compressed image: (rows, columns[, samples]), integers of the stream's own depth.
 
     Args:
-        kind: PNG, JPEG (8 or 12 bits), JPEG Lossless, JPEG-LS, JPEG 2000 or HTJ2K.
+        kind: PNG, JPEG (8 or 12 bits), JPEG Lossless, JPEG-LS, or JPEG 2000 (HTJ2K as well).
         stream: the compressed image; bytes after its end are let through.
         shape: the (rows, columns) it must have.
 
     Raises:
         ImageError: the stream is damaged, cut off, or of another shape.
     """
-    if kind in ("JPEG 2000", "HTJ2K"):
+    if kind == "JPEG 2000":
         start = stream[:512].find(b"\xff\x4f\xff\x51")  # some writers put a JP2 header before it
         if start < 0 or len(stream) < start + 24:
             _damaged(kind, "its header is missing")

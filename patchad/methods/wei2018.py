@@ -128,11 +128,11 @@ def fit(
     reconstructions are nearly one picture, and undertrained where they aren't. Either way it is
     given up, and training starts again with seed + 1,000,000, then + 2,000,000 ….
 
-    Trainings of fewer than 1,000 steps are judged more mildly at the end. Every live network
-    lingers at the picture of the mean before it learns to tell patches apart: on mini-MIAS for 100
-    to 200 steps, locally normalised for 400. To be no better than the own mean then says that the
-    training was short, not that the seed was bad, and another seed would fare no better: the card
-    says «undertrained» and the log warns.
+    Trainings of fewer than 1,000 steps are judged more mildly at the end. Live networks linger at
+    the picture of the mean before they learn to tell patches apart: on mini-MIAS most of them for
+    100 to 200 steps, on locally normalised films for 200 to more than 480. To be no better than the
+    own mean may then only say that the training was short, and another seed would be as short: the
+    card says «undertrained» and the log warns.
 
     Args:
         config: this method's own table.
@@ -233,7 +233,7 @@ def build_network(activation: Activation, seed: int, output_bias: float) -> nn.M
     Eleven layers as the paper counts (input, five down, five up); shapes below for S = 128. The
     last layer is linear. Kernels are 3 × 3 and start as MONAI's blocks do (PyTorch's default); only
     the last bias starts at ``output_bias``, the mean of the data: else the first hundreds of steps
-    all pull the decoder that way, and some networks collapse on it.
+    all pull the decoder that way. 38 of 200 seeds with ReLU start dead all the same (mini-MIAS).
     """
     leaky = ("LEAKYRELU", {"negative_slope": _NEGATIVE_SLOPE})
     with torch.random.fork_rng(devices=[]):

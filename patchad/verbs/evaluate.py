@@ -32,7 +32,7 @@ from patchad.evaluation.truth import lay_beside
 from patchad.io.files import write_whole
 from patchad.io.manifest import read_manifest, read_regions
 from patchad.io.run import read_run
-from patchad.metrics import resample
+from patchad.evaluation.metrics import resample
 
 _Sections = dict[str, Section]
 
