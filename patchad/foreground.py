@@ -68,7 +68,7 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     if mask.mean() < SMALLEST:
         raise ImageError(
             f"the largest object is {mask.mean():.2%} of the image, a {body_part} needs "
-            f"{SMALLEST:.0%}: check that the image isn't empty, and its window"
+            f"{SMALLEST:.0%}: check its window, and that it is neither empty nor without any air"
         )
     whole = resize(mask.astype(np.float32), radiograph.shape) >= 0.5
     if body_part == "breast":

@@ -93,13 +93,11 @@ def parse_info(text: str) -> list[Finding]:
 
 
 def patient_of(film: str) -> str:
-    """Films 2k − 1 (right) and 2k (left) are of patient k."""
+    """Films 2k − 1 and 2k are of patient k.
+
+    Which is left isn't said here: Info.txt has the even ones so, the films' stickers the odd ones.
+    """
     return f"p{(int(film[3:]) + 1) // 2:03d}"
-
-
-def laterality_of(film: str) -> str:
-    """Even films are left breasts."""
-    return "RL"[int(film[3:]) % 2 == 0]
 
 
 def locate(data: Path, out: Path) -> tuple[list[Finding], dict[str, Path]]:
@@ -158,7 +156,6 @@ def prepare(
                 patient,
                 "positive" if kinds else "negative",
                 split,
-                laterality_of(film),
                 "MLO",
                 SPACING_MM,
                 found[0].tissue,
@@ -166,7 +163,7 @@ def prepare(
                 "+".join(dict.fromkeys(f.severity for f in found if f.severity)),
             )
         )
-    columns = ("path", "patient_id", "label", "split", "laterality", "view", "spacing_mm",
+    columns = ("path", "patient_id", "label", "split", "view", "spacing_mm",
                "tissue", "kind", "severity")  # fmt: skip
     test = [row for row in manifest if row[3] == "test"]
     regions = [(films[f.film], *f.box, f.kind) for found in rows.values() for f in found if f.box]

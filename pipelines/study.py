@@ -108,7 +108,7 @@ def run_study(
     """
     claim_folder(out, ("study.json",), resume=resume, overwrite=overwrite)
     _same_study(out / "study.json", _described(study))
-    start = time.monotonic()
+    start, worked = time.monotonic(), time.process_time()
     rows: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
@@ -123,19 +123,15 @@ def run_study(
             card, judged = _run_arm(arm, data, folder, seed=seed, device=device)
             rows += figure_rows(judged, seed=seed, config=arm.config, intensity=arm.intensity)
             cards |= {f"{arm.name}, seed {seed}: {note}": None for note in card.notes}
-            seconds = time.monotonic() - begun
-            value = judged[ALL]["patch"]["auroc"]["value"]  # None without a region
-            log.info(
-                "%s, seed %d: patch AUROC %.3f, %.0f s",
-                arm.name,
-                seed,
-                math.nan if value is None else value,
-                seconds,
-            )
+            found = judged[ALL]["patch"]["auroc"]["value"]  # None without a region
+            value = math.nan if found is None else found
+            told = (arm.name, seed, value, time.monotonic() - begun)
+            log.info("%s, seed %d: patch AUROC %.3f, %.0f s", *told)
     results = pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
     write_whole(out / "results.csv", results.to_csv(index=False))
     write_whole(out / "facts.csv", pd.DataFrame(facts).to_csv(index=False))
-    head = _head(study, [*notes], device, time.monotonic() - start)
+    took = (time.monotonic() - start, time.process_time() - worked)
+    head = _head(study, [*notes], device, took)
     report = head + results_report(results, pd.DataFrame(facts), [*cards], study.published)
     write_whole(out / "results.md", report)
     return report
@@ -177,12 +173,16 @@ def _run_arm(
     return card, judged
 
 
-def _head(study: Study, notes: Sequence[str], device: torch.device, seconds: float) -> str:
+def _head(
+    study: Study, notes: Sequence[str], device: torch.device, took: tuple[float, float]
+) -> str:
+    """``took``: seconds on the clock, and of all CPU cores together."""
+    clock, cpu = (f"{seconds / 60:.0f}" for seconds in took)
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
         f"# {study.title}",
         f"{datetime.now(UTC):%Y-%m-%d}, seeds {', '.join(map(str, study.seeds))}, on "
-        f"{device.type}, {seconds / 60:.0f} minutes. {used}.",
+        f"{device.type}: {clock} minutes, {cpu} of CPU time. {used}.",
         "Cut: " + (" ".join(study.cuts) or "nothing, this is the long setting."),
         "\n".join(f"* {note}" for note in (*study.notes, *notes)),
     ]

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import RequestError
-from patchad.image import Region
 from patchad.evaluation.labelling import (
     NEGATIVE,
     NOT_COUNTED,
@@ -16,6 +15,7 @@ from patchad.evaluation.labelling import (
     overlap,
     region_pixels,
 )
+from patchad.image import Region
 
 
 def boxes(*rows):

@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from patchad import phantom
 from patchad.errors import RequestError
-from patchad.grid import PatchGrid
 from patchad.evaluation.labelling import NEGATIVE, POSITIVE, label_patches
+from patchad.grid import PatchGrid
 from patchad.phantom import Phantom, chest, mammogram, phantom_set, write_dicom
 
 SMALL = (512, 416)  # half the usual size: pixels of 0.4 and 0.84 mm

@@ -66,7 +66,7 @@ def same(one: PatchDetector, other: PatchDetector) -> bool:
 
 
 def test_layers_have_the_shapes_of_the_paper() -> None:
-    network = build_network("relu", 0, 0.5)
+    network = build_network("relu", 0)
     shapes: list[tuple[int, ...]] = []
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -83,7 +83,7 @@ def test_parameters_are_counted_by_hand() -> None:
     widths = [1, 2, 4, 8, 16, 32, 16, 8, 4, 2, 1]  # eleven layers, the input among them
     by_hand = [9 * i * o + o for i, o in pairwise(widths)]
     assert by_hand == [20, 76, 296, 1168, 4640, 4624, 1160, 292, 74, 19]
-    counts = [values.numel() for values in build_network("relu", 0, 0.5).parameters()]
+    counts = [values.numel() for values in build_network("relu", 0).parameters()]
     assert [sum(pair) for pair in zip(counts[::2], counts[1::2], strict=True)] == by_hand
     assert sum(counts) == 12_369
 
@@ -92,7 +92,7 @@ def test_parameters_are_counted_by_hand() -> None:
 def test_nine_activations_and_a_linear_end(
     activation: wei2018.Activation, kind: type[nn.Module]
 ) -> None:
-    network = build_network(activation, 0, 0.5)
+    network = build_network(activation, 0)
     assert sum(isinstance(module, kind) for module in network.modules()) == 9
     with torch.no_grad():
         for values in network.parameters():
@@ -102,14 +102,14 @@ def test_nine_activations_and_a_linear_end(
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
-    one, two, other = (build_network("relu", seed, 0.5).state_dict() for seed in (4, 4, 5))
+    one, two, other = (build_network("relu", seed).state_dict() for seed in (4, 4, 5))
     names = [name for name in one if name.endswith("weight")]
     assert all(torch.equal(one[name], two[name]) for name in names)
     assert not any(torch.equal(one[name], other[name]) for name in names)
 
 
 def test_score_is_the_root_mean_squared_error_by_hand() -> None:
-    network = build_network("relu", 0, 0.0)
+    network = build_network("relu", 0)
     with torch.no_grad():
         for values in network.parameters():
             values.zero_()
@@ -165,7 +165,7 @@ def test_foreign_weights_are_no_model() -> None:
     with pytest.raises(ModelError, match="train anew"):
         wei2018.restore(card, {"some": torch.zeros(3)}, CPU)
     with pytest.raises(ModelError, match="train anew"):
-        wei2018.restore(CARD, build_network("relu", 0, 0.5).state_dict(), CPU)
+        wei2018.restore(CARD, build_network("relu", 0).state_dict(), CPU)
 
 
 def test_one_seed_gives_one_model(waves: TrainingSet) -> None:
@@ -208,8 +208,8 @@ def kill(monkeypatch: pytest.MonkeyPatch, *seeds: int) -> None:
     """Let networks of these seeds have a third layer that lets nothing through, ever."""
     build = wei2018.build_network
 
-    def broken(activation: wei2018.Activation, seed: int, output_bias: float) -> nn.Module:
-        network = build(activation, seed, output_bias)
+    def broken(activation: wei2018.Activation, seed: int) -> nn.Module:
+        network = build(activation, seed)
         if seed in seeds:
             list(network.parameters())[4].requires_grad_(False).zero_()
         return network
@@ -265,7 +265,7 @@ def test_three_dead_seeds_end_training_with_advice(
 def test_units_far_below_zero_are_dead_unless_they_leak(
     waves: TrainingSet, activation: wei2018.Activation, dead: bool
 ) -> None:
-    network = build_network(activation, 1, 0.5)
+    network = build_network(activation, 1)
     with torch.no_grad():
         list(network.parameters())[5].fill_(-100)  # biases of the third layer
     patches = waves.bank.draw(4, torch.Generator().manual_seed(0))
@@ -293,8 +293,8 @@ def test_a_long_training_that_is_no_better_than_the_own_mean_is_given_up(
     config = replace(SHORT, learning_rate=1e-9)
     build = wei2018.build_network
 
-    def amplified(activation: wei2018.Activation, seed: int, output_bias: float) -> nn.Module:
-        network = build(activation, seed, output_bias)
+    def amplified(activation: wei2018.Activation, seed: int) -> nn.Module:
+        network = build(activation, seed)
         with torch.no_grad():
             for values in list(network.parameters())[::2]:
                 values *= gain

@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchad.evaluation.pixels import Pixels
-from patchad.evaluation.samples import METHOD, Samples
 from patchad.evaluation.labelling import NEGATIVE, POSITIVE
 from patchad.evaluation.metrics import (
     Counts,
@@ -29,6 +27,8 @@ from patchad.evaluation.metrics import (
     sensitivity_at_specificity,
     weighted_mean,
 )
+from patchad.evaluation.pixels import Pixels
+from patchad.evaluation.samples import METHOD, Samples
 
 SPECIFICITIES = (80, 90, 95)  # per cent
 FALSE_MARKS = (0.25, 0.5, 1.0, 2.0, 4.0)  # a negative image
@@ -159,7 +159,7 @@ def image_section(samples: Samples, scorer: str, weights: Tensor, kind: str = ""
 
 
 def froc_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
-    """Lesions found against false marks on negative images; see :func:`patchad.evaluation.metrics.froc`."""
+    """Lesions found against false marks on negative images; see :mod:`~patchad.evaluation.metrics`."""
     lesions, marks = samples.lesions, samples.false_marks[scorer]
     if kind:
         lesions = lesions[lesions["kind"] == kind]

@@ -10,10 +10,10 @@ import pandas as pd
 
 from patchad.baselines import BASELINES
 from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES, Section
+from patchad.evaluation.labelling import POSITIVE
 from patchad.evaluation.samples import METHOD, SCORERS, Samples
 from patchad.export.curves import Distribution, Line, plot_froc, plot_histogram, plot_pr, plot_roc
 from patchad.io.files import write_whole
-from patchad.evaluation.labelling import POSITIVE
 
 _LEVELS = ("patch", "image", "froc")
 

@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from patchad.errors import RequestError
+from patchad.evaluation.labelling import region_pixels
+from patchad.evaluation.metrics import Ranking, rank
 from patchad.evaluation.truth import Truth
 from patchad.export.tiff import read_heatmap
 from patchad.io.run import Run
-from patchad.evaluation.labelling import region_pixels
-from patchad.evaluation.metrics import Ranking, rank
 
 LEVELS = 4096
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from patchad.baselines import BASELINES
 from patchad.calibration import Pooling, pool
 from patchad.errors import RequestError
+from patchad.evaluation.labelling import NOT_COUNTED, find_marks, hits, label_patches
 from patchad.evaluation.truth import Truth
 from patchad.io.run import Run
-from patchad.evaluation.labelling import NOT_COUNTED, find_marks, hits, label_patches
 
 METHOD = "score"
 SCORERS = (METHOD, *BASELINES)  # columns of every table here: the method and what it has to beat
@@ -25,7 +25,7 @@ _NO_MARKS = pd.DataFrame({"patient": np.empty(0, np.int64), "score": np.empty(0)
 class Samples:
     """Tables, each with ``patient`` (int) and a float64 column a scorer of ``SCORERS``.
 
-    ``patches``: the scored ones, with ``case`` (int), ``label`` of :mod:`patchad.evaluation.labelling` and
+    ``patches``: the scored ones, with ``case`` (int), ``label`` of :mod:`.labelling` and
     ``in_positive`` (bool, of a positive image). ``lesions``: the regions, with ``case``, ``kind``
     and ``scored`` (a scored patch is positive for it); their score is that of the best mark that
     hits them, -inf without one. ``pairs`` (K, 2) int64 says which row of ``patches`` is positive

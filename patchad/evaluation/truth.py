@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchad.errors import RequestError
+from patchad.evaluation.labelling import inside_image
 from patchad.image import Region
 from patchad.io.manifest import ManifestRow
 from patchad.io.run import ImageRow, Run
-from patchad.evaluation.labelling import inside_image
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,13 +26,13 @@ from patchad.evaluation.figures import (
     threshold_section,
 )
 from patchad.evaluation.files import as_text, write_pictures, write_tables
+from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import LEVELS, tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.truth import lay_beside
 from patchad.io.files import write_whole
 from patchad.io.manifest import read_manifest, read_regions
 from patchad.io.run import read_run
-from patchad.evaluation.metrics import resample
 
 _Sections = dict[str, Section]
 

@@ -1,0 +1,134 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import patchad
+from patchad.detector import read_model
+from patchad.errors import ImageError, MismatchError, ModelError
+from patchad.grid import PatchGrid, stitch
+from patchad.image import Radiograph
+from patchad.io.manifest import read_manifest
+from patchad.io.read import read_radiograph
+from patchad.methods import load
+from patchad.preprocess import prepare
+from patchad.verbs.screen import mismatches
+
+
+@pytest.fixture(scope="module")
+def film(study) -> Path:
+    return next(row.path for row in read_manifest(study.manifest) if row.split == "test")
+
+
+@pytest.fixture(scope="module")
+def detector(study):
+    return patchad.load(study.model, device="cpu")
+
+
+def test_the_promised_python(film: Path, detector) -> None:
+    result = patchad.screen(str(film), detector)
+    assert result.heatmap.values.shape == (256, 208)
+    assert result.heatmap.unit == detector.card.score_unit
+    assert isinstance(result.flagged, bool)
+    top = np.sort(result.scores.values[result.scores.scored])[-3:]
+    assert result.score == pytest.approx(top.mean(), rel=1e-6)  # the mean of the three highest
+    assert result.flagged == (result.score > detector.card.calibrated.image_threshold)
+
+
+def test_scores_are_the_rmse_of_each_patch(film: Path, detector) -> None:
+    result = patchad.screen(film, detector)
+    radiograph = read_radiograph(film)
+    grid = result.scores.grid
+    which = np.flatnonzero(result.scores.scored)[[0, 5, -1]]
+    patches = torch.from_numpy(grid.cut(radiograph.pixels, which))[:, None]
+    with torch.inference_mode():
+        errors = (detector.network(patches) - patches).square().mean((1, 2, 3)).sqrt()
+    np.testing.assert_allclose(result.scores.values[which], errors.numpy(), rtol=1e-5)
+
+
+def test_the_heatmap_speaks_where_there_is_breast_and_only_there(film: Path, detector) -> None:
+    result = patchad.screen(film, detector)
+    mask = prepare(read_radiograph(film), detector.card.preprocessing).foreground.mask
+    spoken = np.isfinite(result.heatmap.values)
+    assert not spoken[~mask].any()
+    assert spoken[mask].mean() > 0.9
+    whole = stitch(result.scores.grid, result.scores.values, weighting="gaussian", mask=mask)
+    np.testing.assert_array_equal(result.heatmap.values, whole)
+
+
+def test_stride_is_the_users_and_is_said_to_uncalibrate(film: Path, detector) -> None:
+    result = patchad.screen(film, detector, stride=32)
+    assert result.scores.grid == PatchGrid((256, 208), 32, 32)
+    assert any("stride 32 instead of 16" in reason for reason in result.reasons)
+
+
+def test_another_spacing_is_refused_and_can_be_let_through(film: Path, detector) -> None:
+    radiograph = read_radiograph(film)
+    coarse = Radiograph(radiograph.pixels, (1.0, 1.0), radiograph.source)
+    with pytest.raises(MismatchError, match=r"1 × 1 mm, trained at 0\.8 × 0\.8 mm.*--allow-mism"):
+        patchad.screen(coarse, detector)
+    result = patchad.screen(coarse, detector, allow_mismatch=True)
+    assert any("1 × 1 mm" in reason for reason in result.reasons)
+    unknown = Radiograph(radiograph.pixels, None, radiograph.source)
+    with pytest.raises(MismatchError, match="pixel spacing unknown"):
+        patchad.screen(unknown, detector)
+
+
+def test_another_modality_is_refused(film: Path, detector) -> None:
+    radiograph = read_radiograph(film)
+    chest = replace(radiograph, source=replace(radiograph.source, modality="DX"))
+    with pytest.raises(MismatchError, match="modality DX, trained on MG"):
+        patchad.screen(chest, detector)
+
+
+def test_an_inverted_image_is_refused(film: Path, detector) -> None:
+    # Turned over within the breast, as a forgotten MONOCHROME1 would be, air staying air.
+    radiograph = read_radiograph(film)
+    mask = prepare(radiograph, detector.card.preprocessing).foreground.mask
+    bright = np.where(mask, 0.3 + 0.7 * (1 - radiograph.pixels), 0).astype(np.float32)
+    wrong = replace(radiograph, pixels=np.clip(bright + 0.25 * mask, 0, 1).astype(np.float32))
+    prepared = prepare(wrong, detector.card.preprocessing)
+    assert any("brightness" in reason for reason in mismatches(wrong, prepared, detector.card))
+
+
+def test_air_alone_and_images_smaller_than_a_patch(film: Path, detector) -> None:
+    radiograph = read_radiograph(film)
+    air = replace(radiograph, pixels=np.zeros((256, 208), np.float32))
+    with pytest.raises(ImageError, match="every pixel is 0"):
+        patchad.screen(air, detector)
+    tiny = np.zeros((24, 20), np.float32)
+    tiny[2:22, :14] = 0.45
+    tiny[6:18, 14:17] = 0.4
+    small = replace(radiograph, pixels=tiny)
+    result = patchad.screen(small, detector, allow_mismatch=True)
+    assert len(result.scores.values) == 1
+    assert any("smaller than a patch" in reason for reason in result.reasons)
+
+
+def test_resampled_images_come_back_in_their_own_frame(study, film: Path, detector) -> None:
+    # The same film with pixels half as large screens to the same scores, in its own pixels.
+    card = replace(
+        detector.card, preprocessing=replace(detector.card.preprocessing, spacing_mm=0.8)
+    )
+    resampling = replace(detector, card=card)
+    radiograph = read_radiograph(film)
+    fine = Radiograph(radiograph.pixels.repeat(2, 0).repeat(2, 1), (0.4, 0.4), radiograph.source)
+    found, expected = patchad.screen(fine, resampling), patchad.screen(radiograph, detector)
+    assert found.heatmap.values.shape == (512, 416)
+    np.testing.assert_array_equal(found.boxes, 2 * expected.boxes)
+    np.testing.assert_allclose(found.score, expected.score, rtol=0.02)
+    both = np.isfinite(found.heatmap.values[::2, ::2]) & np.isfinite(expected.heatmap.values)
+    apart = np.abs(found.heatmap.values[::2, ::2] - expected.heatmap.values)[both]
+    assert np.quantile(apart / expected.heatmap.values[both], 0.95) < 0.05
+
+
+def test_a_changed_model_is_refused(study, tmp_path: Path) -> None:
+    for name in ("card.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((study.model / name).read_bytes())
+    read_model(tmp_path)
+    card = (tmp_path / "card.json").read_text()
+    (tmp_path / "card.json").write_text(card.replace('"stride": 16', '"stride": 8', 1))
+    with pytest.raises(ModelError, match="changed"):
+        load(tmp_path, torch.device("cpu"))

@@ -1,0 +1,223 @@
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from patchad.errors import ModelError, OutputError, RequestError
+from patchad.io.manifest import read_manifest
+from patchad.io.run import ImageRow, new_id, read_run, stored_scores
+from patchad.verbs.export import export
+from patchad.verbs.screen import ScreenOptions
+from patchad.verbs.screen_run import screen_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def films(study) -> list[Path]:
+    return [row.path for row in read_manifest(study.manifest) if row.split == "test"][:3]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, films: list[Path]) -> Path:
+    """A folder of a DICOM film, the same as PNG, and every sort of broken file."""
+    folder = tmp_path_factory.mktemp("mixed")
+    whole = films[0].read_bytes()
+    (folder / "good.dcm").write_bytes(whole)
+    (folder / "truncated.dcm").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.dcm").write_text("not an image at all")
+    (folder / "empty.png").write_bytes(b"")
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(folder / "colour.png")
+    Image.new("I;16", (64, 64), 0).save(folder / "air.png")
+    nan = np.full((64, 64), np.nan, np.float32)
+    tifffile.imwrite(folder / "nan.tif", nan)
+    tifffile.imwrite(folder / "pages.tif", np.zeros((5, 64, 64), np.uint16))
+    (folder / "readme.txt").write_text("left out: obviously no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(study, mixed: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("runs") / "mixed"
+    return screen_run([mixed], study.model, out, ScreenOptions(), device=CPU)
+
+
+def test_every_file_has_its_row_and_reason(run) -> None:
+    rows = {Path(row.path).name: row for row in run.rows}
+    assert {name: row.status for name, row in rows.items()} == {
+        "good.dcm": "ok",
+        "truncated.dcm": "failed",
+        "notes.dcm": "failed",
+        "empty.png": "failed",
+        "colour.png": "skipped",
+        "air.png": "failed",
+        "nan.tif": "failed",
+        "pages.tif": "skipped",
+    }
+    assert run.settings["counts"] == {"ok": 1, "failed": 5, "skipped": 2}
+    for name, said in {
+        "truncated.dcm": "fetch",
+        "notes.dcm": "no image that patchad reads",
+        "empty.png": "empty",
+        "colour.png": "colour",
+        "air.png": "every pixel is 0",
+        "nan.tif": "NaN",
+    }.items():
+        assert said in rows[name].reason, rows[name].reason
+        assert rows[name].score is None
+        assert "Traceback" not in rows[name].reason
+
+
+def test_the_files_of_the_contract(run, study) -> None:
+    (row,) = [row for row in run.rows if row.status == "ok"]
+    settings = json.loads((run.folder / "run.json").read_text())
+    assert settings["model"] == json.loads((study.model / "card.json").read_text())["digest"]
+    assert settings["card"]["calibration"]["patch_threshold"] > 0
+    assert set(settings["seconds"]) == {"read", "score", "write"}
+    table = pd.read_csv(run.folder / "images.csv")
+    assert list(table.columns) == [field.name for field in fields(ImageRow)]
+    patches = pd.read_parquet(run.patches_path(row.id))
+    scored = patches["score"].notna()
+    assert scored.sum() == row.n_patches
+    assert (patches.loc[scored, "foreground"] >= 0.5).all()
+    assert patches.loc[scored, "percentile"].between(0, 100).all()
+    assert (patches["x"] == patches["col"]).all()
+    assert (patches["height"] == 32).all()
+    with tifffile.TiffFile(run.heatmap_path(row.id)) as heatmap:
+        values = heatmap.asarray()
+    assert (values.dtype, values.shape) == (np.float32, (256, 208))
+    assert np.isnan(values).any()
+    assert np.isfinite(values).any()
+    assert Image.open(run.overlay_path(row.id)).size[1] >= 256
+    assert "Research use only" in (run.folder / "report.html").read_text()
+
+
+def test_scores_stored_are_scores_read(run) -> None:
+    (row,) = [row for row in run.rows if row.status == "ok"]
+    scores = stored_scores(run, row)
+    top = np.sort(scores.values[scores.scored])[-3:]
+    assert row.score == pytest.approx(float(top.mean()), rel=1e-6)
+    assert row.spacing_mm == pytest.approx((0.8, 0.8))
+
+
+def test_export_gives_the_same_pictures_again(run) -> None:
+    (row,) = [row for row in run.rows if row.status == "ok"]
+    paths = [run.heatmap_path(row.id), run.overlay_path(row.id)]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    exported = export(run.folder, ["heatmap", "overlay"])
+    assert (exported.written, exported.failed) == (1, ())
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_export_refuses_an_image_that_changed(study, films, tmp_path: Path) -> None:
+    film = tmp_path / "film.dcm"
+    film.write_bytes(films[0].read_bytes())
+    run = screen_run([film], study.model, tmp_path / "run", ScreenOptions(()), device=CPU)
+    film.write_bytes(films[1].read_bytes())
+    exported = export(run.folder, ["overlay"])
+    assert exported.written == 0
+    assert "not the image that was screened" in exported.failed[0][1]
+
+
+def test_a_killed_run_goes_on(study, films, tmp_path: Path) -> None:
+    def kill(stage: str, done: int, total: int, value: float) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out, options = tmp_path / "run", ScreenOptions(("heatmap",))
+    with pytest.raises(KeyboardInterrupt):
+        screen_run(films, study.model, out, options, device=CPU, progress=kill)
+    assert not (out / "images.csv").exists()
+    with (out / ".rows.jsonl").open("a") as journal:
+        journal.write('{"id": "cut o')  # the machine went down while it wrote
+    seen: list[int] = []
+    resumed = screen_run(
+        films,
+        study.model,
+        out,
+        options,
+        device=CPU,
+        resume=True,
+        progress=lambda stage, done, total, value: seen.append(total),
+    )
+    assert seen == [1]  # only the third was left
+    whole = screen_run(films, study.model, tmp_path / "whole", options, device=CPU)
+    for a, b in zip(resumed.rows, whole.rows, strict=True):
+        assert (a.id, a.status, a.score, a.digest) == (b.id, b.status, b.score, b.digest)
+
+
+def test_resume_refuses_other_settings(study, films, tmp_path: Path) -> None:
+    screen_run(films[:1], study.model, tmp_path / "run", ScreenOptions(()), device=CPU)
+    with pytest.raises(OutputError, match="not empty"):
+        screen_run(films[:1], study.model, tmp_path / "run", ScreenOptions(()), device=CPU)
+    with pytest.raises(RequestError, match="other settings"):
+        screen_run(
+            films, study.model, tmp_path / "run", ScreenOptions((), 32), device=CPU, resume=True
+        )
+
+
+def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(
+    study, films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tifffile.TiffWriter, "write", _no_space)
+    out = tmp_path / "run"
+    with pytest.raises(OutputError, match=r"No space left.*--resume"):
+        screen_run(films, study.model, out, ScreenOptions(("heatmap",)), device=CPU)
+    monkeypatch.undo()
+    assert not list(out.rglob("*.tif"))
+    run = screen_run(films, study.model, out, ScreenOptions(("heatmap",)), device=CPU, resume=True)
+    assert run.settings["counts"]["ok"] == 3
+
+
+def _no_space(*args: object, **options: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_requests_that_are_wrong_write_nothing(study, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RequestError, match="does not exist"):
+        screen_run([tmp_path / "no"], study.model, out, ScreenOptions(), device=CPU)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="no images"):
+        screen_run([tmp_path / "empty"], study.model, out, ScreenOptions(), device=CPU)
+    with pytest.raises(ModelError, match="no trained model"):
+        screen_run([study.folder], tmp_path / "model", out, ScreenOptions(), device=CPU)
+    with pytest.raises(RequestError, match=r"1\.\.32"):
+        screen_run([study.folder], study.model, out, ScreenOptions((), 33), device=CPU)
+    assert not out.exists()
+
+
+def test_ids_are_safe_file_names_and_never_twice() -> None:
+    taken: set[str] = set()
+    assert new_id("Film 1/../x", taken) == "Film_1_.._x"
+    assert new_id("film_1_.._X", taken) == "film_1_.._X-2"  # where A and a are one file
+    assert new_id("..", taken) == "image"
+    assert len(new_id("a" * 500, taken)) == 100
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"not a whole run \(run.json"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    (tmp_path / "images.csv").write_text("id,path\n")
+    with pytest.raises(RequestError, match="format 99"):
+        read_run(tmp_path)
+
+
+def test_unknown_is_empty_in_the_table_and_none_when_read(run) -> None:
+    failed = next(row for row in run.rows if row.status == "failed")
+    assert failed.flagged is None
+    assert failed.rows is None
+    assert failed.percentile is None
+    done = next(row for row in run.rows if row.status == "ok")
+    assert isinstance(done.flagged, bool)
+    assert not math.isnan(done.percentile or math.nan)
