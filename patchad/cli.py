@@ -221,10 +221,13 @@ def evaluate(
     """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""
     with _spoken():
         from patchad.device import choose_device
+        from patchad.export.report import write_report
         from patchad.verbs.evaluate import evaluate as evaluate_run
         from patchad.verbs.evaluate import summary
 
         result = evaluate_run(run, truth, regions, out, seed=seed, device=choose_device(device))
+        if out is None and (run / "report.html").exists():
+            write_report(run)  # which then shows the evaluation
         _tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
 
 

@@ -95,7 +95,8 @@ def test_the_files_of_the_contract(run, study) -> None:
     assert (values.dtype, values.shape) == (np.float32, (256, 208))
     assert np.isnan(values).any()
     assert np.isfinite(values).any()
-    assert Image.open(run.overlay_path(row.id)).size[1] >= 256
+    with Image.open(run.overlay_path(row.id)) as overlay:
+        assert overlay.size[1] >= 256
     assert "Research use only" in (run.folder / "report.html").read_text()
 
 

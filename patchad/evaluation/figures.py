@@ -159,7 +159,7 @@ def image_section(samples: Samples, scorer: str, weights: Tensor, kind: str = ""
 
 
 def froc_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
-    """Lesions found against false marks on negative images; see :mod:`~patchad.evaluation.metrics`."""
+    """Lesions found against false marks on negative images; see :func:`.metrics.froc`."""
     lesions, marks = samples.lesions, samples.false_marks[scorer]
     if kind:
         lesions = lesions[lesions["kind"] == kind]

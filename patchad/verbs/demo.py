@@ -8,8 +8,10 @@ from typing import Any, Literal
 import torch
 
 from patchad.config import read_config
-from patchad.export import KINDS
+from patchad.export import IMAGE_KINDS
+from patchad.export.report import write_report
 from patchad.io.files import claim_folder
+from patchad.io.manifest import read_manifest
 from patchad.phantom import phantom_set
 from patchad.progress import Progress, silent
 from patchad.verbs.evaluate import evaluate, summary
@@ -67,6 +69,8 @@ def demo(
             progress(f"{part}: {stage}", done, total, value)
 
         train(manifest, model, config, device=device, seed=seed, progress=told)
-        screen_run([manifest], model, run, ScreenOptions(KINDS), device=device, progress=told)
+        films = [row.path for row in read_manifest(manifest) if row.split == "test"]
+        screen_run(films, model, run, ScreenOptions(IMAGE_KINDS), device=device, progress=told)
         evaluations[body_part] = evaluate(run, manifest, regions, None, seed=seed, device=device)
+        write_report(run)  # again, now with the evaluation
     return Demo(out, evaluations)
