@@ -17,7 +17,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(VENV)/.installed
 	$(BIN)/patchad demo --out demo --overwrite
-	@echo "Now open demo/report.html, or the pictures beside it."
 
 test: $(VENV)/.installed-dev check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)

@@ -85,7 +85,7 @@ def _options(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where to put everything.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Decides the phantoms and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the phantoms and the training.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -115,7 +115,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides split, patches and weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides split, patches and weights.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
     resume: Resume = False,
@@ -215,7 +215,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Where to write; evaluation/ in the run by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""

@@ -526,6 +526,17 @@ def test_a_stream_that_is_cut_off_or_of_another_size(path, syntax, frame):
         read_dicom(path)
 
 
+def test_damage_that_the_decoder_of_htj2k_notices_is_an_error(path):
+    # imagecodecs.htj2k_decode would print its error and return an array all the same
+    grey = np.random.default_rng(0).integers(0, 4096, (200, 150)).astype(np.uint16)
+    whole = bytes(imagecodecs.htj2k_encode(grey))
+    body = whole.index(b"\xff\x93") + 2  # after the marker that starts the data
+    frame = whole[: body + 40] + bytes(40) + whole[body + 80 : -2000] + whole[-2:]
+    write(path, grey, syntax=uid.HTJ2KLossless, frame=frame)
+    with pytest.raises(ImageError, match="the JPEG 2000 image is damaged"):
+        read_dicom(path)
+
+
 def test_a_file_cut_anywhere_is_an_error_or_whole(path):
     whole = write(path).read_bytes()
     for end in range(0, len(whole) - 1, 13):

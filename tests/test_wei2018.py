@@ -301,7 +301,7 @@ def test_a_long_training_that_is_no_better_than_the_own_mean_is_given_up(
         return network
 
     monkeypatch.setattr(wei2018, "build_network", amplified)
-    monkeypatch.setattr(wei2018, "_JUDGED_AFTER", 9)  # as many steps as there are
+    monkeypatch.setattr(wei2018, "_JUDGED_AFTER", {"dead": 9, "undertrained": 9})  # all steps
     with pytest.raises(TrainingError) as caught:
         fit(config, waves)
     message = str(caught.value)

@@ -39,7 +39,8 @@ _CODECS: Mapping[str, Callable[[bytes], NDArray[Any]]] = {
     "JPEG": imagecodecs.jpeg8_decode,
     "JPEG Lossless": imagecodecs.jpegsof3_decode,
     "JPEG-LS": imagecodecs.jpegls_decode,
-    "JPEG 2000": imagecodecs.jpeg2k_decode,  # HTJ2K too: htj2k_decode lets damage through
+    # HTJ2K as well: htj2k_decode returns an array in spite of its own errors, and may hang
+    "JPEG 2000": imagecodecs.jpeg2k_decode,
 }
 
 # without a handler of its own, what tifffile logs would land on the terminal

@@ -1,5 +1,6 @@
 """The whole way on phantoms made here: train, screen, evaluate, export."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def demo(
     evaluations: dict[str, Mapping[str, Any]] = {}
     for body_part in BODY_PARTS:
         folder = out / body_part
+        progress(f"{body_part}: drawing phantoms", 0, 1, math.nan)
         manifest, regions = phantom_set(folder / "phantoms", body_part=body_part, seed=seed)
         model, run = folder / "model", folder / "screening"
         config = read_config("demo", [f'preprocessing.body_part="{body_part}"'])
@@ -72,5 +74,5 @@ def demo(
         films = [row.path for row in read_manifest(manifest) if row.split == "test"]
         screen_run(films, model, run, ScreenOptions(IMAGE_KINDS), device=device, progress=told)
         evaluations[body_part] = evaluate(run, manifest, regions, None, seed=seed, device=device)
-        write_report(run)  # again, now with the evaluation
+        write_report(run)
     return Demo(out, evaluations)
