@@ -60,6 +60,7 @@ class _Voice:
     json: bool = False
 
 
+log = logging.getLogger(__name__)
 _voice = _Voice()
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -289,6 +290,11 @@ def _spoken() -> Iterator[Progress]:
             yield progress
     except PatchadError as error:
         _err.print(f"patchad: {error}", markup=False)
+        raise typer.Exit(REFUSED) from None
+    except Exception as error:
+        log.debug("the way to the fault", exc_info=error)
+        said = f"patchad: unexpected {type(error).__name__}: {error}"
+        _err.print(f"{said}\nThis is a fault of patchad: please report it with -v.", markup=False)
         raise typer.Exit(REFUSED) from None
     except KeyboardInterrupt:
         _err.print("patchad: stopped; go on with the same command and --resume", markup=False)

@@ -16,6 +16,7 @@ COMMANDS = ("demo", "train", "screen", "evaluate", "export", "inspect", "methods
 def patchad(*arguments: object, **environment: str):
     result = CliRunner().invoke(app, [str(a) for a in arguments], env=environment)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
     return result
 
 
@@ -81,6 +82,14 @@ def test_a_wrong_request_is_two_and_writes_nothing(
     assert result.exit_code == 2
     assert said in result.stderr.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchad.methods.about", lambda: 1 / 0)
+    result = patchad("methods")
+    assert result.exit_code == 2
+    assert "unexpected ZeroDivisionError" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_inspect_shows_what_is_read(study) -> None:

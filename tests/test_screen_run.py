@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -195,6 +196,21 @@ def test_requests_that_are_wrong_write_nothing(study, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"1\.\.32"):
         screen_run([study.folder], study.model, out, ScreenOptions((), 33), device=CPU)
     assert not out.exists()
+
+
+def test_names_that_are_no_utf8_cost_nothing(study, films, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    try:
+        (folder / os.fsdecode(b"film\xff.dcm")).write_bytes(films[0].read_bytes())
+        (folder / os.fsdecode(b"bad\xff.dcm")).write_bytes(b"?")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    run = screen_run([folder], study.model, tmp_path / "run", ScreenOptions(), device=CPU)
+    assert {Path(row.path).name: row.status for row in run.rows} == {
+        "film\\udcff.dcm": "ok",
+        "bad\\udcff.dcm": "failed",
+    }
 
 
 def test_ids_are_safe_file_names_and_never_twice() -> None:

@@ -208,7 +208,7 @@ def done_row(
     row_mm, col_mm = radiograph.spacing_mm or (None, None)
     return ImageRow(
         id=image_id,
-        path=source.path,
+        path=row_path(source.path),
         status="ok",
         reason="; ".join(screening.reasons),
         sop_instance_uid=source.sop_instance_uid,
@@ -230,6 +230,11 @@ def done_row(
         digest=source.digest,
         reading="; ".join(source.reading),
     )
+
+
+def row_path(path: str | Path) -> str:
+    """A path as tables name it; bytes that are no UTF-8 are written out as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def new_id(preferred: str, taken: set[str]) -> str:

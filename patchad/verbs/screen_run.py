@@ -19,7 +19,16 @@ from patchad.image import Radiograph
 from patchad.io.files import claim_folder, write_whole
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images, read_radiograph
-from patchad.io.run import ImageRow, Run, done_row, new_id, patches_path, write_patches, write_run
+from patchad.io.run import (
+    ImageRow,
+    Run,
+    done_row,
+    new_id,
+    patches_path,
+    row_path,
+    write_patches,
+    write_run,
+)
 from patchad.methods import load
 from patchad.preprocess import Prepared, prepare
 from patchad.progress import Progress, silent
@@ -129,7 +138,7 @@ def _screen_entry(
         raise  # the folder is at fault, not this image
     except Exception as error:
         name = new_id(entry.path.stem, taken)
-        return ImageRow(name, str(entry.path), *_status(error))
+        return ImageRow(name, row_path(entry.path), *_status(error))
     seconds["score"] += scored - start
     seconds["write"] += time.monotonic() - scored
     return done_row(name, screening, read.radiograph, read.seconds + time.monotonic() - start)
@@ -173,10 +182,10 @@ class _Journal:
         write_whole(path, first + "".join(_line(row) for row in self._rows.values()))
 
     def holds(self, path: Path) -> bool:
-        return str(path) in self._rows
+        return row_path(path) in self._rows
 
     def of(self, path: Path) -> ImageRow:
-        return self._rows[str(path)]
+        return self._rows[row_path(path)]
 
     def add(self, row: ImageRow) -> None:
         self._rows[row.path] = row

@@ -28,6 +28,7 @@ from patchad.image import Source
 from patchad.io.files import claim_folder
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images, read_radiograph
+from patchad.io.run import row_path
 from patchad.methods import module_of
 from patchad.preprocess import Prepared, prepare
 from patchad.progress import Progress, silent
@@ -215,8 +216,8 @@ class _Reader:
                 prepared = prepare(radiograph, self.config.preprocessing)
             except ImageError as error:
                 if not again:
-                    self.failed.append((str(row.path), str(error)))
-                    log.warning("left out %s: %s", row.path, error)
+                    self.failed.append((row_path(row.path), str(error)))
+                    log.warning("left out %s: %s", row_path(row.path), error)
             else:
                 tiles = _tiles(prepared, self.config, row, self.seed)
                 yield (
