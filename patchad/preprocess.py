@@ -64,7 +64,8 @@ class Prepared:
 def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     """Find the foreground, then resample and normalise as ``preprocessing`` says.
 
-    Resampling keeps the whole extent: H' = round(H · spacing / target), likewise W', so square
+    Where a side of the foreground is cut straight, as at the chest wall, its edge is repeated
+    outwards: padding beyond is in no patch. Resampling keeps the whole extent: H' = round(H · spacing / target), likewise W', so square
     pixels come out to within half a pixel over the image. ``percentiles`` and ``local`` look at
     the foreground alone. A flat foreground becomes 0.5.
 
@@ -86,6 +87,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
                 f"{preprocessing.body_part}: check the image's spacing, {spacing} mm"
             )
         spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
+    pixels = _without_padding(pixels, mask)
     match preprocessing.intensity:
         case "percentiles":
             pixels = _stretch(pixels, mask, preprocessing.percentiles)
@@ -135,6 +137,26 @@ def _resampled_shape(
             f"mm, more than {MOST_PIXELS}: check the image's spacing and spacing_mm"
         )
     return rows, cols
+
+
+def _without_padding(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Repeat the foreground's edge outwards wherever it is cut straight, over what lies beyond.
+
+    There the film ends, as at the chest wall, and padding or a rim follows: a patch that reaches
+    over it would be judged by the step. A side is cut straight where the outermost line of the
+    foreground's bounding box is foreground for a third of its length; round sides touch it less.
+    """
+    inside = []
+    for axis in (0, 1):
+        lines = np.moveaxis(mask, axis, 0)
+        found = np.flatnonzero(lines.any(1))
+        across = np.flatnonzero(lines.any(0))
+        first, last = (
+            place if lines[place].sum() >= (across[-1] + 1 - across[0]) / 3 else end
+            for place, end in ((found[0], 0), (found[-1], len(lines) - 1))
+        )
+        inside.append(np.arange(len(lines)).clip(first, last))
+    return pixels[np.ix_(*inside)]
 
 
 def _stretch(

@@ -226,3 +226,16 @@ def test_a_lesion_keeps_its_place_through_preparation_and_back():
     rows, cols = np.mgrid[:300, :240]
     assert (peak * rows).sum() / peak.sum() == pytest.approx(151, abs=0.5)
     assert (peak * cols).sum() / peak.sum() == pytest.approx(61, abs=0.5)
+
+
+def test_padding_beside_a_straight_cut_is_covered_and_round_sides_keep_their_air() -> None:
+    rows, cols = np.ogrid[:200, :200]
+    breast = (((rows - 100) / 80) ** 2 + ((cols - 40) / 110) ** 2 < 1) & (cols >= 40)
+    image = np.where(breast, 0.5 + rows / 1000, 0.02).astype(np.float32)
+    image[:, :40] = 0.0  # a black bar beside the chest wall
+    found = prepare(film(image), Preprocessing())
+    wall = np.flatnonzero(found.foreground.mask.any(0))[0]
+    assert 40 <= wall <= 44
+    # The bar now holds the chest wall's own pixels, row by row; nothing else has changed.
+    np.testing.assert_array_equal(found.pixels[:, :wall], image[:, wall : wall + 1].repeat(wall, 1))
+    np.testing.assert_array_equal(found.pixels[:, wall:], image[:, wall:])
