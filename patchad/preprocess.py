@@ -65,9 +65,10 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     """Find the foreground, then resample and normalise as ``preprocessing`` says.
 
     Where a side of the foreground is cut straight, as at the chest wall, its edge is repeated
-    outwards: padding beyond is in no patch. Resampling keeps the whole extent: H' = round(H · spacing / target), likewise W', so square
-    pixels come out to within half a pixel over the image. ``percentiles`` and ``local`` look at
-    the foreground alone. A flat foreground becomes 0.5.
+    outwards: padding beyond is in no patch. Resampling keeps the whole extent:
+    H' = round(H · spacing / target), likewise W', so square pixels come out to within half a pixel
+    over the image. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
+    becomes 0.5.
 
     Raises:
         ImageError: nothing to be found in the image, or its pixel spacing is needed and unknown.
@@ -156,7 +157,8 @@ def _without_padding(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> ND
             for place, end in ((found[0], 0), (found[-1], len(lines) - 1))
         )
         inside.append(np.arange(len(lines)).clip(first, last))
-    return pixels[np.ix_(*inside)]
+    covered: NDArray[np.float32] = pixels[np.ix_(*inside)]
+    return covered
 
 
 def _stretch(
