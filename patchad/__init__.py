@@ -8,11 +8,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patchad.version import __version__
+
 if TYPE_CHECKING:
     from patchad.detector import PatchDetector
     from patchad.image import Radiograph, Screening
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load", "screen"]
 
 

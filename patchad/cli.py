@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from patchad import __version__
 from patchad.errors import PatchadError, RequestError
 from patchad.export import KINDS
 from patchad.progress import Progress
+from patchad.version import __version__
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
 SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130

@@ -17,13 +17,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from patchad import __version__
 from patchad.calibration import Calibration
 from patchad.errors import ModelError
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
 from patchad.preprocess import Preprocessing, to_source_frame
+from patchad.version import __version__
 
 FORMAT = 1  # of the model folder; raised whenever an older patchad could misread a newer one
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."

@@ -19,12 +19,13 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from scipy import ndimage
 
-from patchad import __version__, anatomy
+from patchad import anatomy
 from patchad.anatomy import sigmoid
 from patchad.errors import RequestError
 from patchad.image import Region
 from patchad.io.files import write_whole
 from patchad.synthesis import Floats, power_law_field
+from patchad.version import __version__
 
 Side = Literal["L", "R"]
 

@@ -18,7 +18,6 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from patchad import __version__
 from patchad.baselines import BASELINES
 from patchad.detector import ModelCard, card_from_dict, stitch_scores
 from patchad.errors import ImageError, PatchadError, RequestError
@@ -38,6 +37,7 @@ from patchad.io.files import write_whole
 from patchad.io.read import read_radiograph
 from patchad.io.run import ImageRow, Run, read_run, stored_scores
 from patchad.preprocess import prepare
+from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
 _JPEG_QUALITY = 85

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchad import __version__
 from patchad.baselines import BASELINES
 from patchad.errors import OutputError
 from patchad.evaluation.figures import (
@@ -33,6 +32,7 @@ from patchad.evaluation.truth import lay_beside
 from patchad.io.files import write_whole
 from patchad.io.manifest import read_manifest, read_regions
 from patchad.io.run import read_run
+from patchad.version import __version__
 
 _Sections = dict[str, Section]
 
