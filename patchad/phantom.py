@@ -293,7 +293,7 @@ def phantom_set(
     *,
     body_part: Literal["breast", "chest"] = "breast",
     train_patients: int = 16,
-    test_patients: int = 8,
+    test_patients: int = 24,
     shape: tuple[int, int] = (1024, 832),
     seed: int = 0,
 ) -> tuple[Path, Path]:

@@ -115,7 +115,7 @@ def write_overlay(
             caption=caption,
         )
     )
-    write_whole(path, lambda aside: picture.save(aside, "PNG"))
+    write_whole(path, lambda aside: picture.save(aside, "PNG", compress_level=3))
 
 
 def display_shape(
