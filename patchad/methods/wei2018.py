@@ -15,11 +15,11 @@ import logging
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from monai.networks.nets.autoencoder import AutoEncoder
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from patchad.detector import ModelCard, PatchDetector, card_as_dict
@@ -63,8 +63,6 @@ class Config:
     ``patches_per_epoch``: None takes as many as tile the training foreground without overlap.
     ``restarts``: how many seeds are tried before training is given up.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     epochs: int = 500
     batch_size: int = 200
