@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 2
+# Threads that wait do not spin: on a busy machine that costs minutes
+export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test check format clean

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from patchad.errors import ImageError, RequestError
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Radiograph
-from patchad.io.read import find_images, read_radiograph
+from patchad.io.read import find_images, read_entry
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         axis.set_axis_off()
     for row, axis in zip(rows, axes.flat, strict=False):
         try:
-            radiograph = read_radiograph(row.path, spacing_mm=row.spacing_mm)
+            radiograph = read_entry(row)
             note = draw(axis, radiograph, options.body_part)
         except ImageError as error:
             note = str(error)

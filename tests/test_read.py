@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_radiograph
+from patchad.io.read import find_images, read_entry, read_radiograph
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
 
@@ -194,3 +194,12 @@ def test_a_folder_of_real_and_broken_files(real_data, tmp_path):
         "cut.dcm": ImageError,
         "vlut_04.dcm": (512, 512),
     }
+
+
+def test_a_row_says_what_the_file_does_not(tmp_path):
+    path = write_png(tmp_path / "film.png")
+    row = ManifestRow(path, laterality="L", view="CC", spacing_mm=(0.2, 0.3))
+    read = read_entry(row, (9.0, 9.0))
+    assert (read.source.laterality, read.source.view) == ("L", "CC")
+    assert read.spacing_mm == (0.2, 0.3)
+    assert read_entry(ManifestRow(path), (9.0, 9.0)).spacing_mm == (9.0, 9.0)

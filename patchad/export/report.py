@@ -34,7 +34,7 @@ from patchad.export.overlay import (
 from patchad.export.tiff import read_heatmap
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
-from patchad.io.read import read_radiograph
+from patchad.io.read import read_entry
 from patchad.io.run import ImageRow, Run, read_run, stored_scores
 from patchad.preprocess import prepare
 from patchad.version import __version__
@@ -119,7 +119,7 @@ def _rank(row: ImageRow) -> tuple[float, str]:
 def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
     calibration = card.calibrated
     try:
-        radiograph = read_radiograph(Path(row.path), spacing_mm=row.spacing_mm)
+        radiograph = read_entry(row.as_entry())
         if radiograph.source.digest != row.digest:
             raise ImageError("the file has changed since it was screened: screen it again")
         scores = stored_scores(run, row)

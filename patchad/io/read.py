@@ -1,6 +1,7 @@
 """The door: any file that patchad reads, and the images among what a user names."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from patchad.errors import ImageError, RequestError
@@ -58,6 +59,22 @@ def read_radiograph(path: Path, *, spacing_mm: tuple[float, float] | None = None
     raise ImageError(
         "the content is no image that patchad reads: convert it to DICOM, PNG, JPEG, TIFF or PGM"
     )
+
+
+def read_entry(row: ManifestRow, spacing_mm: tuple[float, float] | None = None) -> Radiograph:
+    """Read the image of a manifest's row; what the file doesn't say, the row may.
+
+    Args:
+        row: its spacing, laterality and view stand in for those that the file lacks.
+        spacing_mm: (row, col) for where neither says it.
+
+    Raises:
+        ImageError: as :func:`read_radiograph`.
+    """
+    radiograph = read_radiograph(row.path, spacing_mm=row.spacing_mm or spacing_mm)
+    source = radiograph.source
+    laterality, view = source.laterality or row.laterality, source.view or row.view
+    return replace(radiograph, source=replace(source, laterality=laterality, view=view))
 
 
 def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:

@@ -19,6 +19,7 @@ from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
 from patchad.io.files import write_whole
+from patchad.io.manifest import ManifestRow
 
 FORMAT = 1
 
@@ -60,6 +61,15 @@ class ImageRow:
         if self.spacing_row_mm is None or self.spacing_col_mm is None:
             return None
         return self.spacing_row_mm, self.spacing_col_mm
+
+    def as_entry(self) -> ManifestRow:
+        """What is needed to read the image again as it was read."""
+        return ManifestRow(
+            Path(self.path),
+            laterality=self.laterality,
+            view=self.view,
+            spacing_mm=self.spacing_mm,
+        )
 
 
 @dataclass(frozen=True, eq=False)

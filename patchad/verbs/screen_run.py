@@ -18,7 +18,7 @@ from patchad.export.write import write_image_kinds, write_run_kinds
 from patchad.image import Radiograph
 from patchad.io.files import claim_folder, write_whole
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_radiograph
+from patchad.io.read import find_images, read_entry
 from patchad.io.run import (
     ImageRow,
     Run,
@@ -107,7 +107,7 @@ def _read(entry: ManifestRow, card: ModelCard, options: ScreenOptions) -> _Read:
     start = time.monotonic()
     radiograph, prepared, fault = None, None, None
     try:
-        radiograph = read_radiograph(entry.path, spacing_mm=entry.spacing_mm or options.spacing_mm)
+        radiograph = read_entry(entry, options.spacing_mm)
         prepared = prepare(radiograph, card.preprocessing)
     except Exception as error:  # whatever a decoder throws at one file stays with that file
         fault = error

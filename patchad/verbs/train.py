@@ -27,7 +27,7 @@ from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import claim_folder
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_radiograph
+from patchad.io.read import find_images, read_entry
 from patchad.io.run import row_path
 from patchad.methods import module_of
 from patchad.preprocess import Prepared, prepare
@@ -212,7 +212,7 @@ class _Reader:
     ) -> Iterator[tuple[_Negative, Prepared]]:
         for number, row in enumerate(rows, start=1):
             try:
-                radiograph = read_radiograph(row.path, spacing_mm=row.spacing_mm or self.spacing_mm)
+                radiograph = read_entry(row, self.spacing_mm)
                 prepared = prepare(radiograph, self.config.preprocessing)
             except ImageError as error:
                 if not again:
