@@ -1,6 +1,7 @@
 """What leaves patchad: a file a kind of output, each from a Screening or from a stored run."""
 
 # What --write takes. The first are written for each image, the last for the whole run.
-IMAGE_KINDS = ("heatmap", "overlay")
+DICOM_KINDS = ("sc", "gsps", "sr")  # only for images that came as DICOM
+IMAGE_KINDS = ("heatmap", "overlay", *DICOM_KINDS)
 RUN_KINDS = ("report",)
 KINDS = IMAGE_KINDS + RUN_KINDS

@@ -1,14 +1,26 @@
 """Writes the kinds asked for: for one image, or for the whole run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
 from patchad.detector import ModelCard
-from patchad.export.overlay import write_overlay
+from patchad.export import DICOM_KINDS
+from patchad.export.dicom_gsps import presentation_state
+from patchad.export.dicom_object import Finding, finding, write_object
+from patchad.export.dicom_sc import secondary_capture
+from patchad.export.dicom_sr import report
+from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.image import Radiograph, Screening
-from patchad.io.run import heatmap_path, overlay_path
+from patchad.io.run import heatmap_path, object_path, overlay_path
+
+# The objects that need nothing but the finding.
+_OBJECTS: Mapping[str, Callable[[Finding], Dataset]] = {"gsps": presentation_state, "sr": report}
 
 
 def write_image_kinds(
@@ -19,22 +31,53 @@ def write_image_kinds(
     card: ModelCard,
     kinds: Sequence[str],
 ) -> None:
-    """Write those of ``kinds`` that are made for each image."""
+    """Write those of ``kinds`` that are made for each image.
+
+    DICOM objects are passed over where they couldn't refer to the image; see
+    :func:`patchad.export.dicom_object.finding`.
+
+    Raises:
+        ImageError: the file is gone, or its header allows no DICOM object.
+        OutputError: a file cannot be written.
+    """
     if "heatmap" in kinds:
         write_heatmap(heatmap_path(folder, image_id), screening.heatmap)
-    if "overlay" in kinds:
-        calibration = card.calibrated
-        over = screening.scores.values > calibration.patch_threshold
-        write_overlay(
-            overlay_path(folder, image_id),
-            radiograph,
-            screening.heatmap,
-            display_range=calibration.display_range,
-            threshold=calibration.patch_threshold,
-            boxes=screening.boxes[over],
-            scores=screening.scores.values[over],
-            caption=_caption(image_id, screening),
-        )
+    found = finding(screening, card) if set(kinds) & set(DICOM_KINDS) else None
+    if "overlay" in kinds or (found and "sc" in kinds):
+        picture = _picture(image_id, screening, radiograph, card)
+        if "overlay" in kinds:
+            write_overlay(overlay_path(folder, image_id), picture)
+        if found and "sc" in kinds:
+            write_object(
+                object_path(folder, image_id, "sc"),
+                found,
+                lambda found: secondary_capture(found, picture),
+            )
+    for kind, build in _OBJECTS.items():
+        if found and kind in kinds:
+            write_object(object_path(folder, image_id, kind), found, build)
+
+
+def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
+    """Write those of ``kinds`` that are made for the run as a whole."""
+    if "report" in kinds:
+        write_report(folder)
+
+
+def _picture(
+    image_id: str, screening: Screening, radiograph: Radiograph, card: ModelCard
+) -> NDArray[np.uint8]:
+    calibration = card.calibrated
+    over = screening.scores.values > calibration.patch_threshold
+    return overlay(
+        radiograph,
+        screening.heatmap,
+        display_range=calibration.display_range,
+        threshold=calibration.patch_threshold,
+        boxes=screening.boxes[over],
+        scores=screening.scores.values[over],
+        caption=_caption(image_id, screening),
+    )
 
 
 def _caption(image_id: str, screening: Screening) -> tuple[str, ...]:
@@ -45,9 +88,3 @@ def _caption(image_id: str, screening: Screening) -> tuple[str, ...]:
         " ".join([image_id, *filter(None, told)]),
         f"image score {screening.score:.4g}, percentile {screening.percentile:.0f}: {verdict}",
     )
-
-
-def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
-    """Write those of ``kinds`` that are made for the run as a whole."""
-    if "report" in kinds:
-        write_report(folder)

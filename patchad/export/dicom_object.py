@@ -1,0 +1,261 @@
+"""What every DICOM object of patchad has in common: whose it is, who made it, and its UIDs.
+
+The source's header is read again here: what patchad keeps of an image names no patient.
+"""
+
+import math
+import uuid
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID
+
+from patchad.detector import ModelCard, card_as_dict
+from patchad.errors import ImageError
+from patchad.export.regions import FlaggedRegion, flagged_regions
+from patchad.image import Screening
+from patchad.io.files import write_whole
+from patchad.io.raster import quiet
+from patchad.version import __version__
+
+# The modules Patient, General Study and Patient Study of PS3.3, as far as images carry them.
+# fmt: off
+_OF_THE_PATIENT = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "TypeOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex",
+    "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription",
+    "PatientBreedCodeSequence", "BreedRegistrationSequence", "PatientIdentityRemoved",
+    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "QualityControlSubject",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+)
+_OF_THE_STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyDescription",
+    "ProcedureCodeSequence", "PhysiciansOfRecord", "ReferencedStudySequence",
+    "PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "MedicalAlerts", "Allergies",
+    "PregnancyStatus", "SmokingStatus", "Occupation", "AdditionalPatientHistory",
+)
+_EMPTY_IF_UNKNOWN = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)
+_OF_THE_EQUIPMENT = (
+    "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
+    "DeviceSerialNumber", "SoftwareVersions",
+)
+# fmt: on
+_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403}
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What an object is made of: the source's header, without pixels, and what was found."""
+
+    header: Dataset
+    screening: Screening
+    card: ModelCard
+
+    @cached_property
+    def model(self) -> str:
+        """The digest (SHA-256, hex) that names the model."""
+        return str(card_as_dict(self.card)["digest"])
+
+    @cached_property
+    def regions(self) -> tuple[FlaggedRegion, ...]:
+        """The flagged regions, the highest first."""
+        return flagged_regions(self.screening, self.card.calibrated.patch_threshold)
+
+    @cached_property
+    def reference(self) -> Dataset:
+        """The source as far as highdicom has to know it; it logs names, so it is given none."""
+        reference = Dataset()
+        for keyword in _EMPTY_IF_UNKNOWN:
+            setattr(reference, keyword, "")
+        for keyword in ("SpecificCharacterSet", "PatientOrientation"):
+            copy_element(self.header, reference, keyword)
+        source = self.screening.source
+        reference.SOPClassUID, reference.SOPInstanceUID = (
+            source.sop_class_uid,
+            source.sop_instance_uid,
+        )
+        reference.StudyInstanceUID = source.study_instance_uid
+        reference.SeriesInstanceUID = source.series_instance_uid
+        reference.Rows, reference.Columns = self.screening.heatmap.values.shape
+        reference.SamplesPerPixel = 1
+        return reference
+
+    def uid(self, *kind: str) -> UID:
+        """A UID that is the same whenever this model scores this image on the same grid."""
+        grid = self.screening.scores.grid
+        return _uid(
+            self.model, self.screening.source.sop_instance_uid, grid.shape, grid.stride, *kind
+        )
+
+    def identity(self, kind: str, title: str) -> dict[str, Any]:
+        """The arguments by which highdicom's objects say what they are and who made them.
+
+        The objects of a kind and a study are one series; those of left and right are two, because
+        laterality belongs to the series.
+        """
+        source = self.screening.source
+        series = source.study_instance_uid, source.laterality, self.body_part, kind
+        number = number_of(self.header, "InstanceNumber")
+        return {
+            "series_instance_uid": _uid(self.model, *series),
+            "series_number": _SERIES[kind],
+            "series_description": f"patchad {title}, research use only",
+            "sop_instance_uid": self.uid(kind),
+            "instance_number": int(number) if 1 <= number < 2**31 else 1,
+            "manufacturer": "patchad",
+            "manufacturer_model_name": self.card.method,
+            "software_versions": __version__,
+            "device_serial_number": self.model,
+        }
+
+    @property
+    def body_part(self) -> str:
+        """Body Part Examined of the source, else what the model is for."""
+        return text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part.upper()
+
+    @property
+    def made_by(self) -> str:
+        """The model in words."""
+        return f"patchad {__version__}, {self.card.method}, weights {self.card.weights_sha256}"
+
+
+def finding(screening: Screening, card: ModelCard) -> Finding | None:
+    """Read the source's header again; None where an object could not refer to the source.
+
+    That is so for what is no DICOM file, and for one without the UIDs of class, instance, series
+    and study.
+
+    Raises:
+        ImageError: the file cannot be read any more, or is another than was screened.
+    """
+    source = screening.source
+    uids = (
+        source.sop_class_uid,
+        source.sop_instance_uid,
+        source.series_instance_uid,
+        source.study_instance_uid,
+    )
+    if not all(uids):
+        return None
+    try:
+        with quiet():
+            header = dcmread(source.path, stop_before_pixels=True, force=True)
+            same = text_of(header, "SOPInstanceUID") == source.sop_instance_uid
+    except Exception:  # as in patchad.io.dicom: errors may quote the header
+        raise ImageError(_GONE) from None
+    if not same:
+        raise ImageError(_GONE)
+    return Finding(header, screening, card)
+
+
+def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset]) -> None:
+    """Build an object, make it the patient's and patchad's, and write it.
+
+    Raises:
+        ImageError: the source's header doesn't allow it.
+        OutputError: the file cannot be written.
+    """
+    with quiet():
+        try:
+            dataset = build(found)
+            stamp(dataset, found)
+        except Exception as error:  # a header may hold anything, and the text may quote it
+            raise ImageError(
+                f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
+                f"({type(error).__name__}): leave {path.stem} out of --write"
+            ) from None
+        write_whole(path, lambda aside: dataset.save_as(aside, enforce_file_format=True))
+
+
+def stamp(dataset: Dataset, found: Finding) -> None:
+    """Copy the modules of patient and study from the source, and say what made the object."""
+    copy_element(found.header, dataset, "SpecificCharacterSet")
+    for keyword in (*_OF_THE_PATIENT, *_OF_THE_STUDY):
+        copy_element(found.header, dataset, keyword)
+    for keyword in _EMPTY_IF_UNKNOWN:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    dataset.ContributingEquipmentSequence = [_acquired_with(found.header), _processed_with(found)]
+
+
+def _acquired_with(header: Dataset) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
+    item.Manufacturer = ""
+    for keyword in _OF_THE_EQUIPMENT:
+        copy_element(header, item, keyword)
+    return item
+
+
+def _processed_with(found: Finding) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
+    item.Manufacturer, item.ManufacturerModelName = "patchad", found.card.method
+    item.SoftwareVersions, item.DeviceSerialNumber = __version__, found.model
+    item.ContributionDescription = (
+        f"{found.made_by}, model {found.model}. {found.card.intended_use}"
+    )
+    return item
+
+
+def code_item(code: Any) -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item
+
+
+def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
+    """Copy an element as it stands, or leave it out where it is missing or damaged."""
+    try:
+        if keyword in header:
+            target.add(deepcopy(header[keyword]))
+    except Exception:  # pydicom converts on access; its errors quote the value
+        return
+
+
+def text_of(header: Dataset, keyword: str) -> str:
+    """The first value as text; empty where it is missing or damaged."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # pydicom converts on access; its errors quote the value
+        return ""
+    if isinstance(value, MultiValue):
+        value = value[0] if value else None
+    return "" if value is None else str(value).strip()
+
+
+def number_of(header: Dataset, keyword: str) -> float:
+    """The first value as a number; NaN where there is none."""
+    try:
+        number = float(text_of(header, keyword))
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _uid(*name: object) -> UID:
+    """2.25: derived from a UUID, here one of a name."""
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(map(str, name))).int}")
+
+
+_GONE = (
+    "the file is gone or is no longer the one that was screened: no DICOM object can refer to it, "
+    "screen it again"
+)
