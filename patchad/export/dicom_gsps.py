@@ -3,6 +3,7 @@
 A viewer draws it over the film as stored, and can hide it; no pixel is changed.
 """
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -15,9 +16,8 @@ from highdicom.pr import (
     TextObject,
 )
 from pydicom import Dataset
-from pydicom.sequence import Sequence
 
-from patchad.export.dicom_object import Finding, copy_element, number_of, text_of
+from patchad.export.dicom_object import Finding, copy_element, first_item, number_of, text_of
 
 _LAYER = "PATCHAD"
 _LINES = (0.0, 0.94, 1.0, 1.0)  # left, top, right, bottom: shares of the area shown
@@ -90,19 +90,22 @@ def _aspect(found: Finding) -> list[int]:
 
 def _copy_tones(header: Dataset, state: Dataset) -> None:
     """The modality LUT, and the first VOI LUT or else the first window, as patchad reads them."""
-    if "ModalityLUTSequence" in header:
-        state.ModalityLUTSequence = Sequence(header.ModalityLUTSequence[:1])
+    modality = first_item(header, "ModalityLUTSequence")
+    if modality is not None:
+        modality.ModalityLUTType = text_of(modality, "ModalityLUTType") or "US"
+        state.ModalityLUTSequence = [modality]
     elif "RescaleSlope" in header:
-        state.RescaleSlope = str(header.RescaleSlope)
+        state.RescaleSlope = text_of(header, "RescaleSlope")
         state.RescaleIntercept = text_of(header, "RescaleIntercept") or "0"
         state.RescaleType = text_of(header, "RescaleType") or "US"
-    item = Dataset()
-    width = number_of(header, "WindowWidth")
-    if header.get("VOILUTSequence"):
-        item.VOILUTSequence = Sequence(header.VOILUTSequence[:1])
-    elif width >= 1 and number_of(header, "WindowCenter") == number_of(header, "WindowCenter"):
-        item.WindowCenter = text_of(header, "WindowCenter")
-        item.WindowWidth = text_of(header, "WindowWidth")
-        copy_element(header, item, "VOILUTFunction")
-    if len(item):
-        state.SoftcopyVOILUTSequence = [item]
+    voi = Dataset()
+    table = first_item(header, "VOILUTSequence")
+    width, centre = number_of(header, "WindowWidth"), number_of(header, "WindowCenter")
+    if table is not None:
+        voi.VOILUTSequence = [table]
+    elif width >= 1 and math.isfinite(centre):
+        voi.WindowCenter = text_of(header, "WindowCenter")
+        voi.WindowWidth = text_of(header, "WindowWidth")
+        copy_element(header, voi, "VOILUTFunction")
+    if len(voi):
+        state.SoftcopyVOILUTSequence = [voi]

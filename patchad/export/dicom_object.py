@@ -55,7 +55,8 @@ _OF_THE_EQUIPMENT = (
     "DeviceSerialNumber", "SoftwareVersions",
 )
 # fmt: on
-_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403}
+_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405}
+_ALONE = ("seg", "heatmap-seg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,11 @@ class Finding:
         reference.SamplesPerPixel = 1
         return reference
 
+    @property
+    def device(self) -> UID:
+        """A UID that stands for the model."""
+        return _uid(self.model)
+
     def uid(self, *kind: str) -> UID:
         """A UID that is the same whenever this model scores this image on the same grid."""
         grid = self.screening.scores.grid
@@ -106,10 +112,12 @@ class Finding:
         """The arguments by which highdicom's objects say what they are and who made them.
 
         The objects of a kind and a study are one series; those of left and right are two, because
-        laterality belongs to the series.
+        laterality belongs to the series. A segmentation is a series by itself, as viewers expect.
         """
         source = self.screening.source
-        series = source.study_instance_uid, source.laterality, self.body_part, kind
+        series = [source.study_instance_uid, source.laterality, self.body_part, kind]
+        if kind in _ALONE:
+            series.append(source.sop_instance_uid)
         number = number_of(self.header, "InstanceNumber")
         return {
             "series_instance_uid": _uid(self.model, *series),
@@ -163,8 +171,8 @@ def finding(screening: Screening, card: ModelCard) -> Finding | None:
     return Finding(header, screening, card)
 
 
-def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset]) -> None:
-    """Build an object, make it the patient's and patchad's, and write it.
+def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset | None]) -> None:
+    """Build an object, make it the patient's and patchad's, and write it, if there is one.
 
     Raises:
         ImageError: the source's header doesn't allow it.
@@ -173,6 +181,8 @@ def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset]
     with quiet():
         try:
             dataset = build(found)
+            if dataset is None:
+                return
             stamp(dataset, found)
         except Exception as error:  # a header may hold anything, and the text may quote it
             raise ImageError(
@@ -228,6 +238,15 @@ def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
             target.add(deepcopy(header[keyword]))
     except Exception:  # pydicom converts on access; its errors quote the value
         return
+
+
+def first_item(header: Dataset, keyword: str) -> Dataset | None:
+    """The first item of a sequence; None where it is missing, empty or damaged."""
+    try:
+        items = header.get(keyword)
+        return deepcopy(items[0]) if items else None
+    except Exception:  # pydicom converts on access; its errors quote the value
+        return None
 
 
 def text_of(header: Dataset, keyword: str) -> str:

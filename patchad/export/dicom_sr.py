@@ -53,7 +53,7 @@ def report(found: Finding) -> Dataset:
     observer = ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=found.uid("device"),
+            uid=found.device,
             name="patchad",
             manufacturer_name="patchad",
             model_name=found.card.method,

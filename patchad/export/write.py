@@ -12,6 +12,7 @@ from patchad.export import DICOM_KINDS
 from patchad.export.dicom_gsps import presentation_state
 from patchad.export.dicom_object import Finding, finding, write_object
 from patchad.export.dicom_sc import secondary_capture
+from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
 from patchad.export.dicom_sr import report
 from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
@@ -20,7 +21,12 @@ from patchad.image import Radiograph, Screening
 from patchad.io.run import heatmap_path, object_path, overlay_path
 
 # The objects that need nothing but the finding.
-_OBJECTS: Mapping[str, Callable[[Finding], Dataset]] = {"gsps": presentation_state, "sr": report}
+_OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
+    "gsps": presentation_state,
+    "sr": report,
+    "seg": region_segmentation,
+    "heatmap-seg": heatmap_segmentation,
+}
 
 
 def write_image_kinds(
