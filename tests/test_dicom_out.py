@@ -17,7 +17,8 @@ from skimage.draw import polygon2mask
 from patchad.calibration import Calibration
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
-from patchad.export.dicom_object import finding
+from patchad.export.dicom_ko import key_objects
+from patchad.export.dicom_object import Maker, finding, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
@@ -383,7 +384,7 @@ def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) ->
     with pytest.raises(ImageError, match="no longer the one that was screened"):
         finding(screening, CARD)
     path.unlink()
-    with pytest.raises(ImageError, match="the file is gone"):
+    with pytest.raises(ImageError, match="is gone"):
         finding(screening, CARD)
 
 
@@ -406,6 +407,28 @@ def test_a_modality_and_a_voi_table_are_taken_over(breast: Written, tmp_path: Pa
     (voi,) = state.SoftcopyVOILUTSequence
     assert voi.VOILUTSequence[0].LUTDescriptor == [4096, 0, 16]
     assert "WindowCenter" not in voi
+    assert_conforms(tmp_path)
+
+
+def test_key_objects_are_the_flagged_images_of_a_study(breast: Written, tmp_path: Path) -> None:
+    headers = [pydicom.dcmread(breast.film, stop_before_pixels=True) for _ in range(2)]
+    headers[1].SOPInstanceUID = headers[1].file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    maker = Maker(CARD)
+    path = tmp_path / "dicom" / "study" / "ko.dcm"
+    write_object(path, headers[0], maker, lambda: key_objects(headers, maker))
+    selection = pydicom.dcmread(path)
+    (title,) = selection.ConceptNameCodeSequence
+    assert title.CodeMeaning == "For Research"
+    images = [item for item in selection.ContentSequence if item.ValueType == "IMAGE"]
+    assert {image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for image in images} == {
+        header.SOPInstanceUID for header in headers
+    }
+    assert not any("ConceptNameCodeSequence" in image for image in images)
+    assert selection.StudyInstanceUID == breast.header.StudyInstanceUID
+    assert selection.PatientID == breast.header.PatientID
+    again, other = key_objects(headers[::-1], maker), key_objects(headers[:1], maker)
+    assert again.SOPInstanceUID == selection.SOPInstanceUID != other.SOPInstanceUID
+    assert again.SeriesInstanceUID == other.SeriesInstanceUID
     assert_conforms(tmp_path)
 
 

@@ -265,3 +265,10 @@ def test_dicom_objects_of_dicom_files_only_and_the_same_uids_again(
     assert (exported.written, exported.failed) == (2, ())
     assert [pydicom.dcmread(path).SOPInstanceUID for path in written] == before
     assert (written[0].parent / "heatmap-seg.dcm").exists()
+
+    images = pd.read_csv(run.folder / "images.csv")
+    images.assign(flagged=True).to_csv(run.folder / "images.csv", index=False)
+    export(run.folder, ["ko"])
+    study_uid = pydicom.dcmread(films[0]).StudyInstanceUID
+    selection = pydicom.dcmread(run.folder / "dicom" / study_uid / "ko.dcm")
+    assert len(selection.CurrentRequestedProcedureEvidenceSequence) == 1

@@ -3,6 +3,6 @@
 # What --write takes. The first are written for each image, the last for the whole run.
 DICOM_KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg")  # only for images that came as DICOM
 IMAGE_KINDS = ("heatmap", "overlay", *DICOM_KINDS)
-RUN_KINDS = ("report",)
+RUN_KINDS = ("ko", "report")
 KINDS = IMAGE_KINDS + RUN_KINDS
 DEFAULT_KINDS = ("heatmap", "overlay", "sc", "gsps", "sr", "report")  # the others are asked for

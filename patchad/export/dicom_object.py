@@ -50,13 +50,51 @@ _EMPTY_IF_UNKNOWN = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )
+_OF_A_REFERENCE = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
+    "SeriesInstanceUID", "Rows", "Columns", "PatientOrientation",
+)
 _OF_THE_EQUIPMENT = (
     "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
     "DeviceSerialNumber", "SoftwareVersions",
 )
 # fmt: on
-_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405}
+_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405, "ko": 9406}
 _ALONE = ("seg", "heatmap-seg")
+
+
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """The model, as an object names what made it."""
+
+    card: ModelCard
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest (SHA-256, hex) that names the model."""
+        return str(card_as_dict(self.card)["digest"])
+
+    @property
+    def words(self) -> str:
+        """The model in words."""
+        return f"patchad {__version__}, {self.card.method}, weights {self.card.weights_sha256}"
+
+    def uid(self, *name: object) -> UID:
+        """A UID that is the same for the same model and name (2.25: derived from a UUID)."""
+        text = "/".join(map(str, (self.digest, *name)))
+        return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
+
+    def identity(self, kind: str, title: str, *series: str) -> dict[str, Any]:
+        """The arguments by which highdicom's objects name their series and what made them."""
+        return {
+            "series_instance_uid": self.uid(*series, kind),
+            "series_number": _SERIES[kind],
+            "series_description": f"patchad {title}, research use only",
+            "manufacturer": "patchad",
+            "manufacturer_model_name": self.card.method,
+            "software_versions": __version__,
+            "device_serial_number": self.digest,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +103,12 @@ class Finding:
 
     header: Dataset
     screening: Screening
-    card: ModelCard
+    maker: Maker
 
-    @cached_property
-    def model(self) -> str:
-        """The digest (SHA-256, hex) that names the model."""
-        return str(card_as_dict(self.card)["digest"])
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model."""
+        return self.maker.card
 
     @cached_property
     def regions(self) -> tuple[FlaggedRegion, ...]:
@@ -79,33 +117,14 @@ class Finding:
 
     @cached_property
     def reference(self) -> Dataset:
-        """The source as far as highdicom has to know it; it logs names, so it is given none."""
-        reference = Dataset()
-        for keyword in _EMPTY_IF_UNKNOWN:
-            setattr(reference, keyword, "")
-        for keyword in ("SpecificCharacterSet", "PatientOrientation"):
-            copy_element(self.header, reference, keyword)
-        source = self.screening.source
-        reference.SOPClassUID, reference.SOPInstanceUID = (
-            source.sop_class_uid,
-            source.sop_instance_uid,
-        )
-        reference.StudyInstanceUID = source.study_instance_uid
-        reference.SeriesInstanceUID = source.series_instance_uid
-        reference.Rows, reference.Columns = self.screening.heatmap.values.shape
-        reference.SamplesPerPixel = 1
-        return reference
-
-    @property
-    def device(self) -> UID:
-        """A UID that stands for the model."""
-        return _uid(self.model)
+        """The source as :func:`reference` gives it."""
+        return reference(self.header)
 
     def uid(self, *kind: str) -> UID:
         """A UID that is the same whenever this model scores this image on the same grid."""
         grid = self.screening.scores.grid
-        return _uid(
-            self.model, self.screening.source.sop_instance_uid, grid.shape, grid.stride, *kind
+        return self.maker.uid(
+            self.screening.source.sop_instance_uid, grid.shape, grid.stride, *kind
         )
 
     def identity(self, kind: str, title: str) -> dict[str, Any]:
@@ -115,31 +134,20 @@ class Finding:
         laterality belongs to the series. A segmentation is a series by itself, as viewers expect.
         """
         source = self.screening.source
-        series = [source.study_instance_uid, source.laterality, self.body_part, kind]
+        series = [source.study_instance_uid, source.laterality, self.body_part]
         if kind in _ALONE:
             series.append(source.sop_instance_uid)
         number = number_of(self.header, "InstanceNumber")
         return {
-            "series_instance_uid": _uid(self.model, *series),
-            "series_number": _SERIES[kind],
-            "series_description": f"patchad {title}, research use only",
             "sop_instance_uid": self.uid(kind),
             "instance_number": int(number) if 1 <= number < 2**31 else 1,
-            "manufacturer": "patchad",
-            "manufacturer_model_name": self.card.method,
-            "software_versions": __version__,
-            "device_serial_number": self.model,
+            **self.maker.identity(kind, title, *series),
         }
 
     @property
     def body_part(self) -> str:
         """Body Part Examined of the source, else what the model is for."""
         return text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part.upper()
-
-    @property
-    def made_by(self) -> str:
-        """The model in words."""
-        return f"patchad {__version__}, {self.card.method}, weights {self.card.weights_sha256}"
 
 
 def finding(screening: Screening, card: ModelCard) -> Finding | None:
@@ -152,26 +160,51 @@ def finding(screening: Screening, card: ModelCard) -> Finding | None:
         ImageError: the file cannot be read any more, or is another than was screened.
     """
     source = screening.source
-    uids = (
-        source.sop_class_uid,
-        source.sop_instance_uid,
-        source.series_instance_uid,
-        source.study_instance_uid,
-    )
-    if not all(uids):
+    if not source.sop_instance_uid:
         return None
+    header = read_header(Path(source.path), source.sop_instance_uid)
+    return Finding(header, screening, Maker(card)) if can_be_referred_to(header) else None
+
+
+def can_be_referred_to(header: Dataset) -> bool:
+    """Whether the header has the UIDs of class, instance, series and study."""
+    return all(text_of(header, keyword) for keyword in _OF_A_REFERENCE if keyword.endswith("UID"))
+
+
+def read_header(path: Path, sop_instance_uid: str) -> Dataset:
+    """The header of a file that was screened as this instance.
+
+    Raises:
+        ImageError: the file cannot be read any more, or is another than was screened.
+    """
     try:
         with quiet():
-            header = dcmread(source.path, stop_before_pixels=True, force=True)
-            same = text_of(header, "SOPInstanceUID") == source.sop_instance_uid
+            header = dcmread(path, stop_before_pixels=True, force=True)
+            same = text_of(header, "SOPInstanceUID") == sop_instance_uid
     except Exception:  # as in patchad.io.dicom: errors may quote the header
-        raise ImageError(_GONE) from None
+        same = False
     if not same:
-        raise ImageError(_GONE)
-    return Finding(header, screening, card)
+        raise ImageError(
+            f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
+            "refer to it, screen it again"
+        )
+    return header
 
 
-def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset | None]) -> None:
+def reference(header: Dataset) -> Dataset:
+    """A source as far as highdicom has to know it; highdicom logs names, so it is given none."""
+    known = Dataset()
+    for keyword in _EMPTY_IF_UNKNOWN:
+        setattr(known, keyword, "")
+    for keyword in _OF_A_REFERENCE:
+        copy_element(header, known, keyword)
+    known.SamplesPerPixel = 1
+    return known
+
+
+def write_object(
+    path: Path, header: Dataset, maker: Maker, build: Callable[[], Dataset | None]
+) -> None:
     """Build an object, make it the patient's and patchad's, and write it, if there is one.
 
     Raises:
@@ -180,10 +213,10 @@ def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset 
     """
     with quiet():
         try:
-            dataset = build(found)
+            dataset = build()
             if dataset is None:
                 return
-            stamp(dataset, found)
+            stamp(dataset, header, maker)
         except Exception as error:  # a header may hold anything, and the text may quote it
             raise ImageError(
                 f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
@@ -192,15 +225,14 @@ def write_object(path: Path, found: Finding, build: Callable[[Finding], Dataset 
         write_whole(path, lambda aside: dataset.save_as(aside, enforce_file_format=True))
 
 
-def stamp(dataset: Dataset, found: Finding) -> None:
-    """Copy the modules of patient and study from the source, and say what made the object."""
-    copy_element(found.header, dataset, "SpecificCharacterSet")
-    for keyword in (*_OF_THE_PATIENT, *_OF_THE_STUDY):
-        copy_element(found.header, dataset, keyword)
+def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
+    """Copy the modules of patient and study from a source, and say what made the object."""
+    for keyword in ("SpecificCharacterSet", *_OF_THE_PATIENT, *_OF_THE_STUDY):
+        copy_element(header, dataset, keyword)
     for keyword in _EMPTY_IF_UNKNOWN:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
-    dataset.ContributingEquipmentSequence = [_acquired_with(found.header), _processed_with(found)]
+    dataset.ContributingEquipmentSequence = [_acquired_with(header), _processed_with(maker)]
 
 
 def _acquired_with(header: Dataset) -> Dataset:
@@ -212,14 +244,12 @@ def _acquired_with(header: Dataset) -> Dataset:
     return item
 
 
-def _processed_with(found: Finding) -> Dataset:
+def _processed_with(maker: Maker) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
-    item.Manufacturer, item.ManufacturerModelName = "patchad", found.card.method
-    item.SoftwareVersions, item.DeviceSerialNumber = __version__, found.model
-    item.ContributionDescription = (
-        f"{found.made_by}, model {found.model}. {found.card.intended_use}"
-    )
+    item.Manufacturer, item.ManufacturerModelName = "patchad", maker.card.method
+    item.SoftwareVersions, item.DeviceSerialNumber = __version__, maker.digest
+    item.ContributionDescription = f"{maker.words}, model {maker.digest}. {maker.card.intended_use}"
     return item
 
 
@@ -267,14 +297,3 @@ def number_of(header: Dataset, keyword: str) -> float:
     except ValueError:
         return math.nan
     return number if math.isfinite(number) else math.nan
-
-
-def _uid(*name: object) -> UID:
-    """2.25: derived from a UUID, here one of a name."""
-    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, '/'.join(map(str, name))).int}")
-
-
-_GONE = (
-    "the file is gone or is no longer the one that was screened: no DICOM object can refer to it, "
-    "screen it again"
-)

@@ -34,7 +34,7 @@ def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
     capture.ConversionType = "WSD"
     capture.BurnedInAnnotation = "YES"  # score and "research use only"; no name
     capture.ImageComments = f"{found.card.intended_use} Unverified result of a program."
-    capture.DerivationDescription = f"Colour overlay of anomaly scores by {found.made_by}"
+    capture.DerivationDescription = f"Colour overlay of anomaly scores by {found.maker.words}"
     source = Dataset()
     source.ReferencedSOPClassUID = found.reference.SOPClassUID
     source.ReferencedSOPInstanceUID = found.reference.SOPInstanceUID

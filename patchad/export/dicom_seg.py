@@ -75,7 +75,7 @@ def _segment(
             version=__version__,
             family=codes.DCM.ArtificialIntelligence,
             source="patchad",
-            parameters={"weights SHA-256": found.card.weights_sha256, "model": found.model},
+            parameters={"weights SHA-256": found.card.weights_sha256, "model": found.maker.digest},
         ),
         tracking_id=tracking[0],
         tracking_uid=tracking[1],

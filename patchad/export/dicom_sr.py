@@ -22,7 +22,7 @@ from highdicom.sr import (
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from patchad.export.dicom_object import Finding
+from patchad.export.dicom_object import Finding, Maker
 from patchad.export.regions import FlaggedRegion
 from patchad.version import __version__
 
@@ -50,19 +50,9 @@ def report(found: Finding) -> Dataset:
     Scores have no unit and are no probabilities. Regions are closed polylines (SCOORD) in pixels
     of the stored image.
     """
-    observer = ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=found.device,
-            name="patchad",
-            manufacturer_name="patchad",
-            model_name=found.card.method,
-            serial_number=found.model,
-        ),
-    )
     regions = [_region(found, number, region) for number, region in enumerate(found.regions, 1)]
     content = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=observer),
+        observation_context=ObservationContext(observer_device_context=observer(found.maker)),
         procedure_reported=codes.SCT.ImagingProcedure,
         imaging_measurements=[_image(found), *regions],
         title=codes.DCM.ImagingMeasurementReport,
@@ -80,6 +70,20 @@ def report(found: Finding) -> Dataset:
     scheme.CodingSchemeResponsibleOrganization = "patchad"
     document.CodingSchemeIdentificationSequence = [scheme]
     return document
+
+
+def observer(maker: Maker) -> ObserverContext:
+    """The model as what observed."""
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=maker.uid("device"),
+            name="patchad",
+            manufacturer_name="patchad",
+            model_name=maker.card.method,
+            serial_number=maker.digest,
+        ),
+    )
 
 
 def _image(found: Finding) -> MeasurementsAndQualitativeEvaluations:
@@ -129,7 +133,7 @@ def _algorithm(found: Finding) -> AlgorithmIdentification:
         version=__version__,
         parameters=[
             f"weights SHA-256 {found.card.weights_sha256}",
-            f"model digest {found.model}",
+            f"model digest {found.maker.digest}",
         ],
     )
 

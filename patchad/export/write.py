@@ -1,16 +1,26 @@
 """Writes the kinds asked for: for one image, or for the whole run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from patchad.detector import ModelCard
+from patchad.detector import ModelCard, card_from_dict
 from patchad.export import DICOM_KINDS
 from patchad.export.dicom_gsps import presentation_state
-from patchad.export.dicom_object import Finding, finding, write_object
+from patchad.export.dicom_ko import key_objects
+from patchad.export.dicom_object import (
+    Finding,
+    Maker,
+    can_be_referred_to,
+    finding,
+    read_header,
+    text_of,
+    write_object,
+)
 from patchad.export.dicom_sc import secondary_capture
 from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
 from patchad.export.dicom_sr import report
@@ -18,7 +28,7 @@ from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.image import Radiograph, Screening
-from patchad.io.run import heatmap_path, object_path, overlay_path
+from patchad.io.run import Run, heatmap_path, object_path, overlay_path, read_run
 
 # The objects that need nothing but the finding.
 _OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
@@ -54,20 +64,39 @@ def write_image_kinds(
         if "overlay" in kinds:
             write_overlay(overlay_path(folder, image_id), picture)
         if found and "sc" in kinds:
-            write_object(
-                object_path(folder, image_id, "sc"),
-                found,
-                lambda found: secondary_capture(found, picture),
-            )
-    for kind, build in _OBJECTS.items():
+            build = partial(secondary_capture, found, picture)
+            write_object(object_path(folder, image_id, "sc"), found.header, found.maker, build)
+    for kind, make in _OBJECTS.items():
         if found and kind in kinds:
-            write_object(object_path(folder, image_id, kind), found, build)
+            path = object_path(folder, image_id, kind)
+            write_object(path, found.header, found.maker, partial(make, found))
 
 
 def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
-    """Write those of ``kinds`` that are made for the run as a whole."""
+    """Write those of ``kinds`` that are made for the run as a whole.
+
+    Raises:
+        ImageError: a flagged image is gone, or its header allows no DICOM object.
+        OutputError: a file cannot be written.
+    """
+    if "ko" in kinds:
+        _write_key_objects(read_run(folder))
     if "report" in kinds:
         write_report(folder)
+
+
+def _write_key_objects(run: Run) -> None:
+    """A Key Object Selection for each study with flagged images."""
+    maker = Maker(card_from_dict(run.settings["card"], f"the card in {run.folder}"))
+    studies: dict[str, list[Dataset]] = {}
+    for row in run.rows:
+        if row.flagged and row.sop_instance_uid:
+            header = read_header(Path(row.path), row.sop_instance_uid)
+            if can_be_referred_to(header):
+                studies.setdefault(text_of(header, "StudyInstanceUID"), []).append(header)
+    for study, headers in studies.items():
+        path = object_path(run.folder, study, "ko")
+        write_object(path, headers[0], maker, partial(key_objects, headers, maker))
 
 
 def _picture(
