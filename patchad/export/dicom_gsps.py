@@ -73,9 +73,7 @@ def presentation_state(found: Finding) -> Dataset:
         ),
         **found.identity("gsps", "regions"),
     )
-    if screening.source.laterality in ("L", "R"):
-        state.Laterality = screening.source.laterality
-    state.BodyPartExamined = found.body_part
+    found.locate(state)
     state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect(found)
     _copy_tones(found.header, state)
     return state

@@ -58,6 +58,10 @@ _OF_THE_EQUIPMENT = (
     "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
     "DeviceSerialNumber", "SoftwareVersions",
 )
+_UNPAIRED = (
+    "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE", "CSPINE",
+    "TSPINE", "LSPINE", "SSPINE", "HEART", "WHOLEBODY",
+)
 # fmt: on
 _SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405, "ko": 9406}
 _ALONE = ("seg", "heatmap-seg")
@@ -147,7 +151,15 @@ class Finding:
     @property
     def body_part(self) -> str:
         """Body Part Examined of the source, else what the model is for."""
-        return text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part.upper()
+        said = text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part
+        return said.upper()
+
+    def locate(self, dataset: Dataset) -> None:
+        """Set body part and laterality, which a breast must have and a chest mustn't."""
+        side = self.screening.source.laterality.strip("B")
+        dataset.BodyPartExamined = self.body_part
+        if self.body_part == "BREAST" or (side and self.body_part not in _UNPAIRED):
+            dataset.Laterality = side
 
 
 def finding(screening: Screening, card: ModelCard) -> Finding | None:
@@ -238,9 +250,9 @@ def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
 def _acquired_with(header: Dataset) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
-    item.Manufacturer = ""
     for keyword in _OF_THE_EQUIPMENT:
         copy_element(header, item, keyword)
+    item.Manufacturer = text_of(item, "Manufacturer") or "unknown"
     return item
 
 

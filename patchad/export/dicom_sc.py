@@ -27,10 +27,7 @@ def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
     )
     capture.PatientOrientation = None
     copy_element(found.header, capture, "PatientOrientation")
-    laterality = found.screening.source.laterality
-    if laterality in ("L", "R"):
-        capture.Laterality = laterality
-    capture.BodyPartExamined = found.body_part
+    found.locate(capture)
     capture.ConversionType = "WSD"
     capture.BurnedInAnnotation = "YES"  # score and "research use only"; no name
     capture.ImageComments = f"{found.card.intended_use} Unverified result of a program."
