@@ -18,7 +18,7 @@ from patchad.calibration import Calibration
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import Maker, finding, write_object
+from patchad.export.dicom_object import Maker, can_be_referred_to, finding, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
@@ -388,6 +388,16 @@ def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
     write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
     assert (tmp_path / "overlays" / "a.png").exists()
     assert not (tmp_path / "dicom").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"SOPClassUID": ""}, {"StudyInstanceUID": ""}, {"NumberOfFrames": 2}]
+)
+def test_what_cannot_be_referred_to(breast: Written, change: dict[str, object]) -> None:
+    header = pydicom.dcmread(breast.film, stop_before_pixels=True)
+    assert can_be_referred_to(header)
+    header.update(change)
+    assert not can_be_referred_to(header)
 
 
 def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) -> None:
