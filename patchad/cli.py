@@ -15,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from patchad.errors import PatchadError, RequestError
-from patchad.export import KINDS
+from patchad.export import DEFAULT_KINDS, KINDS
 from patchad.progress import Progress
 from patchad.version import __version__
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
 SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
-ALL_KINDS = ",".join(KINDS)
+USUAL_KINDS = ",".join(DEFAULT_KINDS)
 
 app = typer.Typer(
     name="patchad",
@@ -162,7 +162,7 @@ def screen(
     ],
     model: Model = Path("model"),
     out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("screening"),
-    write: Write = ALL_KINDS,
+    write: Write = USUAL_KINDS,
     stride: Annotated[
         int | None, typer.Option(help="Pixels between patches; the model's by default.")
     ] = None,

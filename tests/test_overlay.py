@@ -257,15 +257,7 @@ def test_odd_shapes_keep_their_text(shape: tuple[int, int]) -> None:
 
 def test_written_as_drawn(tmp_path: Path) -> None:
     ramp = film(np.tile(np.linspace(0, 1, 600), (600, 1)))
-    write_overlay(
-        tmp_path / "overlays" / "a.png",
-        ramp,
-        SILENT,
-        display_range=(1.0, 2.0),
-        threshold=1.5,
-        boxes=NONE,
-        caption=["film.dcm"],
-    )
+    write_overlay(tmp_path / "overlays" / "a.png", draw(ramp, SILENT))
     with Image.open(tmp_path / "overlays" / "a.png") as image:
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), draw(ramp, SILENT))

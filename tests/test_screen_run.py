@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import tifffile
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 
 from patchad.errors import ModelError, OutputError, RequestError
 from patchad.io.manifest import read_manifest
+from patchad.io.read import read_radiograph
 from patchad.io.run import ImageRow, new_id, read_run, stored_scores
 from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions
@@ -238,3 +240,35 @@ def test_unknown_is_empty_in_the_table_and_none_when_read(run) -> None:
     done = next(row for row in run.rows if row.status == "ok")
     assert isinstance(done.flagged, bool)
     assert not math.isnan(done.percentile or math.nan)
+
+
+def test_dicom_objects_of_dicom_files_only_and_the_same_uids_again(
+    study, films, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "film.dcm").write_bytes(films[0].read_bytes())
+    pixels = read_radiograph(films[0]).pixels
+    Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(folder / "film.png")
+    options = ScreenOptions(("sc", "gsps", "sr"), spacing_mm=(0.8, 0.8), allow_mismatch=True)
+    run = screen_run([folder], study.model, tmp_path / "run", options, device=CPU)
+    assert [row.status for row in run.rows] == ["ok", "ok"]
+    written = sorted((run.folder / "dicom").rglob("*.dcm"))
+    assert [path.name for path in written] == ["gsps.dcm", "sc.dcm", "sr.dcm"]
+    name = next(row.id for row in run.rows if row.path.endswith(".dcm"))
+    assert {path.parent.name for path in written} == {name}
+
+    before = [pydicom.dcmread(path).SOPInstanceUID for path in written]
+    for path in written:
+        path.unlink()
+    exported = export(run.folder, ["sc", "gsps", "sr", "heatmap-seg"])
+    assert (exported.written, exported.failed) == (2, ())
+    assert [pydicom.dcmread(path).SOPInstanceUID for path in written] == before
+    assert (written[0].parent / "heatmap-seg.dcm").exists()
+
+    images = pd.read_csv(run.folder / "images.csv")
+    images.assign(flagged=True).to_csv(run.folder / "images.csv", index=False)
+    export(run.folder, ["ko"])
+    study_uid = pydicom.dcmread(films[0]).StudyInstanceUID
+    selection = pydicom.dcmread(run.folder / "dicom" / study_uid / "ko.dcm")
+    assert len(selection.CurrentRequestedProcedureEvidenceSequence) == 1

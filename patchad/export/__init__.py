@@ -1,6 +1,8 @@
 """What leaves patchad: a file a kind of output, each from a Screening or from a stored run."""
 
 # What --write takes. The first are written for each image, the last for the whole run.
-IMAGE_KINDS = ("heatmap", "overlay")
-RUN_KINDS = ("report",)
+DICOM_KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg")  # only for images that came as DICOM
+IMAGE_KINDS = ("heatmap", "overlay", *DICOM_KINDS)
+RUN_KINDS = ("ko", "report")
 KINDS = IMAGE_KINDS + RUN_KINDS
+DEFAULT_KINDS = ("heatmap", "overlay", "sc", "gsps", "sr", "report")  # the others are asked for

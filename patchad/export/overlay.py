@@ -87,35 +87,14 @@ def overlay(
     return np.asarray(canvas)
 
 
-def write_overlay(
-    path: Path,
-    radiograph: Radiograph,
-    heatmap: Heatmap,
-    *,
-    display_range: tuple[float, float],
-    threshold: float,
-    boxes: NDArray[np.float64],
-    scores: NDArray[np.float32] | None = None,
-    caption: Sequence[str] = (),
-) -> None:
-    """Write the picture of :func:`overlay`, which see, as PNG.
+def write_overlay(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write the picture of :func:`overlay`, (h, w, 3) uint8 RGB, as PNG.
 
     Raises:
-        ImageError: the heatmap is of another size than the film.
         OutputError: the file cannot be written.
     """
-    picture = Image.fromarray(
-        overlay(
-            radiograph,
-            heatmap,
-            display_range=display_range,
-            threshold=threshold,
-            boxes=boxes,
-            scores=scores,
-            caption=caption,
-        )
-    )
-    write_whole(path, lambda aside: picture.save(aside, "PNG", compress_level=3))
+    image = Image.fromarray(picture)
+    write_whole(path, lambda aside: image.save(aside, "PNG", compress_level=3))
 
 
 def display_shape(

@@ -1,14 +1,42 @@
 """Writes the kinds asked for: for one image, or for the whole run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from patchad.detector import ModelCard
-from patchad.export.overlay import write_overlay
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from patchad.detector import ModelCard, card_from_dict
+from patchad.export import DICOM_KINDS
+from patchad.export.dicom_gsps import presentation_state
+from patchad.export.dicom_ko import key_objects
+from patchad.export.dicom_object import (
+    Finding,
+    Maker,
+    can_be_referred_to,
+    finding,
+    read_header,
+    text_of,
+    write_object,
+)
+from patchad.export.dicom_sc import secondary_capture
+from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
+from patchad.export.dicom_sr import report
+from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.image import Radiograph, Screening
-from patchad.io.run import heatmap_path, overlay_path
+from patchad.io.run import Run, heatmap_path, object_path, overlay_path, read_run
+
+# The objects that need nothing but the finding.
+_OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
+    "gsps": presentation_state,
+    "sr": report,
+    "seg": region_segmentation,
+    "heatmap-seg": heatmap_segmentation,
+}
 
 
 def write_image_kinds(
@@ -19,22 +47,72 @@ def write_image_kinds(
     card: ModelCard,
     kinds: Sequence[str],
 ) -> None:
-    """Write those of ``kinds`` that are made for each image."""
+    """Write those of ``kinds`` that are made for each image.
+
+    DICOM objects are passed over where they couldn't refer to the image; see
+    :func:`patchad.export.dicom_object.finding`.
+
+    Raises:
+        ImageError: the file is gone, or its header allows no DICOM object.
+        OutputError: a file cannot be written.
+    """
     if "heatmap" in kinds:
         write_heatmap(heatmap_path(folder, image_id), screening.heatmap)
-    if "overlay" in kinds:
-        calibration = card.calibrated
-        over = screening.scores.values > calibration.patch_threshold
-        write_overlay(
-            overlay_path(folder, image_id),
-            radiograph,
-            screening.heatmap,
-            display_range=calibration.display_range,
-            threshold=calibration.patch_threshold,
-            boxes=screening.boxes[over],
-            scores=screening.scores.values[over],
-            caption=_caption(image_id, screening),
-        )
+    found = finding(screening, card) if set(kinds) & set(DICOM_KINDS) else None
+    if "overlay" in kinds or (found and "sc" in kinds):
+        picture = _picture(image_id, screening, radiograph, card)
+        if "overlay" in kinds:
+            write_overlay(overlay_path(folder, image_id), picture)
+        if found and "sc" in kinds:
+            build = partial(secondary_capture, found, picture)
+            write_object(object_path(folder, image_id, "sc"), found.header, found.maker, build)
+    for kind, make in _OBJECTS.items():
+        if found and kind in kinds:
+            path = object_path(folder, image_id, kind)
+            write_object(path, found.header, found.maker, partial(make, found))
+
+
+def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
+    """Write those of ``kinds`` that are made for the run as a whole.
+
+    Raises:
+        ImageError: a flagged image is gone, or its header allows no DICOM object.
+        OutputError: a file cannot be written.
+    """
+    if "ko" in kinds:
+        _write_key_objects(read_run(folder))
+    if "report" in kinds:
+        write_report(folder)
+
+
+def _write_key_objects(run: Run) -> None:
+    """A Key Object Selection for each study with flagged images."""
+    maker = Maker(card_from_dict(run.settings["card"], f"the card in {run.folder}"))
+    studies: dict[str, list[Dataset]] = {}
+    for row in run.rows:
+        if row.flagged and row.sop_instance_uid:
+            header = read_header(Path(row.path), row.sop_instance_uid)
+            if can_be_referred_to(header):
+                studies.setdefault(text_of(header, "StudyInstanceUID"), []).append(header)
+    for study, headers in studies.items():
+        path = object_path(run.folder, study, "ko")
+        write_object(path, headers[0], maker, partial(key_objects, headers, maker))
+
+
+def _picture(
+    image_id: str, screening: Screening, radiograph: Radiograph, card: ModelCard
+) -> NDArray[np.uint8]:
+    calibration = card.calibrated
+    over = screening.scores.values > calibration.patch_threshold
+    return overlay(
+        radiograph,
+        screening.heatmap,
+        display_range=calibration.display_range,
+        threshold=calibration.patch_threshold,
+        boxes=screening.boxes[over],
+        scores=screening.scores.values[over],
+        caption=_caption(image_id, screening),
+    )
 
 
 def _caption(image_id: str, screening: Screening) -> tuple[str, ...]:
@@ -45,9 +123,3 @@ def _caption(image_id: str, screening: Screening) -> tuple[str, ...]:
         " ".join([image_id, *filter(None, told)]),
         f"image score {screening.score:.4g}, percentile {screening.percentile:.0f}: {verdict}",
     )
-
-
-def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
-    """Write those of ``kinds`` that are made for the run as a whole."""
-    if "report" in kinds:
-        write_report(folder)

@@ -52,7 +52,7 @@ _quiet_readers = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what pydicom and tifffile warn of, which may quote the header, from users and logs.
+    """Keep what these libraries tell, which may quote the header, from users and logs.
 
     Python's warning filters belong to the whole process: of several threads that read, the first
     changes them and the last puts them back.
@@ -62,7 +62,7 @@ def quiet() -> Iterator[None]:
         if _quiet_readers == 0:
             _quiet_stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            for logger in map(logging.getLogger, ("pydicom", "tifffile")):
+            for logger in map(logging.getLogger, ("pydicom", "highdicom", "tifffile")):
                 _quiet_stack.callback(setattr, logger, "propagate", logger.propagate)
                 logger.propagate = False
         _quiet_readers += 1

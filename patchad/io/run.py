@@ -124,6 +124,11 @@ def overlay_path(folder: Path, image_id: str) -> Path:
     return folder / "overlays" / f"{image_id}.png"
 
 
+def object_path(folder: Path, image_id: str, kind: str) -> Path:
+    """Where a run keeps the DICOM object of a kind of one image."""
+    return folder / "dicom" / image_id / f"{kind}.dcm"
+
+
 def read_run(folder: Path) -> Run:
     """Read ``run.json`` and ``images.csv`` of a run folder.
 

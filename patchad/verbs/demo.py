@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from patchad.config import read_config
-from patchad.export import IMAGE_KINDS
+from patchad.export import DEFAULT_KINDS
 from patchad.export.report import write_report
 from patchad.io.files import claim_folder
 from patchad.io.manifest import read_manifest
@@ -76,7 +76,8 @@ def demo(
 
         train(manifest, model, config, device=device, seed=seed, progress=told)
         films = [row.path for row in read_manifest(manifest) if row.split == "test"]
-        screen_run(films, model, run, ScreenOptions(IMAGE_KINDS), device=device, progress=told)
+        pictures = tuple(kind for kind in DEFAULT_KINDS if kind != "report")  # it comes last
+        screen_run(films, model, run, ScreenOptions(pictures), device=device, progress=told)
         evaluations[body_part] = evaluate(run, manifest, regions, None, seed=seed, device=device)
         write_report(run)
     return Demo(out, evaluations)

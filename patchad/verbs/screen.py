@@ -8,7 +8,7 @@ from patchad.baselines import baseline_scores
 from patchad.calibration import image_percentile, patch_percentiles, pool
 from patchad.detector import ModelCard, PatchDetector, score_patches, stitch_scores
 from patchad.errors import ImageError, MismatchError
-from patchad.export import KINDS
+from patchad.export import DEFAULT_KINDS
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Screening
 from patchad.io.read import read_radiograph
@@ -25,7 +25,7 @@ class ScreenOptions:
     screens images that differ from the training images, and says so in their row.
     """
 
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False

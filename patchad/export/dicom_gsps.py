@@ -1,0 +1,109 @@
+"""Outlines of the flagged regions as a Grayscale Softcopy Presentation State.
+
+A viewer draws it over the film as stored, and can hide it; no pixel is changed.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from highdicom import PresentationLUTTransformation
+from highdicom.pr import (
+    GraphicAnnotation,
+    GraphicLayer,
+    GraphicObject,
+    GrayscaleSoftcopyPresentationState,
+    TextObject,
+)
+from pydicom import Dataset
+
+from patchad.export.dicom_object import Finding, copy_element, first_item, number_of, text_of
+
+_LAYER = "PATCHAD"
+_LINES = (0.0, 0.94, 1.0, 1.0)  # left, top, right, bottom: shares of the area shown
+_CYAN = [59765, 20495, 28914]  # L*a*b* (91.2, -48, -14) as DICOM scales it; not in a grey film
+
+
+def presentation_state(found: Finding) -> Dataset:
+    """Each region's outline with its number and score, and a line of text on the whole image.
+
+    Outlines are in pixels of the stored image, first point = last. The film is shown as patchad
+    read it: its modality LUT, its first VOI LUT or window, MONOCHROME1 turned over, square.
+    """
+    screening, source = found.screening, found.reference
+    layer = GraphicLayer(_LAYER, order=1, description="Flagged regions, research use only")
+    layer.GraphicLayerRecommendedDisplayCIELabValue = _CYAN
+    verdict = "flagged" if screening.flagged else "not flagged"
+    whole = TextObject(
+        f"patchad, research use only: image score {screening.score:.4g}, "
+        f"threshold {found.card.calibrated.image_threshold:.4g}, {verdict}. Unverified.",
+        units="DISPLAY",
+        bounding_box=_LINES,
+        text_justification="LEFT",
+    )
+    outlines, labels = [], [whole]
+    for number, region in enumerate(found.regions, start=1):
+        name, uid = f"region {number}", found.uid("region", str(number))
+        outlines.append(
+            GraphicObject("POLYLINE", region.outline, "PIXEL", tracking_id=name, tracking_uid=uid)
+        )
+        top = region.outline[np.lexsort((region.outline[:, 0], region.outline[:, 1]))[0]]
+        labels.append(
+            TextObject(
+                f"{number}: {region.score:.4g} (P{region.percentile:.4g})",
+                units="PIXEL",
+                anchor_point=(float(top[0]), float(top[1])),
+                anchor_point_visible=False,
+                tracking_id=name,
+                tracking_uid=uid,
+            )
+        )
+    inverse = text_of(found.header, "PhotometricInterpretation") == "MONOCHROME1"
+    state: Dataset = GrayscaleSoftcopyPresentationState(
+        referenced_images=[source],
+        content_label=_LAYER,
+        content_description="Anomaly scores, research use only, unverified",
+        content_creator_name="patchad^",
+        graphic_layers=[layer],
+        graphic_annotations=[
+            GraphicAnnotation([source], layer, graphic_objects=outlines, text_objects=labels)
+        ],
+        presentation_lut_transformation=PresentationLUTTransformation(
+            presentation_lut_shape="INVERSE" if inverse else "IDENTITY"
+        ),
+        **found.identity("gsps", "regions"),
+    )
+    found.locate(state)
+    state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect(found)
+    _copy_tones(found.header, state)
+    return state
+
+
+def _aspect(found: Finding) -> list[int]:
+    """Height to width of a pixel, in small whole numbers."""
+    row, col = found.screening.heatmap.spacing_mm or (1.0, 1.0)
+    ratio = Fraction(row / col).limit_denominator(1000)
+    return [ratio.numerator, ratio.denominator]
+
+
+def _copy_tones(header: Dataset, state: Dataset) -> None:
+    """The modality LUT, and the first VOI LUT or else the first window, as patchad reads them."""
+    modality = first_item(header, "ModalityLUTSequence")
+    if modality is not None:
+        modality.ModalityLUTType = text_of(modality, "ModalityLUTType") or "US"
+        state.ModalityLUTSequence = [modality]
+    elif "RescaleSlope" in header:
+        state.RescaleSlope = text_of(header, "RescaleSlope")
+        state.RescaleIntercept = text_of(header, "RescaleIntercept") or "0"
+        state.RescaleType = text_of(header, "RescaleType") or "US"
+    voi = Dataset()
+    table = first_item(header, "VOILUTSequence")
+    width, centre = number_of(header, "WindowWidth"), number_of(header, "WindowCenter")
+    if table is not None:
+        voi.VOILUTSequence = [table]
+    elif width >= 1 and math.isfinite(centre):
+        voi.WindowCenter = text_of(header, "WindowCenter")
+        voi.WindowWidth = text_of(header, "WindowWidth")
+        copy_element(header, voi, "VOILUTFunction")
+    if len(voi):
+        state.SoftcopyVOILUTSequence = [voi]

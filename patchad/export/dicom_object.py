@@ -1,0 +1,312 @@
+"""What every DICOM object of patchad has in common: whose it is, who made it, and its UIDs.
+
+The source's header is read again here: what patchad keeps of an image names no patient.
+"""
+
+import math
+import uuid
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID
+
+from patchad.detector import ModelCard, card_as_dict
+from patchad.errors import ImageError
+from patchad.export.regions import FlaggedRegion, flagged_regions
+from patchad.image import Screening
+from patchad.io.files import write_whole
+from patchad.io.raster import quiet
+from patchad.version import __version__
+
+# The modules Patient, General Study and Patient Study of PS3.3, as far as images carry them.
+# fmt: off
+_OF_THE_PATIENT = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "TypeOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex",
+    "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription",
+    "PatientBreedCodeSequence", "BreedRegistrationSequence", "PatientIdentityRemoved",
+    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "QualityControlSubject",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+)
+_OF_THE_STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyDescription",
+    "ProcedureCodeSequence", "PhysiciansOfRecord", "ReferencedStudySequence",
+    "PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "MedicalAlerts", "Allergies",
+    "PregnancyStatus", "SmokingStatus", "Occupation", "AdditionalPatientHistory",
+)
+_EMPTY_IF_UNKNOWN = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)
+_OF_A_REFERENCE = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
+    "SeriesInstanceUID", "Rows", "Columns", "PatientOrientation",
+)
+_OF_THE_EQUIPMENT = (
+    "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
+    "DeviceSerialNumber", "SoftwareVersions",
+)
+_UNPAIRED = (
+    "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE", "CSPINE",
+    "TSPINE", "LSPINE", "SSPINE", "HEART", "WHOLEBODY",
+)
+# fmt: on
+_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405, "ko": 9406}
+_ALONE = ("seg", "heatmap-seg")
+
+
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """The model, as an object names what made it."""
+
+    card: ModelCard
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest (SHA-256, hex) that names the model."""
+        return str(card_as_dict(self.card)["digest"])
+
+    @property
+    def words(self) -> str:
+        """The model in words."""
+        return f"patchad {__version__}, {self.card.method}, weights {self.card.weights_sha256}"
+
+    def uid(self, *name: object) -> UID:
+        """A UID that is the same for the same model and name (2.25: derived from a UUID)."""
+        text = "/".join(map(str, (self.digest, *name)))
+        return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
+
+    def identity(self, kind: str, title: str, *series: str) -> dict[str, Any]:
+        """The arguments by which highdicom's objects name their series and what made them."""
+        return {
+            "series_instance_uid": self.uid(*series, kind),
+            "series_number": _SERIES[kind],
+            "series_description": f"patchad {title}, research use only",
+            "manufacturer": "patchad",
+            "manufacturer_model_name": self.card.method,
+            "software_versions": __version__,
+            "device_serial_number": self.digest,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What an object is made of: the source's header, without pixels, and what was found."""
+
+    header: Dataset
+    screening: Screening
+    maker: Maker
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model."""
+        return self.maker.card
+
+    @cached_property
+    def regions(self) -> tuple[FlaggedRegion, ...]:
+        """The flagged regions, the highest first."""
+        return flagged_regions(self.screening, self.card.calibrated.patch_threshold)
+
+    @cached_property
+    def reference(self) -> Dataset:
+        """The source as :func:`reference` gives it."""
+        return reference(self.header)
+
+    def uid(self, *kind: str) -> UID:
+        """A UID that is the same whenever this model scores this image on the same grid."""
+        grid = self.screening.scores.grid
+        return self.maker.uid(
+            self.screening.source.sop_instance_uid, grid.shape, grid.stride, *kind
+        )
+
+    def identity(self, kind: str, title: str) -> dict[str, Any]:
+        """The arguments by which highdicom's objects say what they are and who made them.
+
+        The objects of a kind and a study are one series; those of left and right are two, because
+        laterality belongs to the series. A segmentation is a series by itself, as viewers expect.
+        """
+        source = self.screening.source
+        series = [source.study_instance_uid, source.laterality, self.body_part]
+        if kind in _ALONE:
+            series.append(source.sop_instance_uid)
+        number = number_of(self.header, "InstanceNumber")
+        return {
+            "sop_instance_uid": self.uid(kind),
+            "instance_number": int(number) if 1 <= number < 2**31 else 1,
+            **self.maker.identity(kind, title, *series),
+        }
+
+    @property
+    def body_part(self) -> str:
+        """Body Part Examined of the source, else what the model is for."""
+        said = text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part
+        return said.upper()
+
+    def locate(self, dataset: Dataset) -> None:
+        """Set body part and laterality, which a breast must have and a chest mustn't."""
+        side = self.screening.source.laterality.strip("B")
+        dataset.BodyPartExamined = self.body_part
+        if self.body_part == "BREAST" or (side and self.body_part not in _UNPAIRED):
+            dataset.Laterality = side
+
+
+def finding(screening: Screening, card: ModelCard) -> Finding | None:
+    """Read the source's header again; None where an object could not refer to the source.
+
+    That is so for what is no DICOM file, for one without the UIDs of class, instance, series and
+    study, and for one of several frames.
+
+    Raises:
+        ImageError: the file cannot be read any more, or is another than was screened.
+    """
+    source = screening.source
+    if not source.sop_instance_uid:
+        return None
+    header = read_header(Path(source.path), source.sop_instance_uid)
+    return Finding(header, screening, Maker(card)) if can_be_referred_to(header) else None
+
+
+def can_be_referred_to(header: Dataset) -> bool:
+    """Whether the header has the UIDs of class, instance, series and study, and one frame."""
+    named = all(text_of(header, keyword) for keyword in _OF_A_REFERENCE if keyword.endswith("UID"))
+    return named and not number_of(header, "NumberOfFrames") > 1
+
+
+def read_header(path: Path, sop_instance_uid: str) -> Dataset:
+    """The header of a file that was screened as this instance.
+
+    Raises:
+        ImageError: the file cannot be read any more, or is another than was screened.
+    """
+    try:
+        with quiet():
+            header = dcmread(path, stop_before_pixels=True, force=True)
+            same = text_of(header, "SOPInstanceUID") == sop_instance_uid
+    except Exception:  # as in patchad.io.dicom: errors may quote the header
+        same = False
+    if not same:
+        raise ImageError(
+            f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
+            "refer to it, screen it again"
+        )
+    return header
+
+
+def reference(header: Dataset) -> Dataset:
+    """A source as far as highdicom has to know it; highdicom logs names, so it is given none."""
+    known = Dataset()
+    for keyword in _EMPTY_IF_UNKNOWN:
+        setattr(known, keyword, "")
+    for keyword in _OF_A_REFERENCE:
+        copy_element(header, known, keyword)
+    known.SamplesPerPixel = 1
+    return known
+
+
+def write_object(
+    path: Path, header: Dataset, maker: Maker, build: Callable[[], Dataset | None]
+) -> None:
+    """Build an object, make it the patient's and patchad's, and write it, if there is one.
+
+    Raises:
+        ImageError: the source's header doesn't allow it.
+        OutputError: the file cannot be written.
+    """
+    with quiet():
+        try:
+            dataset = build()
+            if dataset is None:
+                return
+            stamp(dataset, header, maker)
+        except Exception as error:  # a header may hold anything, and the text may quote it
+            raise ImageError(
+                f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
+                f"({type(error).__name__}): leave {path.stem} out of --write"
+            ) from None
+        write_whole(path, lambda aside: dataset.save_as(aside, enforce_file_format=True))
+
+
+def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
+    """Copy the modules of patient and study from a source, and say what made the object."""
+    for keyword in ("SpecificCharacterSet", *_OF_THE_PATIENT, *_OF_THE_STUDY):
+        copy_element(header, dataset, keyword)
+    for keyword in _EMPTY_IF_UNKNOWN:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    dataset.ContributingEquipmentSequence = [_acquired_with(header), _processed_with(maker)]
+
+
+def _acquired_with(header: Dataset) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
+    for keyword in _OF_THE_EQUIPMENT:
+        copy_element(header, item, keyword)
+    item.Manufacturer = text_of(item, "Manufacturer") or "unknown"
+    return item
+
+
+def _processed_with(maker: Maker) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
+    item.Manufacturer, item.ManufacturerModelName = "patchad", maker.card.method
+    item.SoftwareVersions, item.DeviceSerialNumber = __version__, maker.digest
+    item.ContributionDescription = f"{maker.words}, model {maker.digest}. {maker.card.intended_use}"
+    return item
+
+
+def code_item(code: Any) -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item
+
+
+def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
+    """Copy an element as it stands, or leave it out where it is missing or damaged."""
+    try:
+        if keyword in header:
+            target.add(deepcopy(header[keyword]))
+    except Exception:  # pydicom converts on access; its errors quote the value
+        return
+
+
+def first_item(header: Dataset, keyword: str) -> Dataset | None:
+    """The first item of a sequence; None where it is missing, empty or damaged."""
+    try:
+        items = header.get(keyword)
+        return deepcopy(items[0]) if items else None
+    except Exception:  # pydicom converts on access; its errors quote the value
+        return None
+
+
+def text_of(header: Dataset, keyword: str) -> str:
+    """The first value as text; empty where it is missing or damaged."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # pydicom converts on access; its errors quote the value
+        return ""
+    if isinstance(value, MultiValue):
+        value = value[0] if value else None
+    return "" if value is None else str(value).strip()
+
+
+def number_of(header: Dataset, keyword: str) -> float:
+    """The first value as a number; NaN where there is none."""
+    try:
+        number = float(text_of(header, keyword))
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan

@@ -1,0 +1,524 @@
+"""DICOM objects of phantoms whose patch scores are set by hand, read back with pydicom."""
+
+import dataclasses
+import logging
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from skimage.draw import polygon2mask
+
+from patchad.calibration import Calibration
+from patchad.detector import ModelCard, TrainingData
+from patchad.errors import ImageError
+from patchad.export.dicom_ko import key_objects
+from patchad.export.dicom_object import Maker, can_be_referred_to, finding, write_object
+from patchad.export.regions import flagged_regions
+from patchad.export.write import write_image_kinds
+from patchad.grid import PatchGrid, stitch
+from patchad.image import Heatmap, PatchScores, Radiograph, Screening
+from patchad.io.read import read_radiograph
+from patchad.phantom import chest, mammogram, write_dicom
+from patchad.preprocess import Preprocessing
+
+SHAPE = (192, 160)
+CARD = ModelCard(
+    method="fake",
+    config={},
+    preprocessing=Preprocessing(),
+    patch_size=32,
+    stride=16,
+    weighting="mean",
+    min_foreground=0.5,
+    score_unit="units",
+    seed=0,
+    data=TrainingData("ab" * 32, 3, 2, 1, "by patient", ("MG",), None, (0.2, 0.8)),
+    calibration=Calibration(
+        pooling="max",
+        top_k=1,
+        levels=(0.0, 1.0),
+        quantiles=(0.0, 4.0),
+        image_scores=(0.5, 0.75, 1.0),
+        patch_threshold=1.0,
+        image_threshold=1.5,
+        display_range=(0.0, 3.0),
+        patients=2,
+        patches=40,
+    ),
+    weights_sha256="cd" * 32,
+)
+KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg")
+
+
+def screened(path: Path, scores: dict[tuple[int, int], float]) -> tuple[Radiograph, Screening]:
+    """An image whose patches score 0.5, but for those named by their corner (row, col)."""
+    radiograph = read_radiograph(path)
+    grid = PatchGrid(radiograph.shape, 32, 16)
+    values = np.full(len(grid), 0.5, np.float32)
+    for corner, score in scores.items():
+        values[(grid.corners == corner).all(1)] = score
+    image_score = float(values.max())
+    return radiograph, Screening(
+        source=radiograph.source,
+        scores=PatchScores(grid, values, np.ones(len(grid), np.float32)),
+        heatmap=Heatmap(stitch(grid, values, weighting="mean"), "units", radiograph.spacing_mm),
+        score=image_score,
+        percentile=75.0,
+        flagged=image_score > 1.5,
+        patch_percentiles=25 * values,
+        baselines={},
+    )
+
+
+# Two patches that overlap, and one apart.
+LESIONS = {(32, 48): 2.0, (48, 64): 1.25, (128, 96): 1.5}
+CASES = (
+    *("L-MLO", "R-MLO", "L-CC", "R-CC", "chest"),
+    *("MONOCHROME1", "no spacing", "not square", "bare", "left chest"),
+)
+BARE = ("Manufacturer", "ImageLaterality", "BodyPartExamined", "PatientOrientation", "PatientName")
+
+
+def film(path: Path, case: str) -> Path:
+    rng = np.random.default_rng(0)
+    if "chest" in case:
+        phantom = chest(rng, shape=SHAPE, spacing_mm=2.2)
+    else:
+        side, _, view = case.partition("-")
+        phantom = mammogram(
+            rng,
+            shape=SHAPE,
+            spacing_mm=1.1,
+            laterality=side if view else "L",
+            view=view or "MLO",
+        )
+    write_dicom(phantom, path, patient_id="Q1", monochrome1=case == "MONOCHROME1")
+    data = pydicom.dcmread(path)
+    match case:
+        case "no spacing":
+            del data.PixelSpacing, data.ImagerPixelSpacing
+        case "not square":
+            del data.PixelSpacing
+            data.ImagerPixelSpacing = [0.2, 0.1]
+        case "bare":
+            for keyword in BARE:
+                delattr(data, keyword)
+        case "left chest":
+            data.ImageLaterality = "L"
+    data.save_as(path)
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    film: Path
+    header: Dataset
+    screening: Screening
+    folder: Path
+
+    def __getitem__(self, kind: str) -> Dataset:
+        return pydicom.dcmread(self.folder / "dicom" / "a" / f"{kind}.dcm")
+
+
+def write(folder: Path, path: Path, scores=LESIONS, kinds=KINDS, card=CARD) -> Written:
+    radiograph, screening = screened(path, scores)
+    write_image_kinds(folder, "a", screening, radiograph, card, (*kinds, "overlay"))
+    return Written(path, pydicom.dcmread(path), screening, folder)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def written(request, tmp_path_factory) -> Written:
+    folder = tmp_path_factory.mktemp("out")
+    return write(folder, film(folder / "film.dcm", request.param))
+
+
+@pytest.fixture(scope="module")
+def breast(tmp_path_factory) -> Written:
+    folder = tmp_path_factory.mktemp("breast")
+    return write(folder, film(folder / "film.dcm", "R-MLO"))
+
+
+def flagged_pixels() -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    for row, col in LESIONS:
+        mask[row : row + 32, col : col + 32] = True
+    return mask
+
+
+def assert_outlines(outlines: list[np.ndarray]) -> None:
+    """The corners of the patches, each by half a pixel at most; (x, y), closed."""
+    first, second = outlines
+    np.testing.assert_array_equal(first[0], first[-1])
+    # (32, 48) and (48, 64) overlap: x from 48 to 96, y from 32 to 80
+    np.testing.assert_allclose([first.min(0), first.max(0)], [[48, 32], [96, 80]])
+    np.testing.assert_allclose([second.min(0), second.max(0)], [[96, 128], [128, 160]])
+    filled = np.zeros(SHAPE, bool)
+    for outline in outlines:
+        filled |= polygon2mask(SHAPE, outline[:, ::-1] - 0.5)
+    assert np.count_nonzero(filled ^ flagged_pixels()) <= 14  # a pixel a corner
+
+
+def test_regions_hold_their_patches(breast: Written) -> None:
+    first, second = flagged_regions(breast.screening, 1.0)
+    assert (first.score, first.percentile, first.patches) == (2.0, 50.0, 2)
+    assert (second.score, second.percentile, second.patches) == (1.5, 37.5, 1)
+    assert (first.row, first.col, second.row, second.col) == (32, 48, 128, 96)
+    assert first.mask.shape == (48, 48)
+    assert first.mask.sum() == 2 * 32 * 32 - 16 * 16
+    assert second.mask.all()
+
+
+def test_a_hole_belongs_to_its_region(breast: Written) -> None:
+    ring = {(r, c): 2.0 for r in (32, 64, 96) for c in (32, 64, 96) if (r, c) != (64, 64)}
+    _, screening = screened(breast.film, ring)
+    (region,) = flagged_regions(screening, 1.0)
+    assert region.mask.shape == (96, 96)
+    assert region.mask.all()
+    assert len(region.outline) == 9  # eight points: four corners, cut
+
+
+def test_patches_that_touch_at_a_corner_are_two_regions(breast: Written) -> None:
+    _, screening = screened(breast.film, {(32, 32): 2.0, (64, 64): 3.0})
+    assert [region.score for region in flagged_regions(screening, 1.0)] == [3.0, 2.0]
+
+
+def test_whose_and_whence(written: Written) -> None:
+    source = written.header
+    series = {source.SeriesInstanceUID}
+    for kind in KINDS:
+        data = written[kind]
+        for keyword in (
+            "StudyInstanceUID",
+            "PatientName",
+            "PatientID",
+            "PatientBirthDate",
+            "StudyDate",
+            "StudyID",
+            "AccessionNumber",
+        ):
+            assert data[keyword].value == source.get(keyword, ""), keyword
+        series.add(data.SeriesInstanceUID)
+        assert data.SOPInstanceUID.startswith("2.25.")
+        assert data.file_meta.MediaStorageSOPInstanceUID == data.SOPInstanceUID
+        assert "research use only" in data.SeriesDescription
+        acquired, processed = data.ContributingEquipmentSequence
+        assert acquired.ManufacturerModelName == "patchad phantom"
+        assert acquired.Manufacturer == source.get("Manufacturer", "unknown")
+        assert processed.ManufacturerModelName == "fake"
+        assert CARD.weights_sha256 in processed.ContributionDescription
+        assert "Research use only" in processed.ContributionDescription
+    assert len(series) == len(KINDS) + 1  # one a kind, and none the source's
+
+
+def test_secondary_capture_is_the_overlay(written: Written) -> None:
+    capture = written["sc"]
+    with Image.open(written.folder / "overlays" / "a.png") as picture:
+        np.testing.assert_array_equal(capture.pixel_array, np.asarray(picture))
+    assert capture.PhotometricInterpretation == "RGB"
+    assert capture.BurnedInAnnotation == "YES"
+    assert capture.PatientOrientation == written.header.get("PatientOrientation", "")
+    assert "Research use only" in capture.ImageComments
+    assert "PixelSpacing" not in capture
+    (source,) = capture.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == written.header.SOPInstanceUID
+    assert source.ReferencedSOPClassUID == written.header.SOPClassUID
+
+
+def test_presentation_state_draws_the_regions(written: Written) -> None:
+    state, header = written["gsps"], written.header
+    (series,) = state.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == header.SeriesInstanceUID
+    assert series.ReferencedImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
+    (annotation,) = state.GraphicAnnotationSequence
+    graphics, texts = annotation.GraphicObjectSequence, annotation.TextObjectSequence
+    assert {graphic.GraphicAnnotationUnits for graphic in graphics} == {"PIXEL"}
+    assert_outlines([np.reshape(graphic.GraphicData, (-1, 2)) for graphic in graphics])
+    whole, first, second = (text.UnformattedTextValue for text in texts)
+    assert "research use only: image score 2, threshold 1.5, flagged" in whole
+    assert (first, second) == ("1: 2 (P50)", "2: 1.5 (P37.5)")
+    turned = header.PhotometricInterpretation == "MONOCHROME1"
+    assert state.PresentationLUTShape == ("INVERSE" if turned else "IDENTITY")
+    (area,) = state.DisplayedAreaSelectionSequence
+    assert area.DisplayedAreaBottomRightHandCorner == [160, 192]
+    square = header.get("ImagerPixelSpacing") != [0.2, 0.1]
+    assert area.PresentationPixelAspectRatio == ([1, 1] if square else [2, 1])
+    (voi,) = state.SoftcopyVOILUTSequence
+    assert (voi.WindowCenter, voi.WindowWidth) == (2048, 4096)
+    assert (state.RescaleSlope, state.RescaleIntercept) == (1, 0)
+    breast = header.Modality == "MG"
+    assert state.get("Laterality") == (header.get("ImageLaterality", "") if breast else None)
+
+
+def items(data: Dataset, meaning: str) -> list[Dataset]:
+    """The content items of a name, in the order of the tree."""
+    found = []
+    for item in data.get("ContentSequence", []):
+        name = item.get("ConceptNameCodeSequence")
+        if name and name[0].CodeMeaning == meaning:
+            found.append(item)
+        found += items(item, meaning)
+    return found
+
+
+def numbers(data: Dataset, meaning: str) -> list[float]:
+    return [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for item in items(data, meaning)
+        if "MeasuredValueSequence" in item
+    ]
+
+
+def test_report_says_what_was_measured(written: Written) -> None:
+    report = written["sr"]
+    assert report.file_meta.MediaStorageSOPClassUID == pydicom.uid.Comprehensive3DSRStorage
+    assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+    assert numbers(report, "Anomaly score of the image") == [2]
+    assert numbers(report, "Percentile among held-out negative images") == [75]
+    assert numbers(report, "Threshold of the image score") == [1.5]
+    assert numbers(report, "Highest anomaly score of a patch in the region") == [2, 1.5]
+    assert numbers(report, "Percentile among held-out negative patches") == [50, 37.5]
+    assert numbers(report, "Threshold of the patch score") == [1, 1]
+    (flagged,) = items(report, "Score over the threshold")
+    assert flagged.ConceptCodeSequence[0].CodeMeaning == "Yes"
+    (use,) = items(report, "Intended use")
+    assert use.ConceptCodeSequence[0].CodeMeaning == "Research use only, not for diagnosis"
+    image, *regions = items(report, "Measurement Group")
+    assert len(regions) == 2
+    for group in (image, *regions):
+        (name,), (version,) = items(group, "Algorithm Name"), items(group, "Algorithm Version")
+        assert name.TextValue == "patchad fake"
+        assert version.TextValue == written["sc"].SoftwareVersions
+        told = " ".join(item.TextValue for item in items(group, "Algorithm Parameters"))
+        assert CARD.weights_sha256 in told
+    coordinates = items(report, "Image Region")
+    assert_outlines([np.reshape(item.GraphicData, (-1, 2)) for item in coordinates])
+    for item in coordinates:
+        (source,) = item.ContentSequence[0].ReferencedSOPSequence
+        assert source.ReferencedSOPInstanceUID == written.header.SOPInstanceUID
+    (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
+    assert evidence.StudyInstanceUID == written.header.StudyInstanceUID
+
+
+def test_masks_are_the_regions(written: Written) -> None:
+    masks = written["seg"]
+    assert masks.SegmentationType == "BINARY"
+    np.testing.assert_array_equal(masks.pixel_array.any(0), flagged_pixels())
+    first, second = masks.SegmentSequence
+    assert (first.SegmentLabel, second.SegmentLabel) == (
+        "region 1, score 2",
+        "region 2, score 1.5",
+    )
+    assert first.SegmentAlgorithmType == "AUTOMATIC"
+    (algorithm,) = first.SegmentationAlgorithmIdentificationSequence
+    assert CARD.weights_sha256 in algorithm.AlgorithmParameters
+    assert_refers(masks, written.header)
+    tracked = [segment.TrackingUID for segment in masks.SegmentSequence]
+    (annotation,) = written["gsps"].GraphicAnnotationSequence
+    assert tracked == [graphic.TrackingUID for graphic in annotation.GraphicObjectSequence]
+
+
+def test_heatmap_is_carried_as_fractions(written: Written) -> None:
+    heatmap = written["heatmap-seg"]
+    assert heatmap.SegmentationType == "FRACTIONAL"
+    assert "no probability" in heatmap.ContentDescription
+    scores = written.screening.heatmap.values  # the display range is 0 to 3
+    np.testing.assert_allclose(heatmap.pixel_array, scores * 85, atol=0.51)
+    assert heatmap.pixel_array.max() > 85
+    assert heatmap.SegmentSequence[0].SegmentLabel == "score 0 to 3 as 0 to 255"
+    assert_refers(heatmap, written.header)
+
+
+def assert_refers(segmentation: Dataset, header: Dataset) -> None:
+    (series,) = segmentation.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == header.SeriesInstanceUID
+    (source,) = series.ReferencedInstanceSequence
+    assert source.ReferencedSOPInstanceUID == header.SOPInstanceUID
+    assert segmentation.PatientOrientation == header.get("PatientOrientation", "")
+
+
+def test_regions_are_tracked_by_the_same_uids(breast: Written) -> None:
+    (annotation,) = breast["gsps"].GraphicAnnotationSequence
+    drawn = [graphic.TrackingUID for graphic in annotation.GraphicObjectSequence]
+    _, *measured = (item.UID for item in items(breast["sr"], "Tracking Unique Identifier"))
+    assert drawn == measured
+
+
+def uids(written: Written) -> list[tuple[str, str]]:
+    return [(written[kind].SOPInstanceUID, written[kind].SeriesInstanceUID) for kind in KINDS]
+
+
+def test_uids_are_kept_by_model_image_and_grid(breast: Written, tmp_path: Path) -> None:
+    assert uids(write(tmp_path / "again", breast.film)) == uids(breast)
+    other = dataclasses.replace(CARD, weights_sha256="ef" * 32)
+    changed = uids(write(tmp_path / "other", breast.film, card=other))
+    assert not {uid for pair in changed for uid in pair} & {
+        u for pair in uids(breast) for u in pair
+    }
+    _, screening = screened(breast.film, LESIONS)
+    coarse = dataclasses.replace(screening.scores.grid, stride=32)
+    values = np.zeros(len(coarse), np.float32)
+    scores = PatchScores(coarse, values, values)
+    found = finding(dataclasses.replace(screening, scores=scores), CARD)
+    assert found is not None
+    assert found.uid("sr") != breast["sr"].SOPInstanceUID
+
+
+def test_an_image_without_regions_has_its_objects(breast: Written, tmp_path: Path) -> None:
+    calm = write(tmp_path, breast.film, scores={})
+    (annotation,) = calm["gsps"].GraphicAnnotationSequence
+    assert "GraphicObjectSequence" not in annotation
+    assert len(annotation.TextObjectSequence) == 1
+    (flagged,) = items(calm["sr"], "Score over the threshold")
+    assert flagged.ConceptCodeSequence[0].CodeMeaning == "No"
+    assert not (tmp_path / "dicom" / "a" / "seg.dcm").exists()  # a segmentation can't be empty
+    assert_conforms(tmp_path)
+
+
+def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
+    grey = np.rint(read_radiograph(breast.film).pixels * 255).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "film.png")
+    radiograph, screening = screened(tmp_path / "film.png", LESIONS)
+    assert finding(screening, CARD) is None
+    write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
+    assert (tmp_path / "overlays" / "a.png").exists()
+    assert not (tmp_path / "dicom").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"SOPClassUID": ""}, {"StudyInstanceUID": ""}, {"NumberOfFrames": 2}]
+)
+def test_what_cannot_be_referred_to(breast: Written, change: dict[str, object]) -> None:
+    header = pydicom.dcmread(breast.film, stop_before_pixels=True)
+    assert can_be_referred_to(header)
+    header.update(change)
+    assert not can_be_referred_to(header)
+
+
+def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) -> None:
+    path = film(tmp_path / "film.dcm", "L-MLO")
+    _, screening = screened(path, LESIONS)
+    write_dicom(mammogram(np.random.default_rng(1), shape=SHAPE), path, patient_id="other")
+    with pytest.raises(ImageError, match="no longer the one that was screened"):
+        finding(screening, CARD)
+    path.unlink()
+    with pytest.raises(ImageError, match="is gone"):
+        finding(screening, CARD)
+
+
+def test_a_modality_and_a_voi_table_are_taken_over(breast: Written, tmp_path: Path) -> None:
+    data = pydicom.dcmread(breast.film)
+    del data.RescaleSlope, data.RescaleIntercept, data.RescaleType
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        table = Dataset()
+        table.add_new("LUTDescriptor", "US", [4096, 0, 16])
+        values = np.arange(4096, dtype="<u2") * 16
+        table.add_new("LUTData", "OW", values.tobytes())
+        setattr(data, keyword, [table])
+    path = tmp_path / "film.dcm"
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    data.save_as(path)
+    state = write(tmp_path, path)["gsps"]
+    assert state.ModalityLUTSequence[0].LUTDescriptor == [4096, 0, 16]
+    assert state.ModalityLUTSequence[0].ModalityLUTType == "US"
+    assert "RescaleSlope" not in state
+    (voi,) = state.SoftcopyVOILUTSequence
+    assert voi.VOILUTSequence[0].LUTDescriptor == [4096, 0, 16]
+    assert "WindowCenter" not in voi
+    assert_conforms(tmp_path)
+
+
+def test_key_objects_are_the_flagged_images_of_a_study(breast: Written, tmp_path: Path) -> None:
+    headers = [pydicom.dcmread(breast.film, stop_before_pixels=True) for _ in range(2)]
+    headers[1].SOPInstanceUID = headers[1].file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    maker = Maker(CARD)
+    path = tmp_path / "dicom" / "study" / "ko.dcm"
+    write_object(path, headers[0], maker, lambda: key_objects(headers, maker))
+    selection = pydicom.dcmread(path)
+    (title,) = selection.ConceptNameCodeSequence
+    assert title.CodeMeaning == "For Research"
+    images = [item for item in selection.ContentSequence if item.ValueType == "IMAGE"]
+    assert {image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for image in images} == {
+        header.SOPInstanceUID for header in headers
+    }
+    assert not any("ConceptNameCodeSequence" in image for image in images)
+    assert selection.StudyInstanceUID == breast.header.StudyInstanceUID
+    assert selection.PatientID == breast.header.PatientID
+    again, other = key_objects(headers[::-1], maker), key_objects(headers[:1], maker)
+    assert again.SOPInstanceUID == selection.SOPInstanceUID != other.SOPInstanceUID
+    assert again.SeriesInstanceUID == other.SeriesInstanceUID
+    assert_conforms(tmp_path)
+
+
+# A patient whose every word can be searched for, some of it not what DICOM allows.
+PHI = {
+    "PatientName": "SENTINELNAME^A=B=C=D=E",
+    "PatientID": "SENTINELID",
+    "PatientBirthDate": "SENTBIRTH",
+    "PatientSex": "SENTSEX",
+    "AccessionNumber": "SENTINELACCESSION",
+    "ReferringPhysicianName": "SENTINELDOCTOR",
+    "StudyDate": "SENTDATE",
+    "PatientAge": "SENTAGE",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_patient_is_named_in_objects_only(
+    breast: Written, tmp_path: Path, monkeypatch, caplog, capfd
+) -> None:
+    data = pydicom.dcmread(breast.film)
+    with monkeypatch.context() as patch:
+        patch.setattr(pydicom.config.settings, "_writing_validation_mode", pydicom.config.IGNORE)
+        for keyword, value in PHI.items():
+            data.add_new(keyword, pydicom.datadict.dictionary_VR(keyword), value)
+        data.SpecificCharacterSet = "ISO_IR 192"
+        data.save_as(tmp_path / "film.dcm")
+    caplog.set_level(logging.DEBUG)
+    caplog.clear()
+    capfd.readouterr()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        done = write(tmp_path / "run", tmp_path / "film.dcm")
+    said = caplog.text + "".join(capfd.readouterr()) + "".join(str(w.message) for w in warned)
+    assert "SENT" not in said
+    for path in (tmp_path / "run").rglob("*"):
+        assert "SENT" not in path.name
+        if path.is_file() and path.suffix != ".dcm":
+            assert b"SENT" not in path.read_bytes()
+    for kind in KINDS:
+        assert str(done[kind].PatientName) == PHI["PatientName"]
+        assert done[kind].PatientID == "SENTINELID"
+
+
+def assert_conforms(folder: Path) -> None:
+    """No error of dciodvfy, which prints its findings and always exits with 0."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed: apt install dicom3tools")
+    objects = sorted((folder / "dicom").rglob("*.dcm"))
+    assert objects
+    for path in objects:
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        said = (done.stdout + done.stderr).splitlines()
+        assert [line for line in said if line.startswith("Error")] == [], path.name
+
+
+def test_dciodvfy_finds_no_error(written: Written) -> None:
+    assert_conforms(written.folder)
+
+
+def test_dcmtk_shows_the_film_as_patchad_read_it(written: Written, tmp_path: Path) -> None:
+    if shutil.which("dcmp2pgm") is None:
+        pytest.skip("dcmp2pgm is not installed: apt install dcmtk")
+    if not written.header.get("PatientName"):
+        pytest.skip("DCMTK takes no presentation state of a patient without a name")
+    state, shown = written.folder / "dicom" / "a" / "gsps.dcm", tmp_path / "shown.pgm"
+    subprocess.run(["dcmp2pgm", "-p", state, written.film, shown], check=True, capture_output=True)
+    with Image.open(shown) as picture:
+        grey = np.asarray(picture) / 255
+    np.testing.assert_allclose(grey, read_radiograph(written.film).pixels, atol=1 / 255)
