@@ -5,7 +5,6 @@ Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 t
 
 from pathlib import Path
 
-import numpy as np
 from pydicom import Dataset, uid
 
 from patchad.errors import ImageError, NotARadiographError
@@ -20,9 +19,10 @@ from patchad.io.dicom_header import (
     sop_class_of,
     text_of,
 )
+from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
-from patchad.io.dicom_tones import tones_of
-from patchad.io.raster import pixels_digest, quiet
+from patchad.io.dicom_tones import Voi, tones_of
+from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
 # Secondary captures say nothing by their class, so OT or no modality at all is let through there;
@@ -35,6 +35,7 @@ _XRAY_CLASSES = frozenset({
     uid.DigitalMammographyXRayImageStorageForProcessing,
     uid.DigitalIntraOralXRayImageStorageForPresentation,
     uid.DigitalIntraOralXRayImageStorageForProcessing,
+    uid.BreastTomosynthesisImageStorage,  # its frames, if they are asked for
     uid.XRayAngiographicImageStorage, uid.XRayRadiofluoroscopicImageStorage,
 })
 _CAPTURE_CLASSES = frozenset({
@@ -44,34 +45,59 @@ _CAPTURE_CLASSES = frozenset({
 })
 _MODALITIES = ("MG", "CR", "DX", "RG", "PX", "IO", "XA", "RF")
 
+# Views that a model of ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT, and SRT
+# as older files have it).
+_MODIFIERS = {
+    "399055006": "spot compression view", "R-102D7": "spot compression view",
+    "399163009": "magnified view", "R-102D6": "magnified view",
+    "399209000": "implant displaced view", "R-102D5": "implant displaced view",
+}
 # fmt: on
+_MAGNIFIED = 1.3  # a factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
 
 
-def read_dicom(path: Path, spacing_mm: tuple[float, float] | None = None) -> Radiograph:
-    """Read a single-frame grey X-ray image.
+def read_dicom(
+    path: Path,
+    spacing_mm: tuple[float, float] | None = None,
+    *,
+    voi: Voi = "auto",
+    max_pixels: int = MAX_PIXELS,
+    frame: int | None = None,
+) -> Radiograph:
+    """Read a grey X-ray image of one frame, or one frame of several.
 
     The intensity is scaled by the output range of the first VOI LUT, else the first window, else
-    by the range that the stored bits allow after the modality LUT; never by what the image itself
-    reaches. MONOCHROME1 is turned over once, after that (Presentation LUT Shape says the same
-    again, and is not looked at).
+    by the range that the stored bits allow after the modality LUT, or as ``voi`` asks; never by
+    what the image itself reaches. MONOCHROME1 is turned over once, after that (Presentation LUT
+    Shape says the same again, and is not looked at).
 
     The spacing is the one in the plane of the patient. MG: Imager Pixel Spacing divided by the
     magnification factor, else Pixel Spacing. Others: Pixel Spacing, else Imager Pixel Spacing
     divided by the magnification factor. A file without either takes ``spacing_mm`` (row, col).
     ``Source.reading`` says which was taken, and what else was decided.
 
+    Args:
+        path: the file.
+        spacing_mm: (row, col) for a file that says none.
+        voi: auto, or what alone is to be used: lut, window or full (the range of the stored bits).
+        max_pixels: the cap on rows × columns, checked before memory is taken.
+        frame: which one of a multi-frame image, the first is 1; None refuses such images.
+
     Raises:
         NotARadiographError: another kind of object, multi-frame, colour, 1 bit.
         ImageError: the file is damaged, lacks what is needed, or cannot be decoded.
     """
     with quiet():
-        header = parse(path, TAGS, stop=True)
+        header = parse(path, TAGS, stop=True, max_pixels=max_pixels)
         notes: list[str] = []
         modality = text_of(header, "Modality").upper()
         _refuse_others(header, modality, notes)
-        low, high = stored_range(header)
-        tones = tones_of(header, low, high, notes)
-        pixels = tones[decode(path, header).astype(np.int32) - low]
+        frames = _frames(header, frame, notes)
+        low, high = stored_range(header, max_pixels)
+        tones = tones_of(header, low, high, notes, voi)
+        stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)
+        pixels = tones[stored - low]
+        outside = outside_of(header, stored, (low, high), notes)
         spacing = _spacing(header, modality, spacing_mm, notes)
         laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
         source = Source(
@@ -85,8 +111,22 @@ def read_dicom(path: Path, spacing_mm: tuple[float, float] | None = None) -> Rad
             laterality=laterality if laterality in ("L", "R", "B") else "",
             view=text_of(header, "ViewPosition").upper(),
             reading=tuple(notes),
+            cautions=tuple(_cautions(header)),
+            for_processing=_for_processing(header),
         )
-    return Radiograph(pixels, spacing, source)
+    return Radiograph(pixels, spacing, source, outside)
+
+
+def count_frames(path: Path) -> int:
+    """How many frames a radiograph in DICOM has.
+
+    Raises:
+        ImageError: it is none, or its header is damaged.
+    """
+    with quiet():
+        header = parse(path, TAGS, stop=True, max_pixels=MAX_PIXELS)
+        _refuse_others(header, text_of(header, "Modality").upper(), [])
+        return _frames(header, 1, [])
 
 
 def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
@@ -104,11 +144,8 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
         )
     if modality in ("", "OT"):
         notes.append(f"modality: {modality or 'not given'}, taken for a radiograph")
-    if "ForProcessing" in sop_class.keyword:
+    if _for_processing(header):
         notes.append("For Processing: raw detector values, not what a radiologist looks at")
-    frames = number_of(header, "NumberOfFrames", 1)
-    if frames > 1:
-        raise NotARadiographError(f"an image of {frames:g} frames: patchad reads single frames")
     photometric = text_of(header, "PhotometricInterpretation")
     if not photometric:
         raise ImageError(
@@ -120,6 +157,59 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
             f"a {photometric} image, samples per pixel {samples:g}: patchad reads grey images "
             "(MONOCHROME1, MONOCHROME2)"
         )
+
+
+def _for_processing(header: Dataset) -> bool | None:
+    """What Presentation Intent Type says, else the SOP class; None where neither does."""
+    intent = text_of(header, "PresentationIntentType").upper()
+    keyword = sop_class_of(header).keyword
+    for named, answer in (("PROCESSING", True), ("PRESENTATION", False)):
+        if intent == f"FOR {named}" or (not intent and f"For{named.title()}" in keyword):
+            return answer
+    return None
+
+
+def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
+    """How many frames there are; an error where one has to be chosen and isn't, or isn't there."""
+    # missing, or present and empty, means one
+    frames = number_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1.0
+    if not (frames >= 1 and frames.is_integer()):
+        raise ImageError(f"{name_of('NumberOfFrames')} is damaged: fetch the file again")
+    if frames > 1 and frame is None:
+        raise NotARadiographError(
+            f"an image of {frames:g} frames: patchad reads single frames, or each of them with "
+            "--frames all"
+        )
+    if frame is not None:
+        if not 1 <= frame <= frames:
+            raise ImageError(f"there is no frame {frame}, the image has {frames:g}")
+        notes.append(f"frame {frame} of {frames:g}")
+    return int(frames)
+
+
+def _cautions(header: Dataset) -> list[str]:
+    """What a reader of the result must know of the image, a phrase each."""
+    found = []
+    if text_of(header, "BreastImplantPresent").upper() == "YES":
+        found.append("breast implant")
+    try:
+        items = [
+            modifier
+            for view in header.get("ViewCodeSequence") or ()
+            for modifier in view.get("ViewModifierCodeSequence") or ()
+        ]
+        values = [text_of(item, "CodeValue") for item in items]
+    except Exception:  # whatever a damaged item trips pydicom up with
+        values = []
+    found += [_MODIFIERS[value] for value in dict.fromkeys(values) if value in _MODIFIERS]
+    factor = number_of(header, "EstimatedRadiographicMagnificationFactor")
+    if factor >= _MAGNIFIED and "magnified view" not in found:
+        found.append("magnified view")
+    if text_of(header, "PartialView").upper() == "YES":
+        found.append("partial view")
+    if text_of(header, "BurnedInAnnotation").upper() == "YES":
+        found.append("annotation burned in: it may be scored, and may name the patient")
+    return found
 
 
 def _spacing(header: Dataset, modality: str, given: Pair | None, notes: list[str]) -> Pair | None:

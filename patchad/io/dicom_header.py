@@ -6,17 +6,21 @@ is not quoted either: text is taken only where it looks like a code, a UID or a 
 
 import math
 import re
+import zlib
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from pydicom import Dataset, dcmread, uid
 from pydicom.datadict import dictionary_description
+from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from patchad.errors import ImageError
+from patchad.errors import ImageError, NotARadiographError
 
 Pair: TypeAlias = tuple[float, float]
+_SLACK = 2**24  # bytes that a file may inflate to beside its pixels
 
 # fmt: off
 TAGS = [
@@ -26,30 +30,84 @@ TAGS = [
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration", "ModalityLUTSequence", "RescaleSlope",
     "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "PresentationIntentType", "BreastImplantPresent", "BurnedInAnnotation", "PartialView",
+    "ViewCodeSequence", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge", "CenterOfCircularShutter",
+    "RadiusOfCircularShutter", "VerticesOfThePolygonalShutter",
+    "CollimatorShape", "CollimatorLeftVerticalEdge", "CollimatorRightVerticalEdge",
+    "CollimatorUpperHorizontalEdge", "CollimatorLowerHorizontalEdge", "CenterOfCircularCollimator",
+    "RadiusOfCircularCollimator", "VerticesOfThePolygonalCollimator",
 ]
 # fmt: on
 
 
-def parse(path: Path, tags: list[str], *, stop: bool) -> Dataset:
+def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Dataset:
     """The elements ``tags`` of a file; with ``stop`` it is read only as far as the pixels.
 
     Raises:
-        ImageError: it cannot be read, or is no DICOM; the message quotes nothing of the file.
+        NotARadiographError: it is a DICOMDIR.
+        ImageError: it cannot be read, is no DICOM, or inflates to more than its header or
+            ``max_pixels`` allow; the message quotes nothing of the file.
     """
     try:
         with path.open("rb") as file:
             bare = file.read(132)[128:] != b"DICM"  # old files lack the preamble
+            if not bare:
+                _check_inflated(file, max_pixels)
             file.seek(0)
             header = dcmread(file, force=bare, specific_tags=[*tags], stop_before_pixels=stop)
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror or 'it is cut off'}") from None
+    except ImageError:
+        raise
     except Exception:  # whatever a damaged file trips pydicom up with; it may quote the header
         raise ImageError("the DICOM header is damaged: fetch the file again") from None
+    if sop_class_of(header) == uid.MediaStorageDirectoryStorage:
+        raise NotARadiographError(
+            "a DICOMDIR, the table of contents of a study: name it, or its folder, as INPUT"
+        )
     if not (sop_class_of(header).startswith("1.2.840.10008.") or "Rows" in header):
         raise ImageError(
             "the file says neither what it is nor its size: fetch it again, or convert it to DICOM"
         )
     return header
+
+
+def _check_inflated(file: BinaryIO, max_pixels: int) -> None:
+    """Refuse a deflated file that becomes larger than what its header says; pydicom has no cap.
+
+    It is inflated piece by piece, and the pieces are dropped.
+    """
+    file.seek(132)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if text_of(meta, "TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+        return
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    head = inflater.decompress(file.read(), _SLACK)
+    sizes = ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")
+    header = read_dataset(
+        BytesIO(head),
+        False,
+        True,
+        stop_when=lambda tag, vr, length: tag.group >= 0x7FE0,
+        specific_tags=[Tag(size) for size in sizes],
+    )
+    frames, rows, columns, bits = (number_of(header, size, 1) for size in sizes)
+    pixels = frames * rows * columns
+    if not pixels <= max_pixels:  # NaN as well
+        raise ImageError(
+            f"the deflated file says that it holds {pixels:,g} pixels, more than the "
+            f"{max_pixels:,} that are read: raise --max-pixels if it is sound"
+        )
+    size, allowed = len(head), pixels * bits / 8 + _SLACK
+    while inflater.unconsumed_tail and size <= allowed:
+        size += len(inflater.decompress(inflater.unconsumed_tail, 2**20))
+    if size > allowed:
+        raise ImageError(
+            f"the deflated file becomes more than {allowed:,.0f} bytes, its header accounts for "
+            f"{pixels * bits / 8:,.0f}: it is damaged, or made to fill the memory"
+        )
 
 
 def sop_class_of(header: Dataset) -> uid.UID:

@@ -1,7 +1,7 @@
 """From stored values to grey: modality LUT, VOI LUT or window, MONOCHROME1; PS3.3 C.11."""
 
 import math
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,14 @@ from patchad.errors import ImageError
 from patchad.io.dicom_header import Pair, name_of, number_of, text_of
 
 Values: TypeAlias = NDArray[np.float64]
+# What scales the grey: the first LUT, else the first window, else the full range; or only one of
+# them, with the full range where the file lacks it.
+Voi = Literal["auto", "lut", "window", "full"]
 
 
-def tones_of(header: Dataset, low: int, high: int, notes: list[str]) -> NDArray[np.float32]:
+def tones_of(
+    header: Dataset, low: int, high: int, notes: list[str], voi: Voi
+) -> NDArray[np.float32]:
     """What each stored value from ``low`` to ``high`` looks like: float32 in [0, 1]."""
     values, bounds = np.arange(low, high + 1, dtype=np.float64), (float(low), float(high))
     if "ModalityLUTSequence" in header:
@@ -38,16 +43,16 @@ def tones_of(header: Dataset, low: int, high: int, notes: list[str]) -> NDArray[
             )
         if (slope, intercept) != (1.0, 0.0):
             notes.append(f"rescaled: slope {slope:g}, intercept {intercept:g}")
-    shown = _voi(header, values, bounds, notes).clip(0, 1)
+    shown = _voi(header, values, bounds, notes, voi).clip(0, 1)
     if text_of(header, "PhotometricInterpretation") == "MONOCHROME1":
         shown = 1 - shown
         notes.append("MONOCHROME1: turned over")
     return shown.astype(np.float32)
 
 
-def _voi(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> Values:
+def _voi(header: Dataset, values: Values, bounds: Pair, notes: list[str], voi: Voi) -> Values:
     """Modality values as grey, to be clipped to [0, 1]; PS3.3 C.11.2."""
-    if "VOILUTSequence" in header:
+    if voi in ("auto", "lut") and "VOILUTSequence" in header:
         try:
             mapped, bits = _look_up(header, "VOILUTSequence", values, signed=bounds[0] < 0)
         except ValueError as error:
@@ -55,11 +60,14 @@ def _voi(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> Val
         else:
             notes.append(f"VOI: the first LUT, {bits} bits")
             return mapped / (2.0**bits - 1)
-    if "WindowWidth" in header or "WindowCenter" in header:
+    window = "WindowWidth" in header or "WindowCenter" in header
+    if voi in ("auto", "window") and window:
         try:
             return _window(header, values, bounds, notes)
         except ValueError as error:
             notes.append(f"window not used: {error}")
+    if voi != "auto":
+        notes.append(f"VOI: {voi} was asked for")
     notes.append(f"VOI: none, the full range {bounds[0]:g} to {bounds[1]:g}")
     return (values - bounds[0]) / (bounds[1] - bounds[0])
 
