@@ -1,6 +1,7 @@
 """The pixels of a DICOM file: from the bytes that are stored to the values that they stand for."""
 
 import struct
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def decode(
             f"the transfer syntax {syntax.name} is not decoded here: convert the file to Explicit "
             "VR Little Endian, or to a JPEG, JPEG-LS, JPEG 2000 or RLE syntax"
         )
+    kind, stream = declared, b""
     try:
-        kind, stream = declared, b""
         if not _encapsulated(image, data, declared):
             kind = "native"
         else:
@@ -104,8 +105,8 @@ def decode(
         return _compressed(image, stream, kind)
     except ImageError as error:
         said = str(error)
-    except Exception as error:  # pydicom raises many builtins; of the pixels, they quote sizes only
-        said = f"{error}: it is damaged or cut off, fetch the file again"
+    except Exception:  # pydicom raises many builtins; they may quote what was read
+        said = f"the {kind} pixels are damaged or cut off: fetch the file again"
     raise ImageError(
         f"{name_of('PixelData')} cannot be decoded as {syntax.name} ({' '.join(said.split())})"
     )
@@ -131,17 +132,21 @@ def _encapsulated(image: Dataset, data: bytes, declared: str) -> bool:
 
 def _frame(data: bytes, frames: int, frame: int) -> bytes:
     """The compressed stream of one frame."""
-    offsets = len(parse_basic_offsets(data))
-    fragments = sum(bool(stream_kind(part)) for part in generate_fragments(data)) - (offsets > 0)
-    held = max(offsets, fragments + (offsets > 0))
-    if not any(generate_fragments(data)):
+    try:
+        offsets = len(parse_basic_offsets(data))
+        _, *parts = generate_fragments(data)  # the first is the table of offsets
+    except Exception:
+        raise ImageError("its items are damaged or cut off: fetch the file again") from None
+    if not any(parts):
         raise ImageError("it holds no frame: fetch the file again")
+    held = max(offsets, sum(bool(stream_kind(part)) for part in parts))
     if held > frames:
         raise ImageError(f"it holds {held} frames, the header says {frames}: export it again")
-    for number, stream in enumerate(generate_frames(data, number_of_frames=frames), start=1):
-        if number == frame:
-            return stream
-    raise ImageError(f"frame {frame} of {frames} is missing: fetch the file again")
+    try:
+        streams = generate_frames(data, number_of_frames=frames)
+        return next(islice(streams, frame - 1, frame))
+    except Exception:  # fewer than the header says
+        raise ImageError(f"frame {frame} of {frames} is missing: fetch the file again") from None
 
 
 def _size(image: Dataset) -> int:
@@ -163,6 +168,7 @@ def _native(
         notes.append(f"pixels: {len(data) - size * frames:,} bytes more than the image has")
     if _KINDS[syntax] != "native":
         syntax = uid.ExplicitVRLittleEndian  # as all compressed syntaxes are but for the pixels
+        image.file_meta.TransferSyntaxUID = syntax
     image.PixelData = data[size * (frame - 1) : size * frame + size % 2]
     image.NumberOfFrames = 1
     samples = get_decoder(syntax).as_array(image, index=0, raw=True)[0]

@@ -8,6 +8,7 @@ from patchad.errors import ImageError, RequestError
 from patchad.image import Radiograph
 from patchad.io.dicom import count_frames, read_dicom
 from patchad.io.dicom_tones import Voi
+from patchad.io.dicomdir import images_of
 from patchad.io.manifest import ManifestRow, lexical, read_manifest
 from patchad.io.raster import MAX_PIXELS, format_of, read_raster
 
@@ -112,10 +113,10 @@ def frames_of(row: ManifestRow) -> list[ManifestRow]:
 
 
 def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:
-    """What a user named, as one row an image: files, folders and manifests (.csv, .parquet).
+    """What a user named, as one row an image: files, folders, manifests and a DICOMDIR.
 
     Folders are searched through in the order of their names, linked folders once; hidden files,
-    the DICOMDIR (its files are found without it) and what obviously is no image are left out. An
+    a DICOMDIR (its files are found without it) and what obviously is no image are left out. An
     image that is named twice is taken once, as it was named first.
 
     Raises:
@@ -130,6 +131,10 @@ def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:
                 raise RequestError(f"{given} holds no images: name another folder, or a file")
         elif not path.exists():
             raise RequestError(f"{given} does not exist: name a file, a folder or a manifest")
+        elif path.name.upper() == "DICOMDIR":
+            found = [ManifestRow(file) for file in images_of(path)]
+            if not found:
+                raise RequestError(f"{given} names no images: name the folder instead")
         elif path.suffix.lower() in _MANIFESTS:
             found = read_manifest(path)
         else:

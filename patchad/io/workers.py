@@ -30,7 +30,7 @@ from patchad.preprocess import Prepared, Preprocessing, prepare
 # A process of its own would import no torch: forking would copy the parent's threads and memory.
 _CONTEXT = multiprocessing.get_context("spawn")
 _START = 120.0  # seconds that a process may take to import what it needs
-_LAST = 0.2  # seconds for its last breath; there is nothing to lose
+_LAST, _DYING = 0.2, 5.0  # seconds for its last breath: when it is told to end, when it dies
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Process:
             self._link.send(entry)
             answer = self._link.recv()
         except (EOFError, OSError):
-            pass  # it died, perhaps while it answered
+            self._process.join(_DYING)  # of itself, perhaps while it answered
         finally:
             timer.cancel()
             timer.join()
