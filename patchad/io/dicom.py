@@ -3,6 +3,7 @@
 Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 turned over; PS3.3 C.11.
 """
 
+import re
 from pathlib import Path
 
 from pydicom import Dataset, uid
@@ -18,6 +19,8 @@ from patchad.io.dicom_header import (
     parse,
     sop_class_of,
     text_of,
+    uid_name,
+    uid_of,
 )
 from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
@@ -44,6 +47,17 @@ _CAPTURE_CLASSES = frozenset({
     uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
 })
 _MODALITIES = ("MG", "CR", "DX", "RG", "PX", "IO", "XA", "RF")
+# What may be repeated of a file that is refused: whatever else stands there may be a name.
+_OTHERS = frozenset({
+    *_MODALITIES, "OT", "CT", "MR", "US", "NM", "PT", "SC", "DG", "ES", "GM", "SM", "XC", "OP",
+    "OPT", "OCT", "ECG", "SR", "PR", "KO", "SEG", "REG", "DOC", "PLAN", "RTIMAGE", "RTDOSE",
+    "RTSTRUCT", "RTPLAN", "RTRECORD", "BI", "IVUS", "M3D", "HD", "AU", "BMD", "PM", "CD", "DD",
+})
+_COLOURS = frozenset({
+    "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422",
+    "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB",
+})
+_GREYS = ("MONOCHROME1", "MONOCHROME2")
 
 # Views that a model of ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT, and SRT
 # as older files have it).
@@ -100,16 +114,17 @@ def read_dicom(
         outside = outside_of(header, stored, (low, high), notes)
         spacing = _spacing(header, modality, spacing_mm, notes)
         laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
+        view = text_of(header, "ViewPosition").upper()
         source = Source(
             path=str(path),
             digest=pixels_digest(pixels),
-            sop_class_uid=text_of(header, "SOPClassUID"),
-            sop_instance_uid=text_of(header, "SOPInstanceUID"),
-            series_instance_uid=text_of(header, "SeriesInstanceUID"),
-            study_instance_uid=text_of(header, "StudyInstanceUID"),
+            sop_class_uid=uid_of(header, "SOPClassUID"),
+            sop_instance_uid=uid_of(header, "SOPInstanceUID"),
+            series_instance_uid=uid_of(header, "SeriesInstanceUID"),
+            study_instance_uid=uid_of(header, "StudyInstanceUID"),
             modality=modality,
             laterality=laterality if laterality in ("L", "R", "B") else "",
-            view=text_of(header, "ViewPosition").upper(),
+            view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
             reading=tuple(notes),
             cautions=tuple(_cautions(header)),
             for_processing=_for_processing(header),
@@ -138,8 +153,9 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
             not sop_class and modality in _MODALITIES
         )
     if not accepted:
+        kind = uid_name(sop_class) if sop_class else "an object without SOP class"
         raise NotARadiographError(
-            f"{sop_class.name or 'an object without SOP class'}, modality {modality or 'unknown'}, "
+            f"{kind}, modality {modality if modality in _OTHERS else 'unknown'}, "
             f"is no radiograph: patchad reads {', '.join(_MODALITIES)} and grey secondary captures"
         )
     if modality in ("", "OT"):
@@ -147,15 +163,15 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
     if _for_processing(header):
         notes.append("For Processing: raw detector values, not what a radiologist looks at")
     photometric = text_of(header, "PhotometricInterpretation")
-    if not photometric:
+    if photometric not in (*_GREYS, *_COLOURS):
         raise ImageError(
-            f"{name_of('PhotometricInterpretation')} is missing: export the file again"
+            f"{name_of('PhotometricInterpretation')} is missing or unknown: export the file again"
         )
     samples = number_of(header, "SamplesPerPixel", 1)
-    if samples > 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if samples > 1 or photometric not in _GREYS:
         raise NotARadiographError(
             f"a {photometric} image, samples per pixel {samples:g}: patchad reads grey images "
-            "(MONOCHROME1, MONOCHROME2)"
+            f"({', '.join(_GREYS)})"
         )
 
 

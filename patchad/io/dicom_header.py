@@ -117,6 +117,17 @@ def sop_class_of(header: Dataset) -> uid.UID:
     )
 
 
+def uid_name(number: uid.UID) -> str:
+    """What an error calls a UID: its name in the standard, never what the file says."""
+    return number.name if number.keyword else "an unknown UID"
+
+
+def uid_of(header: Dataset, keyword: str) -> str:
+    """A UID of digits and dots; empty where there is none."""
+    text = text_of(header, keyword)
+    return text if re.fullmatch(r"[0-9.]+", text) else ""
+
+
 def value_of(header: Dataset, keyword: str) -> Any:
     """What the element holds (of several values, all); None where it is missing or damaged."""
     try:

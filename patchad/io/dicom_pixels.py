@@ -12,7 +12,16 @@ from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offs
 from pydicom.pixels.decoders.base import get_decoder
 
 from patchad.errors import ImageError, NotARadiographError
-from patchad.io.dicom_header import TAGS, name_of, number_of, parse, required, text_of, value_of
+from patchad.io.dicom_header import (
+    TAGS,
+    name_of,
+    number_of,
+    parse,
+    required,
+    text_of,
+    uid_name,
+    value_of,
+)
 from patchad.io.raster import check_size, decode_stream, stream_kind
 
 # fmt: off
@@ -86,8 +95,8 @@ def decode(
     declared = _KINDS.get(syntax)
     if declared is None:
         raise ImageError(
-            f"the transfer syntax {syntax.name} is not decoded here: convert the file to Explicit "
-            "VR Little Endian, or to a JPEG, JPEG-LS, JPEG 2000 or RLE syntax"
+            f"the transfer syntax {uid_name(syntax)} is not decoded here: convert the file to "
+            "Explicit VR Little Endian, or to a JPEG, JPEG-LS, JPEG 2000 or RLE syntax"
         )
     kind, stream = declared, b""
     try:

@@ -90,7 +90,7 @@ def _window(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> 
         case "SIGMOID":
             shown = expit(4 * (values - centre) / width)
         case _:
-            raise ValueError(f"its function {function} is unknown")
+            raise ValueError("its function is unknown")
     notes.append(f"VOI: the first window, {said}, {function}")
     return shown
 
