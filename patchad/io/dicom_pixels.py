@@ -1,5 +1,6 @@
 """The pixels of a DICOM file: from the bytes that are stored to the values that they stand for."""
 
+import math
 import struct
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,8 @@ def stored_range(header: Dataset, max_pixels: int) -> tuple[int, int]:
             f"{bits} bits stored in {allocated}, not 2 to 16 in 8, 16 or 32: export it as 16 bits"
         )
     top = number_of(header, "HighBit", bits - 1)
+    if math.isnan(top):
+        raise ImageError(f"{name_of('HighBit')} is damaged: fetch or export the file again")
     if top != bits - 1:
         raise ImageError(
             f"{name_of('HighBit')} is {top:g}, must be {bits - 1} for {bits} bits: export it anew"
