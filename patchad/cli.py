@@ -11,18 +11,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from patchad.errors import PatchadError, RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
 from patchad.progress import Progress
+from patchad.telling import as_lines, shown_progress
 from patchad.version import __version__
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
 SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
+# As in patchad.io, whose imports would keep --help waiting.
+VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
 app = typer.Typer(
     name="patchad",
@@ -47,6 +48,10 @@ Spacing = Annotated[
         help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
     ),
 ]
+Voi = Annotated[
+    str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
+]
+MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
 Write = Annotated[
     str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
 ]
@@ -174,13 +179,22 @@ def screen(
             "--allow-mismatch", help="Screen images unlike the training images; recorded."
         ),
     ] = False,
+    voi: Voi = "auto",
+    frames: Annotated[
+        str, typer.Option(metavar="one|all", help="all: each frame of multi-frame images.")
+    ] = "one",
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
     with _spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
+        _one_of("--voi", voi, VOIS)
+        _one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
+        from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
         from patchad.verbs.screen_run import screen_run
 
@@ -188,8 +202,9 @@ def screen(
             inputs,
             model,
             out,
-            ScreenOptions(kinds, stride, given, allow_mismatch),
+            ScreenOptions(kinds, stride, given, allow_mismatch, voi, frames),  # type: ignore[arg-type]
             device=choose_device(device),
+            limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
             progress=progress,
@@ -255,13 +270,22 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="An image, or a model folder.")],
     body_part: Annotated[str, typer.Option(help="breast or chest.")] = "breast",
     spacing: Spacing = None,
+    voi: Voi = "auto",
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
     with _spoken():
         from patchad.verbs.inspect import inspect as inspect_path
 
-        found = inspect_path(path, body_part=body_part, spacing_mm=_spacing(spacing))
-        _tell(found, _as_lines(found))
+        _one_of("--voi", voi, VOIS)
+        found = inspect_path(
+            path,
+            body_part=body_part,
+            spacing_mm=_spacing(spacing),
+            voi=voi,  # type: ignore[arg-type]
+            max_pixels=max_pixels,
+        )
+        _tell(found, as_lines(found))
 
 
 @app.command()
@@ -273,7 +297,7 @@ def methods() -> None:
         found = [asdict(method) for method in about()]
         _tell(
             {"methods": found},
-            [line for method in found for line in ("", *_as_lines(method))][1:],
+            [line for method in found for line in ("", *as_lines(method))][1:],
         )
 
 
@@ -286,7 +310,7 @@ def main() -> None:
 def _spoken() -> Iterator[Progress]:
     """Errors become messages and exit codes; gives the progress bar of a command."""
     try:
-        with _progress() as progress:
+        with shown_progress(_err, quiet=_voice.quiet) as progress:
             yield progress
     except PatchadError as error:
         _err.print(f"patchad: {error}", markup=False)
@@ -299,35 +323,6 @@ def _spoken() -> Iterator[Progress]:
     except KeyboardInterrupt:
         _err.print("patchad: stopped; go on with the same command and --resume", markup=False)
         raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere a plain line at each tenth of the way."""
-    if _voice.quiet:
-        yield lambda stage, done, total, value: None
-    elif _err.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Bar(*columns, TimeRemainingColumn(), console=_err, transient=True) as bar:
-            tasks: dict[str, Any] = {}
-
-            def show(stage: str, done: int, total: int, value: float) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=total)
-                bar.update(tasks[stage], completed=done, description=_labelled(stage, value))
-
-            yield show
-    else:
-
-        def say(stage: str, done: int, total: int, value: float) -> None:
-            if done == total or done * 10 // total > (done - 1) * 10 // total:
-                _err.print(f"{_labelled(stage, value)} {done}/{total}", markup=False)
-
-        yield say
-
-
-def _labelled(stage: str, value: float) -> str:
-    return stage if value != value else f"{stage} ({value:.5g})"
 
 
 def _tell(result: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -348,26 +343,17 @@ def _finish(failed: Sequence[tuple[str, str]]) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def _as_lines(content: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}:", *_as_lines(value, indent + "  ")]
-        elif isinstance(value, list | tuple) and len(value) > 12:
-            lines.append(f"{indent}{key}: {value[0]} … {value[-1]} ({len(value)} values)")
-        elif isinstance(value, list | tuple):
-            lines.append(f"{indent}{key}: {', '.join(map(str, value)) or 'none'}")
-        else:
-            lines.append(f"{indent}{key}: {'unknown' if value is None else value}")
-    return lines
-
-
 def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
     return kinds
+
+
+def _one_of(option: str, text: str, allowed: Sequence[str]) -> None:
+    if text not in allowed:
+        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
 
 
 def _spacing(text: str | None) -> tuple[float, float] | None:

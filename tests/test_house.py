@@ -39,6 +39,7 @@ LAYERS = {
     "patchad.export": 3,
     "patchad.evaluation": 3,
     "patchad.cli": 4,
+    "patchad.telling": 4,
     "patchad.__main__": 4,
     "patchad": 4,  # __init__.py: offers the verbs
 }
