@@ -216,6 +216,18 @@ def test_a_frame_in_another_syntax_is_recognised_named_and_decoded(path, declare
     assert note in radiograph.source.reading
 
 
+def test_what_is_compressed_within_a_native_syntax(path):
+    whole = write(path, GREY, syntax=uid.JPEGLSLossless, frame=imagecodecs.jpegls_encode(GREY))
+    path.write_bytes(redeclared(whole.read_bytes(), uid.ExplicitVRLittleEndian))
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(radiograph.pixels, GREY / 4095, rtol=1e-6)
+    assert "pixels: JPEG-LS, though" in " ".join(radiograph.source.reading)
+    whole = write(path, GREY, syntax=uid.JPEGLSLossless, frame=bytes(range(256)) * 20)
+    path.write_bytes(redeclared(whole.read_bytes(), uid.ExplicitVRLittleEndian))
+    with pytest.raises(ImageError, match="compressed, by nothing that is known"):
+        read_dicom(path)
+
+
 def test_rle_inside_another_syntax(path):
     ds = pydicom.dcmread(write(path, GREY))
     ds.compress(uid.RLELossless)

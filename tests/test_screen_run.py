@@ -298,6 +298,9 @@ def test_raw_detector_values_are_refused_unless_the_model_knows_them(
     detector = replace(detector, card=replace(detector.card, data=known, format=2))
     save(detector, tmp_path / "model")
     assert read_card(tmp_path / "model").data.for_processing
+    cards = [json.loads((m / "card.json").read_text()) for m in (study.model, tmp_path / "model")]
+    assert [card["format"] for card in cards] == [1, 2]
+    assert "for_processing" not in cards[0]["data"]  # so that digests of older cards hold
     both = [raw, films[1]]
     run = screen_run(both, tmp_path / "model", tmp_path / "two", ScreenOptions(()), device=CPU)
     assert [row.status for row in run.rows] == ["ok", "failed"]

@@ -108,6 +108,8 @@ def decode(
         else:
             stream = _frame(data, frames, frame)
             kind = stream_kind(stream) or declared
+            if kind == "native":
+                raise ImageError("it is compressed, by nothing that is known here: convert it")
         if kind != declared:
             notes.append(f"pixels: {kind}, though the file declares {syntax.name}")
         if kind == "native":

@@ -270,7 +270,7 @@ def read_again(run: Run, row: ImageRow) -> Radiograph:
     )
     if radiograph.source.digest != row.digest:
         raise ImageError(
-            f"{row.path} is not the image that was screened (its pixels differ): screen it again"
+            "the file has changed, it is not the image that was screened: screen it again"
         )
     return radiograph
 

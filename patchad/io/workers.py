@@ -147,6 +147,9 @@ class _Process:
             answer = self._link.recv()
         except (EOFError, OSError):
             self._process.join(_DYING)  # of itself, perhaps while it answered
+        except MemoryError as error:
+            self.end()
+            return fault_of(error)
         finally:
             timer.cancel()
             timer.join()
