@@ -52,6 +52,20 @@ Write = Annotated[
 ]
 
 
+Deidentify = Annotated[
+    bool,
+    typer.Option("--deidentify", help="Leave patient, study and place out of DICOM objects."),
+]
+InventGeometry = Annotated[
+    bool,
+    typer.Option(
+        "--invent-geometry",
+        help="Put pm into a frame of reference of its own: at the origin, 1 mm a pixel where the "
+        "spacing is unknown. A projection image has none.",
+    ),
+]
+
+
 @dataclass
 class _Voice:
     """How loud to be, and whether results are told as JSON; set before the command runs."""
@@ -174,6 +188,8 @@ def screen(
             "--allow-mismatch", help="Screen images unlike the training images; recorded."
         ),
     ] = False,
+    deidentify: Deidentify = False,
+    invent_geometry: InventGeometry = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -188,7 +204,7 @@ def screen(
             inputs,
             model,
             out,
-            ScreenOptions(kinds, stride, given, allow_mismatch),
+            ScreenOptions(kinds, stride, given, allow_mismatch, deidentify, invent_geometry),
             device=choose_device(device),
             resume=resume,
             overwrite=overwrite,
@@ -236,13 +252,21 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
     write: Write,
+    deidentify: Deidentify = False,
+    invent_geometry: InventGeometry = False,
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
     with _spoken() as progress:
         kinds = _kinds(write)
         from patchad.verbs.export import export as export_run
 
-        exported = export_run(run, kinds, progress=progress)
+        exported = export_run(
+            run,
+            kinds,
+            deidentify=deidentify,
+            invent_geometry=invent_geometry,
+            progress=progress,
+        )
         _tell(
             {"written": exported.written, "failed": [list(fault) for fault in exported.failed]},
             [f"{', '.join(kinds)} written to {run}"],

@@ -22,13 +22,16 @@ class ScreenOptions:
     """What a user may ask of a run. ``stride`` in pixels of the prepared image, None: the card's.
 
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
-    screens images that differ from the training images, and says so in their row.
+    screens images that differ from the training images, and says so in their row; ``deidentify``
+    leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind ``pm``.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False
+    deidentify: bool = False
+    invent_geometry: bool = False
 
 
 def screen(
