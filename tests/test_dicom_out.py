@@ -510,3 +510,15 @@ def assert_conforms(folder: Path) -> None:
 
 def test_dciodvfy_finds_no_error(written: Written) -> None:
     assert_conforms(written.folder)
+
+
+def test_dcmtk_shows_the_film_as_patchad_read_it(written: Written, tmp_path: Path) -> None:
+    if shutil.which("dcmp2pgm") is None:
+        pytest.skip("dcmp2pgm is not installed: apt install dcmtk")
+    if not written.header.get("PatientName"):
+        pytest.skip("DCMTK takes no presentation state of a patient without a name")
+    state, shown = written.folder / "dicom" / "a" / "gsps.dcm", tmp_path / "shown.pgm"
+    subprocess.run(["dcmp2pgm", "-p", state, written.film, shown], check=True, capture_output=True)
+    with Image.open(shown) as picture:
+        grey = np.asarray(picture) / 255
+    np.testing.assert_allclose(grey, read_radiograph(written.film).pixels, atol=1 / 255)
