@@ -53,16 +53,10 @@ Write = Annotated[
 
 
 Deidentify = Annotated[
-    bool,
-    typer.Option("--deidentify", help="Leave patient, study and place out of DICOM objects."),
+    bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
 ]
 InventGeometry = Annotated[
-    bool,
-    typer.Option(
-        "--invent-geometry",
-        help="Put pm into a frame of reference of its own: at the origin, 1 mm a pixel where the "
-        "spacing is unknown. A projection image has none.",
-    ),
+    bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
 ]
 
 
@@ -261,11 +255,7 @@ def export(
         from patchad.verbs.export import export as export_run
 
         exported = export_run(
-            run,
-            kinds,
-            deidentify=deidentify,
-            invent_geometry=invent_geometry,
-            progress=progress,
+            run, kinds, deidentify=deidentify, invent_geometry=invent_geometry, progress=progress
         )
         _tell(
             {"written": exported.written, "failed": [list(fault) for fault in exported.failed]},
