@@ -1,6 +1,8 @@
 """CAD reports, Parametric Maps and de-identified objects, read back with pydicom."""
 
 import dataclasses
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,15 @@ def test_cad_report_refers_to_the_image_of_its_library(written: Written) -> None
     (evidence,) = report.CurrentRequestedProcedureEvidenceSequence
     (series,) = evidence.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == header.SeriesInstanceUID
+
+
+def test_dcmtk_takes_the_relations_of_a_cad_report(written: Written) -> None:
+    if shutil.which("dsrdump") is None:
+        pytest.skip("dsrdump is not installed: apt install dcmtk")
+    path = written.folder / "dicom" / "a" / "cad-sr.dcm"
+    done = subprocess.run(["dsrdump", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
 
 
 def test_parametric_map_holds_the_scores(written: Written) -> None:

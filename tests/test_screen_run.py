@@ -272,3 +272,24 @@ def test_dicom_objects_of_dicom_files_only_and_the_same_uids_again(
     study_uid = pydicom.dcmread(films[0]).StudyInstanceUID
     selection = pydicom.dcmread(run.folder / "dicom" / study_uid / "ko.dcm")
     assert len(selection.CurrentRequestedProcedureEvidenceSequence) == 1
+
+
+def test_a_run_may_be_deidentified_and_so_may_what_is_exported(
+    study, films, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RequestError, match="--invent-geometry"):
+        screen_run(films[:1], study.model, out, ScreenOptions(("pm",)), device=CPU)
+    assert not out.exists()
+    options = ScreenOptions(("sr", "pm"), deidentify=True, invent_geometry=True)
+    run = screen_run(films[:1], study.model, out, options, device=CPU)
+    assert run.settings["settings"]["deidentify"] is True
+    (objects,) = (out / "dicom").iterdir()
+    first = [pydicom.dcmread(objects / f"{kind}.dcm") for kind in ("sr", "pm")]
+    export(out, ["sr", "pm"], deidentify=True, invent_geometry=True)
+    again = [pydicom.dcmread(objects / f"{kind}.dcm") for kind in ("sr", "pm")]
+    for made in (*first, *again):
+        assert (made.PatientIdentityRemoved, made.PatientID) == ("YES", "")
+    assert [made.SOPInstanceUID for made in first] == [made.SOPInstanceUID for made in again]
+    export(out, ["sr"])
+    assert pydicom.dcmread(objects / "sr.dcm").PatientID == pydicom.dcmread(films[0]).PatientID
