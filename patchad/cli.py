@@ -57,6 +57,14 @@ Write = Annotated[
 ]
 
 
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
+]
+InventGeometry = Annotated[
+    bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
+]
+
+
 @dataclass
 class _Voice:
     """How loud to be, and whether results are told as JSON; set before the command runs."""
@@ -185,6 +193,8 @@ def screen(
     ] = "one",
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
+    deidentify: Deidentify = False,
+    invent_geometry: InventGeometry = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -202,7 +212,16 @@ def screen(
             inputs,
             model,
             out,
-            ScreenOptions(kinds, stride, given, allow_mismatch, voi, frames),  # type: ignore[arg-type]
+            ScreenOptions(
+                kinds,
+                stride,
+                given,
+                allow_mismatch,
+                voi,  # type: ignore[arg-type]
+                frames,  # type: ignore[arg-type]
+                deidentify,
+                invent_geometry,
+            ),
             device=choose_device(device),
             limits=Limits(max_pixels, timeout),
             resume=resume,
@@ -251,13 +270,17 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
     write: Write,
+    deidentify: Deidentify = False,
+    invent_geometry: InventGeometry = False,
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
     with _spoken() as progress:
         kinds = _kinds(write)
         from patchad.verbs.export import export as export_run
 
-        exported = export_run(run, kinds, progress=progress)
+        exported = export_run(
+            run, kinds, deidentify=deidentify, invent_geometry=invent_geometry, progress=progress
+        )
         _tell(
             {"written": exported.written, "failed": [list(fault) for fault in exported.failed]},
             [f"{', '.join(kinds)} written to {run}"],

@@ -53,7 +53,7 @@ CARD = ModelCard(
     ),
     weights_sha256="cd" * 32,
 )
-KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg")
+KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg", "cad-sr", "pm")
 
 
 def screened(path: Path, scores: dict[tuple[int, int], float]) -> tuple[Radiograph, Screening]:

@@ -346,3 +346,24 @@ def test_more_pixels_than_asked_for_cost_a_row(study, films, tmp_path: Path) -> 
         films[:1], study.model, tmp_path / "run", ScreenOptions(()), device=CPU, limits=limits
     )
     assert "more than the 1,000 that are read" in run.rows[0].reason
+
+
+def test_a_run_may_be_deidentified_and_so_may_what_is_exported(
+    study, films, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RequestError, match="--invent-geometry"):
+        screen_run(films[:1], study.model, out, ScreenOptions(("pm",)), device=CPU)
+    assert not out.exists()
+    options = ScreenOptions(("sr", "pm"), deidentify=True, invent_geometry=True)
+    run = screen_run(films[:1], study.model, out, options, device=CPU)
+    assert run.settings["settings"]["deidentify"] is True
+    (objects,) = (out / "dicom").iterdir()
+    first = [pydicom.dcmread(objects / f"{kind}.dcm") for kind in ("sr", "pm")]
+    export(out, ["sr", "pm"], deidentify=True, invent_geometry=True)
+    again = [pydicom.dcmread(objects / f"{kind}.dcm") for kind in ("sr", "pm")]
+    for made in (*first, *again):
+        assert (made.PatientIdentityRemoved, made.PatientID) == ("YES", "")
+    assert [made.SOPInstanceUID for made in first] == [made.SOPInstanceUID for made in again]
+    export(out, ["sr"])
+    assert pydicom.dcmread(objects / "sr.dcm").PatientID == pydicom.dcmread(films[0]).PatientID

@@ -1,7 +1,15 @@
 """What leaves patchad: a file a kind of output, each from a Screening or from a stored run."""
 
 # What --write takes. The first are written for each image, the last for the whole run.
-DICOM_KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg")  # only for images that came as DICOM
+DICOM_KINDS = (
+    "sc",
+    "gsps",
+    "sr",
+    "seg",
+    "heatmap-seg",
+    "cad-sr",
+    "pm",
+)  # only for images that came as DICOM
 IMAGE_KINDS = ("heatmap", "overlay", *DICOM_KINDS)
 RUN_KINDS = ("ko", "report")
 KINDS = IMAGE_KINDS + RUN_KINDS

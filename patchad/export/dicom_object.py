@@ -58,20 +58,27 @@ _OF_THE_EQUIPMENT = (
     "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
     "DeviceSerialNumber", "SoftwareVersions",
 )
+_OF_PLACE_AND_TIME = (
+    "InstitutionName", "StationName", "DeviceSerialNumber", "ContentDate", "ContentTime",
+)
 _UNPAIRED = (
     "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE", "CSPINE",
     "TSPINE", "LSPINE", "SSPINE", "HEART", "WHOLEBODY",
 )
 # fmt: on
-_SERIES = {"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405, "ko": 9406}
-_ALONE = ("seg", "heatmap-seg")
+_SERIES = {
+    **{"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405, "ko": 9406},
+    **{"cad-sr": 9407, "pm": 9408},
+}
+_ALONE = ("seg", "heatmap-seg", "pm")
 
 
 @dataclass(frozen=True, eq=False)
 class Maker:
-    """The model, as an object names what made it."""
+    """The model, as an object names what made it; ``deidentify``: for nobody in particular."""
 
     card: ModelCard
+    deidentify: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -84,8 +91,12 @@ class Maker:
         return f"patchad {__version__}, {self.card.method}, weights {self.card.weights_sha256}"
 
     def uid(self, *name: object) -> UID:
-        """A UID that is the same for the same model and name (2.25: derived from a UUID)."""
-        text = "/".join(map(str, (self.digest, *name)))
+        """A UID that is the same for the same model and name (2.25: derived from a UUID).
+
+        An object without its patient is another object, and has another UID.
+        """
+        without = ("deidentified",) if self.deidentify else ()
+        text = "/".join(map(str, (self.digest, *without, *name)))
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
     def identity(self, kind: str, title: str, *series: str) -> dict[str, Any]:
@@ -162,7 +173,7 @@ class Finding:
             dataset.Laterality = side
 
 
-def finding(screening: Screening, card: ModelCard) -> Finding | None:
+def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) -> Finding | None:
     """Read the source's header again; None where an object could not refer to the source.
 
     That is so for what is no DICOM file, for one without the UIDs of class, instance, series and
@@ -174,8 +185,10 @@ def finding(screening: Screening, card: ModelCard) -> Finding | None:
     source = screening.source
     if not source.sop_instance_uid:
         return None
-    header = read_header(Path(source.path), source.sop_instance_uid)
-    return Finding(header, screening, Maker(card)) if can_be_referred_to(header) else None
+    header = read_header(Path(source.path), source.sop_instance_uid, deidentify=deidentify)
+    return (
+        Finding(header, screening, Maker(card, deidentify)) if can_be_referred_to(header) else None
+    )
 
 
 def can_be_referred_to(header: Dataset) -> bool:
@@ -184,8 +197,11 @@ def can_be_referred_to(header: Dataset) -> bool:
     return named and not number_of(header, "NumberOfFrames") > 1
 
 
-def read_header(path: Path, sop_instance_uid: str) -> Dataset:
+def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) -> Dataset:
     """The header of a file that was screened as this instance.
+
+    ``deidentify`` leaves out patient, study (but for its UID), place and time, so that
+    nothing made from the header can hold them.
 
     Raises:
         ImageError: the file cannot be read any more, or is another than was screened.
@@ -201,6 +217,12 @@ def read_header(path: Path, sop_instance_uid: str) -> Dataset:
             f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
             "refer to it, screen it again"
         )
+    if deidentify:
+        for keyword in (*_OF_THE_PATIENT, *_OF_THE_STUDY, *_OF_PLACE_AND_TIME):
+            if keyword in header and keyword != "StudyInstanceUID":
+                del header[keyword]
+        header.PatientIdentityRemoved = "YES"
+        header.DeidentificationMethod = f"patchad {__version__}: not copied from the source"
     return header
 
 

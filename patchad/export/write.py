@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from patchad.detector import ModelCard, card_from_dict
+from patchad.errors import ImageError, RequestError
 from patchad.export import DICOM_KINDS
+from patchad.export.dicom_cad_sr import cad_report
 from patchad.export.dicom_gsps import presentation_state
 from patchad.export.dicom_ko import key_objects
 from patchad.export.dicom_object import (
@@ -21,6 +23,7 @@ from patchad.export.dicom_object import (
     text_of,
     write_object,
 )
+from patchad.export.dicom_pm import parametric_map
 from patchad.export.dicom_sc import secondary_capture
 from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
 from patchad.export.dicom_sr import report
@@ -36,7 +39,23 @@ _OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
     "sr": report,
     "seg": region_segmentation,
     "heatmap-seg": heatmap_segmentation,
+    "cad-sr": cad_report,
+    "pm": parametric_map,
 }
+
+
+def check_kinds(kinds: Sequence[str], *, invent_geometry: bool) -> None:
+    """Refuse a Parametric Map unless an invented geometry was asked for.
+
+    Raises:
+        RequestError: it was not.
+    """
+    if "pm" in kinds and not invent_geometry:
+        raise RequestError(
+            "--write pm needs --invent-geometry: a Parametric Map must lie in a frame of "
+            "reference, which a projection image has not; the option puts it into one of its own, "
+            "at the origin, 1 mm a pixel where the spacing is unknown (heatmap-seg needs none)"
+        )
 
 
 def write_image_kinds(
@@ -46,8 +65,12 @@ def write_image_kinds(
     radiograph: Radiograph,
     card: ModelCard,
     kinds: Sequence[str],
+    *,
+    deidentify: bool = False,
 ) -> None:
     """Write those of ``kinds`` that are made for each image.
+
+    ``deidentify`` leaves the patient out of the DICOM objects.
 
     DICOM objects are passed over where they couldn't refer to the image; see
     :func:`patchad.export.dicom_object.finding`.
@@ -58,12 +81,18 @@ def write_image_kinds(
     """
     if "heatmap" in kinds:
         write_heatmap(heatmap_path(folder, image_id), screening.heatmap)
-    found = finding(screening, card) if set(kinds) & set(DICOM_KINDS) else None
+    wanted = bool(set(kinds) & set(DICOM_KINDS))
+    found = finding(screening, card, deidentify=deidentify) if wanted else None
     if "overlay" in kinds or (found and "sc" in kinds):
         picture = _picture(image_id, screening, radiograph, card)
         if "overlay" in kinds:
             write_overlay(overlay_path(folder, image_id), picture)
         if found and "sc" in kinds:
+            if deidentify and text_of(found.header, "BurnedInAnnotation") == "YES":
+                raise ImageError(
+                    "the film has text burned in (Burned In Annotation YES), which an overlay "
+                    "would show: --deidentify cannot remove it, leave sc out of --write"
+                )
             build = partial(secondary_capture, found, picture)
             write_object(object_path(folder, image_id, "sc"), found.header, found.maker, build)
     for kind, make in _OBJECTS.items():
@@ -72,7 +101,7 @@ def write_image_kinds(
             write_object(path, found.header, found.maker, partial(make, found))
 
 
-def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
+def write_run_kinds(folder: Path, kinds: Sequence[str], *, deidentify: bool = False) -> None:
     """Write those of ``kinds`` that are made for the run as a whole.
 
     Raises:
@@ -80,18 +109,19 @@ def write_run_kinds(folder: Path, kinds: Sequence[str]) -> None:
         OutputError: a file cannot be written.
     """
     if "ko" in kinds:
-        _write_key_objects(read_run(folder))
+        _write_key_objects(read_run(folder), deidentify)
     if "report" in kinds:
         write_report(folder)
 
 
-def _write_key_objects(run: Run) -> None:
+def _write_key_objects(run: Run, deidentify: bool) -> None:
     """A Key Object Selection for each study with flagged images."""
-    maker = Maker(card_from_dict(run.settings["card"], f"the card in {run.folder}"))
+    card = card_from_dict(run.settings["card"], f"the card in {run.folder}")
+    maker = Maker(card, deidentify)
     studies: dict[str, list[Dataset]] = {}
     for row in run.rows:
         if row.flagged and row.sop_instance_uid:
-            header = read_header(Path(row.path), row.sop_instance_uid)
+            header = read_header(Path(row.path), row.sop_instance_uid, deidentify=deidentify)
             if can_be_referred_to(header):
                 studies.setdefault(text_of(header, "StudyInstanceUID"), []).append(header)
     for study, headers in studies.items():

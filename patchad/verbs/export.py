@@ -10,7 +10,7 @@ from patchad.calibration import patch_percentiles
 from patchad.detector import ModelCard, card_from_dict, stitch_scores
 from patchad.errors import ImageError, RequestError
 from patchad.export import IMAGE_KINDS
-from patchad.export.write import write_image_kinds, write_run_kinds
+from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.image import Radiograph, Screening
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.preprocess import prepare
@@ -25,13 +25,23 @@ class Exported:
     failed: tuple[tuple[str, str], ...]
 
 
-def export(folder: Path, kinds: Sequence[str], *, progress: Progress = silent) -> Exported:
+def export(
+    folder: Path,
+    kinds: Sequence[str],
+    *,
+    deidentify: bool = False,
+    invent_geometry: bool = False,
+    progress: Progress = silent,
+) -> Exported:
     """Write ``kinds`` for every screened image of a run; the images are read again.
 
+    ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows kind ``pm``.
+
     Raises:
-        RequestError: ``folder`` is no run.
+        RequestError: ``folder`` is no run, or ``pm`` is not allowed.
         OutputError: the disk is full or the folder read-only.
     """
+    check_kinds(kinds, invent_geometry=invent_geometry)
     run = read_run(folder)
     card = card_from_dict(run.settings["card"], f"the card in {folder}")
     failed: list[tuple[str, str]] = []
@@ -40,11 +50,13 @@ def export(folder: Path, kinds: Sequence[str], *, progress: Progress = silent) -
     for number, row in enumerate(rows, start=1):
         try:
             radiograph, screening = rebuild(run, row, card)
-            write_image_kinds(folder, row.id, screening, radiograph, card, kinds)
+            write_image_kinds(
+                folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
+            )
         except (ImageError, RequestError) as error:
             failed.append((row.path, str(error)))
         progress("exporting", number, len(rows), math.nan)
-    write_run_kinds(folder, kinds)
+    write_run_kinds(folder, kinds, deidentify=deidentify)
     return Exported(len(rows) - len(failed), tuple(failed))
 
 

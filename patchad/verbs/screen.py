@@ -26,6 +26,8 @@ class ScreenOptions:
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
     scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
+    ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind
+    ``pm``.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
@@ -34,6 +36,8 @@ class ScreenOptions:
     allow_mismatch: bool = False
     voi: Voi = "auto"
     frames: Literal["one", "all"] = "one"
+    deidentify: bool = False
+    invent_geometry: bool = False
 
 
 def screen(

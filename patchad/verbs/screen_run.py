@@ -13,7 +13,7 @@ import torch
 
 from patchad.detector import PatchDetector, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
-from patchad.export.write import write_image_kinds, write_run_kinds
+from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.files import claim_folder, write_whole
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images, frames_of
@@ -57,6 +57,7 @@ def screen_run(
         ModelError: the model folder cannot be used; nothing was written.
         OutputError: the folder cannot be written, or the disk is full; ``resume`` goes on.
     """
+    check_kinds(options.kinds, invent_geometry=options.invent_geometry)
     entries = find_images(inputs)
     if options.frames == "all":
         entries = [frame for entry in entries for frame in frames_of(entry)]
@@ -86,7 +87,7 @@ def screen_run(
     table = [rows.of(entry) for entry in entries]
     counts = {status: sum(row.status == status for row in table) for status in STATUSES}
     run = write_run(out, {**settings, "card": card, "counts": counts, "seconds": seconds}, table)
-    write_run_kinds(out, options.kinds)
+    write_run_kinds(out, options.kinds, deidentify=options.deidentify)
     return run
 
 
@@ -110,7 +111,15 @@ def _screen_entry(
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
         write_patches(patches_path(out, name), screening)
-        write_image_kinds(out, name, screening, read.radiograph, detector.card, options.kinds)
+        write_image_kinds(
+            out,
+            name,
+            screening,
+            read.radiograph,
+            detector.card,
+            options.kinds,
+            deidentify=options.deidentify,
+        )
     except OutputError:
         raise  # the folder is at fault, not this image
     except Exception as error:
