@@ -1,26 +1,17 @@
 """The command line: a command is parse, one call, print, exit code."""
 
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from patchad.errors import PatchadError, RequestError
+from patchad.console import as_lines, finish, spoken, tell, voice
+from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
-from patchad.progress import Progress
 from patchad.version import __version__
-
-# Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
-SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
 
@@ -52,19 +43,6 @@ Write = Annotated[
 ]
 
 
-@dataclass
-class _Voice:
-    """How loud to be, and whether results are told as JSON; set before the command runs."""
-
-    quiet: bool = False
-    json: bool = False
-
-
-log = logging.getLogger(__name__)
-_voice = _Voice()
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
 @app.callback(invoke_without_command=True)
 def _options(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only.")] = False,
@@ -74,7 +52,7 @@ def _options(
     ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    _voice.quiet, _voice.json = quiet, as_json
+    voice.quiet, voice.json = quiet, as_json
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("patchad").setLevel(level)
@@ -91,7 +69,7 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """The whole way on phantoms made here: train, screen, evaluate, export."""
-    with _spoken() as progress:
+    with spoken() as progress:
         from patchad.device import choose_device
         from patchad.verbs.demo import demo as run_demo
 
@@ -102,7 +80,7 @@ def demo(
             overwrite=overwrite,
             progress=progress,
         )
-        _tell(shown.evaluations, shown.lines())
+        tell(shown.evaluations, shown.lines())
 
 
 @app.command()
@@ -123,7 +101,7 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a detector on negative images alone."""
-    with _spoken() as progress:
+    with spoken() as progress:
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
@@ -141,7 +119,7 @@ def train(
             progress=progress,
         )
         data, calibration = trained.card.data, trained.card.calibrated
-        _tell(
+        tell(
             card_as_dict(trained.card),
             [
                 f"{trained.card.method}: trained on {data.images} negative images of "
@@ -152,7 +130,7 @@ def train(
                 f"next: patchad screen IMAGES --model {model}",
             ],
         )
-    _finish(trained.failed)
+    finish(trained.failed)
 
 
 @app.command()
@@ -178,7 +156,7 @@ def screen(
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
-    with _spoken() as progress:
+    with spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
         from patchad.device import choose_device
         from patchad.verbs.screen import ScreenOptions
@@ -195,7 +173,7 @@ def screen(
             progress=progress,
         )
         counts, flagged = run.settings["counts"], sum(bool(row.flagged) for row in run.rows)
-        _tell(
+        tell(
             {"out": str(out), **run.settings, "flagged": flagged},
             [
                 f"{counts['ok']} screened, {flagged} flagged, {counts['failed']} failed, "
@@ -203,7 +181,7 @@ def screen(
                 f"results: {out}" + (f", open {out / 'report.html'}" if "report" in kinds else ""),
             ],
         )
-    _finish([(row.path, row.reason) for row in run.rows if row.status == "failed"])
+    finish([(row.path, row.reason) for row in run.rows if row.status == "failed"])
 
 
 @app.command()
@@ -220,7 +198,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""
-    with _spoken():
+    with spoken():
         from patchad.device import choose_device
         from patchad.export.report import write_report
         from patchad.verbs.evaluate import evaluate as evaluate_run
@@ -229,7 +207,7 @@ def evaluate(
         result = evaluate_run(run, truth, regions, out, seed=seed, device=choose_device(device))
         if out is None and (run / "report.html").exists():
             write_report(run)  # which then shows the evaluation
-        _tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
+        tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
 
 
 @app.command()
@@ -238,16 +216,40 @@ def export(
     write: Write,
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
-    with _spoken() as progress:
+    with spoken() as progress:
         kinds = _kinds(write)
         from patchad.verbs.export import export as export_run
 
         exported = export_run(run, kinds, progress=progress)
-        _tell(
+        tell(
             {"written": exported.written, "failed": [list(fault) for fault in exported.failed]},
             [f"{', '.join(kinds)} written to {run}"],
         )
-    _finish(exported.failed)
+    finish(exported.failed)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="AET@HOST:PORT|URL", help="C-STORE, or https://…/dicom-web: STOW-RS."),
+    ],
+) -> None:
+    """Send a run's DICOM objects to a PACS; what it has accepted is not sent again."""
+    with spoken() as progress:
+        from patchad.verbs.push import push as push_run
+
+        pushed = push_run(run, to, progress=progress)
+        tell(
+            asdict(pushed),
+            [
+                f"{pushed.accepted} accepted by {pushed.to}, {len(pushed.failed)} not, "
+                f"{pushed.before} accepted before",
+                *pushed.notes,
+            ],
+        )
+    finish(pushed.failed)
 
 
 @app.command()
@@ -257,109 +259,29 @@ def inspect(
     spacing: Spacing = None,
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
-    with _spoken():
+    with spoken():
         from patchad.verbs.inspect import inspect as inspect_path
 
         found = inspect_path(path, body_part=body_part, spacing_mm=_spacing(spacing))
-        _tell(found, _as_lines(found))
+        tell(found, as_lines(found))
 
 
 @app.command()
 def methods() -> None:
     """The methods: their papers, what each needs and gives."""
-    with _spoken():
+    with spoken():
         from patchad.methods import about
 
         found = [asdict(method) for method in about()]
-        _tell(
+        tell(
             {"methods": found},
-            [line for method in found for line in ("", *_as_lines(method))][1:],
+            [line for method in found for line in ("", *as_lines(method))][1:],
         )
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@contextmanager
-def _spoken() -> Iterator[Progress]:
-    """Errors become messages and exit codes; gives the progress bar of a command."""
-    try:
-        with _progress() as progress:
-            yield progress
-    except PatchadError as error:
-        _err.print(f"patchad: {error}", markup=False)
-        raise typer.Exit(REFUSED) from None
-    except Exception as error:
-        log.debug("the way to the fault", exc_info=error)
-        said = f"patchad: unexpected {type(error).__name__}: {error}"
-        _err.print(f"{said}\nThis is a fault of patchad: please report it with -v.", markup=False)
-        raise typer.Exit(REFUSED) from None
-    except KeyboardInterrupt:
-        _err.print("patchad: stopped; go on with the same command and --resume", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere a plain line at each tenth of the way."""
-    if _voice.quiet:
-        yield lambda stage, done, total, value: None
-    elif _err.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Bar(*columns, TimeRemainingColumn(), console=_err, transient=True) as bar:
-            tasks: dict[str, Any] = {}
-
-            def show(stage: str, done: int, total: int, value: float) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=total)
-                bar.update(tasks[stage], completed=done, description=_labelled(stage, value))
-
-            yield show
-    else:
-
-        def say(stage: str, done: int, total: int, value: float) -> None:
-            if done == total or done * 10 // total > (done - 1) * 10 // total:
-                _err.print(f"{_labelled(stage, value)} {done}/{total}", markup=False)
-
-        yield say
-
-
-def _labelled(stage: str, value: float) -> str:
-    return stage if value != value else f"{stage} ({value:.5g})"
-
-
-def _tell(result: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """Print a command's result: as JSON if that was asked for, else in words."""
-    if _voice.json:
-        print(json.dumps(result, indent=2, default=str))
-    else:
-        print("\n".join(lines))
-
-
-def _finish(failed: Sequence[tuple[str, str]]) -> None:
-    """Name what failed, and exit accordingly."""
-    for path, reason in failed[:10]:
-        _err.print(f"failed: {path}: {reason}", markup=False)
-    if len(failed) > 10:
-        _err.print(f"… and {len(failed) - 10} more, each with its reason", markup=False)
-    if failed:
-        raise typer.Exit(SOME_FAILED)
-
-
-def _as_lines(content: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}:", *_as_lines(value, indent + "  ")]
-        elif isinstance(value, list | tuple) and len(value) > 12:
-            lines.append(f"{indent}{key}: {value[0]} … {value[-1]} ({len(value)} values)")
-        elif isinstance(value, list | tuple):
-            lines.append(f"{indent}{key}: {', '.join(map(str, value)) or 'none'}")
-        else:
-            lines.append(f"{indent}{key}: {'unknown' if value is None else value}")
-    return lines
 
 
 def _kinds(text: str) -> tuple[str, ...]:
