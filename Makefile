@@ -28,7 +28,8 @@ test: $(VENV)/.installed-dev check
 # Against validators, a renderer and a server that others wrote. 5: pytest found no test to run.
 conformance: $(VENV)/.installed-dev
 	.ci/conformance-parts
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m conformance tests/test_conformance.py || [ $$? -eq 5 ]
+	OMP_NUM_THREADS=1 .ci/alone $(BIN)/pytest -m conformance tests/test_conformance.py \
+		|| [ $$? -eq 5 ]
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
