@@ -18,7 +18,7 @@ from patchad.calibration import Calibration
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import Maker, finding, write_object
+from patchad.export.dicom_object import Maker, can_be_referred_to, finding, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
@@ -390,6 +390,16 @@ def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
     assert not (tmp_path / "dicom").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"SOPClassUID": ""}, {"StudyInstanceUID": ""}, {"NumberOfFrames": 2}]
+)
+def test_what_cannot_be_referred_to(breast: Written, change: dict[str, object]) -> None:
+    header = pydicom.dcmread(breast.film, stop_before_pixels=True)
+    assert can_be_referred_to(header)
+    header.update(change)
+    assert not can_be_referred_to(header)
+
+
 def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) -> None:
     path = film(tmp_path / "film.dcm", "L-MLO")
     _, screening = screened(path, LESIONS)
@@ -500,3 +510,15 @@ def assert_conforms(folder: Path) -> None:
 
 def test_dciodvfy_finds_no_error(written: Written) -> None:
     assert_conforms(written.folder)
+
+
+def test_dcmtk_shows_the_film_as_patchad_read_it(written: Written, tmp_path: Path) -> None:
+    if shutil.which("dcmp2pgm") is None:
+        pytest.skip("dcmp2pgm is not installed: apt install dcmtk")
+    if not written.header.get("PatientName"):
+        pytest.skip("DCMTK takes no presentation state of a patient without a name")
+    state, shown = written.folder / "dicom" / "a" / "gsps.dcm", tmp_path / "shown.pgm"
+    subprocess.run(["dcmp2pgm", "-p", state, written.film, shown], check=True, capture_output=True)
+    with Image.open(shown) as picture:
+        grey = np.asarray(picture) / 255
+    np.testing.assert_allclose(grey, read_radiograph(written.film).pixels, atol=1 / 255)

@@ -165,8 +165,8 @@ class Finding:
 def finding(screening: Screening, card: ModelCard) -> Finding | None:
     """Read the source's header again; None where an object could not refer to the source.
 
-    That is so for what is no DICOM file, and for one without the UIDs of class, instance, series
-    and study.
+    That is so for what is no DICOM file, for one without the UIDs of class, instance, series and
+    study, and for one of several frames.
 
     Raises:
         ImageError: the file cannot be read any more, or is another than was screened.
@@ -179,8 +179,9 @@ def finding(screening: Screening, card: ModelCard) -> Finding | None:
 
 
 def can_be_referred_to(header: Dataset) -> bool:
-    """Whether the header has the UIDs of class, instance, series and study."""
-    return all(text_of(header, keyword) for keyword in _OF_A_REFERENCE if keyword.endswith("UID"))
+    """Whether the header has the UIDs of class, instance, series and study, and one frame."""
+    named = all(text_of(header, keyword) for keyword in _OF_A_REFERENCE if keyword.endswith("UID"))
+    return named and not number_of(header, "NumberOfFrames") > 1
 
 
 def read_header(path: Path, sop_instance_uid: str) -> Dataset:

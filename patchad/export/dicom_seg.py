@@ -19,12 +19,12 @@ def region_segmentation(found: Finding) -> Dataset | None:
     """BINARY, a segment a flagged region; None where there is none, for it can't be empty."""
     if not found.regions:
         return None
-    masks = np.zeros((1, *found.screening.heatmap.values.shape, len(found.regions)), np.uint8)
+    labels = np.zeros((1, *found.screening.heatmap.values.shape), np.uint16)
     described = []
     for number, region in enumerate(found.regions, start=1):
         height, width = region.mask.shape
         rows, cols = slice(region.row, region.row + height), slice(region.col, region.col + width)
-        masks[0, rows, cols, number - 1] = region.mask
+        labels[0, rows, cols][region.mask] = number
         described.append(
             _segment(
                 found,
@@ -34,7 +34,7 @@ def region_segmentation(found: Finding) -> Dataset | None:
             )
         )
     return _segmentation(
-        found, "seg", "regions as masks", masks, described, "Flagged regions, research use only"
+        found, "seg", "regions as masks", labels, described, "Flagged regions, research use only"
     )
 
 
@@ -86,7 +86,7 @@ def _segmentation(
     found: Finding,
     kind: str,
     title: str,
-    pixels: NDArray[np.uint8] | NDArray[np.float32],
+    pixels: NDArray[np.uint16] | NDArray[np.float32],
     segments: list[SegmentDescription],
     description: str,
     *,
