@@ -20,9 +20,8 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from test_dicom_out import CARD, CASES, LESIONS, SHAPE, film, items, screened
+from test_dicom_out import CARD, CASES, KINDS, LESIONS, SHAPE, film, items, screened
 
-from patchad.export import DICOM_KINDS
 from patchad.export.write import write_image_kinds
 from patchad.io.read import read_radiograph
 from patchad.io.run import write_run
@@ -55,7 +54,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Every kind of object of every case of test_dicom_out.py, in one run folder."""
+    """The objects of every case of test_dicom_out.py, in one run folder."""
     folder = tmp_path_factory.mktemp("conformance")
     films = {}
     for number, case in enumerate(CASES):
@@ -66,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         data.save_as(path)
         radiograph, screening = screened(path, LESIONS)
         name = case.replace(" ", "-")
-        write_image_kinds(folder, name, screening, radiograph, CARD, DICOM_KINDS)
+        write_image_kinds(folder, name, screening, radiograph, CARD, KINDS)
     write_run(folder, {}, [])
     return Run(folder, films)
 
@@ -74,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_dciodvfy_finds_no_error(run: Run) -> None:
     dciodvfy = part("dciodvfy", "dicom3tools")
     objects = sorted(run.folder.glob("dicom/*/*.dcm"))
-    assert len(objects) == len(CASES) * len(DICOM_KINDS)
+    assert len(objects) == len(CASES) * len(KINDS)
     faults = []
     for path in objects:  # it prints its findings and always exits with 0
         done = subprocess.run([dciodvfy, path], capture_output=True, text=True, check=False)
