@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ from patchad.export import DEFAULT_KINDS, KINDS
 from patchad.version import __version__
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
+# As in patchad.io, whose imports would keep --help waiting.
+VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
 app = typer.Typer(
     name="patchad",
@@ -38,6 +41,10 @@ Spacing = Annotated[
         help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
     ),
 ]
+Voi = Annotated[
+    str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
+]
+MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
 Write = Annotated[
     str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
 ]
@@ -152,13 +159,22 @@ def screen(
             "--allow-mismatch", help="Screen images unlike the training images; recorded."
         ),
     ] = False,
+    voi: Voi = "auto",
+    frames: Annotated[
+        str, typer.Option(metavar="one|all", help="all: each frame of multi-frame images.")
+    ] = "one",
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
+        _one_of("--voi", voi, VOIS)
+        _one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
+        from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
         from patchad.verbs.screen_run import screen_run
 
@@ -166,8 +182,9 @@ def screen(
             inputs,
             model,
             out,
-            ScreenOptions(kinds, stride, given, allow_mismatch),
+            ScreenOptions(kinds, stride, given, allow_mismatch, voi, frames),  # type: ignore[arg-type]
             device=choose_device(device),
+            limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
             progress=progress,
@@ -257,12 +274,21 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="An image, or a model folder.")],
     body_part: Annotated[str, typer.Option(help="breast or chest.")] = "breast",
     spacing: Spacing = None,
+    voi: Voi = "auto",
+    max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
     with spoken():
         from patchad.verbs.inspect import inspect as inspect_path
 
-        found = inspect_path(path, body_part=body_part, spacing_mm=_spacing(spacing))
+        _one_of("--voi", voi, VOIS)
+        found = inspect_path(
+            path,
+            body_part=body_part,
+            spacing_mm=_spacing(spacing),
+            voi=voi,  # type: ignore[arg-type]
+            max_pixels=max_pixels,
+        )
         tell(found, as_lines(found))
 
 
@@ -290,6 +316,11 @@ def _kinds(text: str) -> tuple[str, ...]:
     if unknown or not kinds:
         raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
     return kinds
+
+
+def _one_of(option: str, text: str, allowed: Sequence[str]) -> None:
+    if text not in allowed:
+        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
 
 
 def _spacing(text: str | None) -> tuple[float, float] | None:

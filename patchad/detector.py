@@ -25,7 +25,9 @@ from patchad.io.files import write_whole
 from patchad.preprocess import Preprocessing, to_source_frame
 from patchad.version import __version__
 
-FORMAT = 1  # of the model folder; raised whenever an older patchad could misread a newer one
+# Of the model folder; raised whenever an older patchad could misread a newer one. A model trained
+# on For Processing images has format 2: patchad that knows only 1 would let other images through.
+FORMATS = (1, 2)
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
@@ -41,6 +43,7 @@ class TrainingData:
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float] | None  # median (row, col) as read; None where nobody said
     brightness: tuple[float, float]  # range of the foreground's median pixel over the images
+    for_processing: bool = False  # whether it saw raw detector values instead of finished images
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class ModelCard:
     versions: Mapping[str, str] = field(default_factory=dict)
     intended_use: str = INTENDED_USE
     weights_sha256: str = ""
-    format: int = FORMAT
+    format: int = FORMATS[0]
 
     @property
     def calibrated(self) -> Calibration:
@@ -187,12 +190,13 @@ def read_card(folder: Path) -> ModelCard:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not the card of a model: {error}") from None
-    if content.get("format") != FORMAT:
+    if content.get("format") not in FORMATS:
         made_with = content.get("versions")
         version = made_with.get("patchad") if isinstance(made_with, dict) else None
         raise ModelError(
             f"{path} has format {content.get('format')}, this patchad ({__version__}) reads "
-            f"{FORMAT}: use the version it was trained with ({version or 'unknown'}), or train anew"
+            f"{' and '.join(map(str, FORMATS))}: use the version it was "
+            f"trained with ({version or 'unknown'}), or train anew"
         )
     if content.pop("digest", None) != _digest(content):
         raise ModelError(
@@ -205,6 +209,8 @@ def read_card(folder: Path) -> ModelCard:
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
+    if card.format == 1:
+        del content["data"]["for_processing"]  # which it doesn't have, so that its digest holds
     return {"digest": _digest(content), **content}
 
 

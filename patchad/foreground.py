@@ -33,6 +33,8 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     slanted by up to 10°, off the four sides; ``threshold`` is the end of black. Air beside the body
     and letters within the field stay. Without margins the field is the whole image.
 
+    What lies outside of the film (``Radiograph.outside``) is in neither.
+
     Args:
         radiograph: the image as read.
         body_part: ``breast`` or ``chest``.
@@ -40,7 +42,7 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     Raises:
         ImageError: the image is constant, or nothing in it could be a breast or a chest.
     """
-    pixels = radiograph.pixels
+    pixels = radiograph.film
     low, high = float(pixels.min()), float(pixels.max())
     if not high > low:
         raise ImageError(
@@ -73,6 +75,12 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     whole = resize(mask.astype(np.float32), radiograph.shape) >= 0.5
     if body_part == "breast":
         _drop_border_lines(whole, pixels, threshold)
+    if radiograph.outside is not None:
+        whole &= ~radiograph.outside
+        if not whole.any():
+            raise ImageError(
+                f"padding, shutter or collimator leave nothing of the {body_part}: export it anew"
+            )
     return Foreground(whole, method, threshold, {"area_fraction": float(whole.mean()), **measures})
 
 

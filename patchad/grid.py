@@ -115,37 +115,41 @@ def stitch(
     """
     if values.shape != (len(grid),):
         raise ValueError(f"one value a patch is needed: {len(grid)}, got shape {values.shape}")
-    window = patch_window(grid.size, weighting)
+    profile = window_profile(grid.size, weighting)
+    rows, cols = (np.unique(axis) for axis in grid.corners.T)
+    spoken = np.isfinite(values).reshape(len(rows), len(cols))
+    scores = np.where(spoken, values.reshape(spoken.shape), 0).astype(np.float64)
+    # The window is a product of two profiles, so patches are summed along rows first, then down.
     total, weight = np.zeros(grid.shape), np.zeros(grid.shape)
-    spoken = np.isfinite(values)
-    for (row, col), value in zip(grid.corners[spoken], values[spoken], strict=True):
-        place = np.s_[row : row + grid.size, col : col + grid.size]
-        part = window[: grid.shape[0] - row, : grid.shape[1] - col]
-        total[place] += float(value) * part
-        weight[place] += part
+    for sums, heights in ((total, scores), (weight, spoken.astype(np.float64))):
+        bands = np.zeros((len(rows), grid.shape[1]))
+        for place, col in enumerate(cols):
+            part = profile[: grid.shape[1] - col]
+            bands[:, col : col + grid.size] += heights[:, place, None] * part
+        for place, row in enumerate(rows):
+            sums[row : row + grid.size] += profile[: grid.shape[0] - row, None] * bands[place]
     seen = weight > 0 if mask is None else (weight > 0) & mask
     picture = np.full(grid.shape, np.nan, np.float32)
-    picture[seen] = total[seen] / weight[seen]
-    return picture
+    return np.divide(total, weight, out=picture, where=seen, casting="same_kind")
 
 
-def patch_window(size: int, weighting: Weighting) -> NDArray[np.float64]:
-    """The weights of :func:`stitch` over a patch: (size, size) float64, positive everywhere.
+def window_profile(size: int, weighting: Weighting) -> NDArray[np.float64]:
+    """The weights of :func:`stitch` along one side of a patch: (size,) float64, all positive.
 
-    ``gaussian`` has its standard deviation at a quarter of the patch; ``hann`` is sampled at pixel
-    centres, so that it doesn't reach zero at the border.
+    At a pixel of the patch, the weights of its row and its column are multiplied. ``gaussian`` has
+    its standard deviation at a quarter of the patch; ``hann`` is sampled at pixel centres, so that
+    it doesn't reach zero at the border.
     """
     centres = (np.arange(size) + 0.5) / size
     match weighting:
         case "mean":
-            profile = np.ones(size)
+            return np.ones(size)
         case "gaussian":
-            profile = np.exp(-0.5 * ((centres - 0.5) / 0.25) ** 2)
+            return np.asarray(np.exp(-0.5 * ((centres - 0.5) / 0.25) ** 2))
         case "hann":
-            profile = np.sin(np.pi * centres) ** 2
+            return np.asarray(np.sin(np.pi * centres) ** 2)
         case _:
             raise ValueError(f"weighting is mean, gaussian or hann, not {weighting!r}")
-    return np.outer(profile, profile)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -26,6 +26,8 @@ class Source:
     laterality: str = ""  # L, R, B or empty
     view: str = ""  # CC, MLO, AP, PA … or empty
     reading: tuple[str, ...] = ()  # what was decided while reading: the window, the spacing …
+    cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
+    for_processing: bool | None = None  # raw detector values; None where the file does not say
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +36,14 @@ class Radiograph:
 
     ``pixels`` (H, W) float32 in [0, 1], brighter = denser. ``spacing_mm`` (row, col) is the
     distance between pixel centres in the plane of the patient, None where nobody said.
+    ``outside`` (H, W) bool is what is no film though it has pixels: padding, and what a shutter or
+    a collimator covers; None where all is film.
     """
 
     pixels: NDArray[np.float32]
     spacing_mm: tuple[float, float] | None
     source: Source
+    outside: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         _freeze(self.pixels, "pixels", np.float32)
@@ -49,6 +54,17 @@ class Radiograph:
             raise ValueError(f"pixels must lie in [0, 1], got [{low:g}, {high:g}]")
         if self.spacing_mm is not None and not all(0 < s < np.inf for s in self.spacing_mm):
             raise ValueError(f"spacing must be positive millimetres, got {self.spacing_mm}")
+        if self.outside is not None:
+            _freeze(self.outside, "outside", np.bool_)
+            if self.outside.shape != self.pixels.shape or self.outside.all():
+                raise ValueError("outside has the image's shape and leaves something of it")
+
+    @property
+    def film(self) -> NDArray[np.float32]:
+        """The pixels (H, W) float32 with what lies outside as dark as the darkest film."""
+        if self.outside is None:
+            return self.pixels
+        return np.where(self.outside, self.pixels[~self.outside].min(), self.pixels)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -74,7 +74,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
         ImageError: nothing to be found in the image, or its pixel spacing is needed and unknown.
     """
     found = find_foreground(radiograph, preprocessing.body_part)
-    pixels, mask = radiograph.pixels, found.mask
+    pixels, mask = radiograph.film, found.mask
     brightness = float(np.median(pixels[mask]))
     spacing = radiograph.spacing_mm
     if preprocessing.spacing_mm is not None:

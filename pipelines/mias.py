@@ -184,7 +184,7 @@ def prepare(
             "regions": len(regions),
             "test patients": len({row[1] for row in test}),
         },
-        notes=(f"Abnormal, but without a region: {'; '.join(_unmarked(findings, films))}.",),
+        notes=(f"Abnormalities without a region: {'; '.join(_unmarked(findings, films))}.",),
     )
 
 

@@ -185,7 +185,7 @@ def test_a_card_of_another_format_is_refused_whatever_it_holds(tmp_path, made_wi
 
 def test_a_card_of_another_format_names_the_version_to_use(tmp_path):
     save(Fake(), tmp_path)
-    change(tmp_path / "card.json", format=2, versions={"patchad": "7.1"})
+    change(tmp_path / "card.json", format=3, versions={"patchad": "7.1"})
     with pytest.raises(ModelError, match=r"trained with \(7\.1\)"):
         read_card(tmp_path)
 

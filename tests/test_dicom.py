@@ -15,7 +15,6 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
 from patchad.errors import ImageError, NotARadiographError
-from patchad.io import raster
 from patchad.io.dicom import read_dicom
 from patchad.io.read import read_radiograph
 
@@ -141,7 +140,7 @@ def test_a_negative_slope_turns_the_image_over(path):
         ({"WindowCenter": 9000, "WindowWidth": 100}, "shows nothing of 0 to 4095"),
         (
             {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "CUBIC"},
-            "its function CUBIC is unknown",
+            "its function is unknown",
         ),
     ],
 )
@@ -489,10 +488,9 @@ def test_a_header_that_cannot_be_is_an_error(path, elements, message):
         read_dicom(path)
 
 
-def test_more_pixels_than_the_cap_are_refused_before_they_are_read(path, monkeypatch):
-    monkeypatch.setattr(raster, "MAX_PIXELS", 7)
+def test_more_pixels_than_the_cap_are_refused_before_they_are_read(path):
     with pytest.raises(ImageError, match="2 × 4 pixels, more than the 7"):
-        read_dicom(write(path))
+        read_dicom(write(path), max_pixels=7)
 
 
 def test_a_transfer_syntax_without_decoder_is_named(path):

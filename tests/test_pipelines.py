@@ -131,7 +131,7 @@ def test_mias_is_prepared_as_tables_that_patchad_reads(tmp_path: Path) -> None:
         row.path for row in rows.values() if row.split == "test"
     }
     assert data.notes == (
-        "Abnormal, but without a region: no coordinates: mdb059, mdb233; radius under 12 pixels: "
+        "Abnormalities without a region: no coordinates: mdb059, mdb233; radius under 12 pixels: "
         "mdb227; the circle lies in air: mdb212.",
     )
 

@@ -1,7 +1,7 @@
 import json
 import math
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,13 @@ import tifffile
 import torch
 from PIL import Image
 
+from patchad.detector import read_card, save
 from patchad.errors import ModelError, OutputError, RequestError
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.io.run import ImageRow, new_id, read_run, stored_scores
+from patchad.io.workers import Limits
+from patchad.methods import load
 from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
@@ -272,3 +275,74 @@ def test_dicom_objects_of_dicom_files_only_and_the_same_uids_again(
     study_uid = pydicom.dcmread(films[0]).StudyInstanceUID
     selection = pydicom.dcmread(run.folder / "dicom" / study_uid / "ko.dcm")
     assert len(selection.CurrentRequestedProcedureEvidenceSequence) == 1
+
+
+def edited(film: Path, path: Path, **elements: object) -> Path:
+    ds = pydicom.dcmread(film)
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    ds.save_as(path)
+    return path
+
+
+def test_raw_detector_values_are_refused_unless_the_model_knows_them(
+    study, films, tmp_path: Path
+) -> None:
+    raw = edited(films[0], tmp_path / "raw.dcm", PresentationIntentType="FOR PROCESSING")
+    run = screen_run([raw], study.model, tmp_path / "run", ScreenOptions(()), device=CPU)
+    (row,) = run.rows
+    assert row.status == "failed"
+    assert "For Processing (raw detector values), trained on For Presentation" in row.reason
+    detector = load(study.model, CPU)
+    known = replace(detector.card.data, for_processing=True)
+    detector = replace(detector, card=replace(detector.card, data=known, format=2))
+    save(detector, tmp_path / "model")
+    assert read_card(tmp_path / "model").data.for_processing
+    cards = [json.loads((m / "card.json").read_text()) for m in (study.model, tmp_path / "model")]
+    assert [card["format"] for card in cards] == [1, 2]
+    assert "for_processing" not in cards[0]["data"]  # so that digests of older cards hold
+    both = [raw, films[1]]
+    run = screen_run(both, tmp_path / "model", tmp_path / "two", ScreenOptions(()), device=CPU)
+    assert [row.status for row in run.rows] == ["ok", "failed"]
+    assert "For Presentation, trained on For Processing" in run.rows[1].reason
+
+
+def test_the_choice_of_voi_and_the_cautions_are_in_the_row_and_hold_for_export(
+    study, films, tmp_path: Path
+) -> None:
+    film = edited(
+        films[0],
+        tmp_path / "film.dcm",
+        WindowCenter=2000,
+        WindowWidth=4000,
+        BreastImplantPresent="YES",
+    )
+    options = ScreenOptions((), allow_mismatch=True, voi="full")
+    run = screen_run([film], study.model, tmp_path / "run", options, device=CPU)
+    (row,) = run.rows
+    assert "VOI: full was asked for" in row.reading
+    assert "caution: breast implant" in row.reason
+    assert run.settings["limits"] == {"max_pixels": 100_000_000, "seconds": 120.0}
+    assert export(run.folder, ["overlay"]).failed == ()
+
+
+def test_each_frame_is_a_row_where_that_is_asked_for(study, films, tmp_path: Path) -> None:
+    ds = pydicom.dcmread(films[0])
+    frames = edited(films[0], tmp_path / "frames.dcm", NumberOfFrames=2, PixelData=ds.PixelData * 2)
+    run = screen_run([frames], study.model, tmp_path / "one", ScreenOptions(()), device=CPU)
+    assert [(row.status, row.frame) for row in run.rows] == [("skipped", None)]
+    options = ScreenOptions(("heatmap",), frames="all")
+    run = screen_run([frames, films[1]], study.model, tmp_path / "all", options, device=CPU)
+    assert [(row.status, row.frame) for row in run.rows] == [("ok", 1), ("ok", 2), ("ok", None)]
+    first, second, _ = run.rows
+    assert (first.id + "x").replace("_frame1x", "_frame2") == second.id
+    assert first.score == second.score
+    assert export(run.folder, ["overlay"]).failed == ()
+
+
+def test_more_pixels_than_asked_for_cost_a_row(study, films, tmp_path: Path) -> None:
+    limits = Limits(max_pixels=1000)
+    run = screen_run(
+        films[:1], study.model, tmp_path / "run", ScreenOptions(()), device=CPU, limits=limits
+    )
+    assert "more than the 1,000 that are read" in run.rows[0].reason

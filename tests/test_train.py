@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from patchad.config import Config, read_config
 from patchad.detector import read_model
 from patchad.errors import OutputError, RequestError
 from patchad.io.manifest import read_manifest
-from patchad.verbs.train import train
+from patchad.verbs.train import _one_intent, train
 
 CPU = torch.device("cpu")
 
@@ -138,3 +139,15 @@ def test_a_finished_model_is_not_trained_again(study) -> None:
     card = train(study.manifest, study.model, study.config, device=CPU, resume=True).card
     assert json.loads((study.model / "card.json").read_text())["digest"] == before
     assert card.weights_sha256
+
+
+@pytest.mark.parametrize(("raw", "expected"), [([True] * 2, True), ([False, None], False)])
+def test_the_card_says_whether_the_images_were_raw(raw, expected) -> None:
+    images = [SimpleNamespace(source=SimpleNamespace(for_processing=value)) for value in raw]
+    assert _one_intent(images) is expected
+
+
+def test_raw_and_finished_images_are_not_mixed() -> None:
+    images = [SimpleNamespace(source=SimpleNamespace(for_processing=v)) for v in (True, False)]
+    with pytest.raises(RequestError, match="1 of 2 training images are For Processing"):
+        _one_intent(images)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from patchad.baselines import BASELINES
 from patchad.detector import ModelCard, card_from_dict, stitch_scores
-from patchad.errors import ImageError, PatchadError, RequestError
+from patchad.errors import PatchadError, RequestError
 from patchad.export.overlay import (
     OUTLINE,
     RESEARCH,
@@ -34,8 +34,7 @@ from patchad.export.overlay import (
 from patchad.export.tiff import read_heatmap
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
-from patchad.io.read import read_entry
-from patchad.io.run import ImageRow, Run, read_run, stored_scores
+from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.preprocess import prepare
 from patchad.version import __version__
 
@@ -119,9 +118,7 @@ def _rank(row: ImageRow) -> tuple[float, str]:
 def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
     calibration = card.calibrated
     try:
-        radiograph = read_entry(row.as_entry())
-        if radiograph.source.digest != row.digest:
-            raise ImageError("the file has changed since it was screened: screen it again")
+        radiograph = read_again(run, row)
         scores = stored_scores(run, row)
         heatmap = _heatmap(run, row, radiograph, scores, card)
         over = scores.values > calibration.patch_threshold

@@ -3,27 +3,29 @@
 Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 turned over; PS3.3 C.11.
 """
 
-import math
 import re
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from pydicom import Dataset, dcmread, uid
-from pydicom.datadict import dictionary_description
-from pydicom.encaps import get_frame
-from pydicom.multival import MultiValue
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.tag import Tag
-from scipy.special import expit
+from pydicom import Dataset, uid
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source
-from patchad.io.raster import check_size, decode_stream, pixels_digest, quiet
-
-Values: TypeAlias = NDArray[np.float64]
-Pair: TypeAlias = tuple[float, float]
+from patchad.io.dicom_header import (
+    TAGS,
+    Pair,
+    name_of,
+    number_of,
+    pair_of,
+    parse,
+    sop_class_of,
+    text_of,
+    uid_name,
+    uid_of,
+)
+from patchad.io.dicom_outside import outside_of
+from patchad.io.dicom_pixels import decode, stored_range
+from patchad.io.dicom_tones import Voi, tones_of
+from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
 # Secondary captures say nothing by their class, so OT or no modality at all is let through there;
@@ -36,6 +38,7 @@ _XRAY_CLASSES = frozenset({
     uid.DigitalMammographyXRayImageStorageForProcessing,
     uid.DigitalIntraOralXRayImageStorageForPresentation,
     uid.DigitalIntraOralXRayImageStorageForProcessing,
+    uid.BreastTomosynthesisImageStorage,  # its frames, if they are asked for
     uid.XRayAngiographicImageStorage, uid.XRayRadiofluoroscopicImageStorage,
 })
 _CAPTURE_CLASSES = frozenset({
@@ -44,99 +47,105 @@ _CAPTURE_CLASSES = frozenset({
     uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
 })
 _MODALITIES = ("MG", "CR", "DX", "RG", "PX", "IO", "XA", "RF")
+# What may be repeated of a file that is refused: whatever else stands there may be a name.
+_OTHERS = frozenset({
+    *_MODALITIES, "OT", "CT", "MR", "US", "NM", "PT", "SC", "DG", "ES", "GM", "SM", "XC", "OP",
+    "OPT", "OCT", "ECG", "SR", "PR", "KO", "SEG", "REG", "DOC", "PLAN", "RTIMAGE", "RTDOSE",
+    "RTSTRUCT", "RTPLAN", "RTRECORD", "BI", "IVUS", "M3D", "HD", "AU", "BMD", "PM", "CD", "DD",
+})
+_COLOURS = frozenset({
+    "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422",
+    "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB",
+})
+_GREYS = ("MONOCHROME1", "MONOCHROME2")
 
-# The only elements that are read: no name, no birth date, no patient ID ever leaves the file.
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "ImageLaterality", "Laterality", "ViewPosition", "PixelSpacing", "ImagerPixelSpacing",
-    "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel", "PhotometricInterpretation",
-    "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "PlanarConfiguration", "ModalityLUTSequence", "RescaleSlope",
-    "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
-]
-
-# Which codec decodes a compressed frame, and what pydicom decodes itself.
-_STREAMS = {
-    uid.JPEGBaseline8Bit: "JPEG", uid.JPEGExtended12Bit: "JPEG",
-    uid.JPEGLossless: "JPEG Lossless", uid.JPEGLosslessSV1: "JPEG Lossless",
-    uid.JPEGLSLossless: "JPEG-LS", uid.JPEGLSNearLossless: "JPEG-LS",
-    uid.JPEG2000Lossless: "JPEG 2000", uid.JPEG2000: "JPEG 2000",
-    uid.HTJ2KLossless: "JPEG 2000", uid.HTJ2KLosslessRPCL: "JPEG 2000", uid.HTJ2K: "JPEG 2000",
+# Views that a model of ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT, and SRT
+# as older files have it).
+_MODIFIERS = {
+    "399055006": "spot compression view", "R-102D7": "spot compression view",
+    "399163009": "magnified view", "R-102D6": "magnified view",
+    "399209000": "implant displaced view", "R-102D5": "implant displaced view",
 }
-_BY_PYDICOM = (
-    uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian,
-    uid.DeflatedExplicitVRLittleEndian, uid.RLELossless,
-)
 # fmt: on
+_MAGNIFIED = 1.3  # a factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
 
 
-def read_dicom(path: Path, spacing_mm: tuple[float, float] | None = None) -> Radiograph:
-    """Read a single-frame grey X-ray image.
+def read_dicom(
+    path: Path,
+    spacing_mm: tuple[float, float] | None = None,
+    *,
+    voi: Voi = "auto",
+    max_pixels: int = MAX_PIXELS,
+    frame: int | None = None,
+) -> Radiograph:
+    """Read a grey X-ray image of one frame, or one frame of several.
 
     The intensity is scaled by the output range of the first VOI LUT, else the first window, else
-    by the range that the stored bits allow after the modality LUT; never by what the image itself
-    reaches. MONOCHROME1 is turned over once, after that (Presentation LUT Shape says the same
-    again, and is not looked at).
+    by the range that the stored bits allow after the modality LUT, or as ``voi`` asks; never by
+    what the image itself reaches. MONOCHROME1 is turned over once, after that (Presentation LUT
+    Shape says the same again, and is not looked at).
 
     The spacing is the one in the plane of the patient. MG: Imager Pixel Spacing divided by the
     magnification factor, else Pixel Spacing. Others: Pixel Spacing, else Imager Pixel Spacing
     divided by the magnification factor. A file without either takes ``spacing_mm`` (row, col).
     ``Source.reading`` says which was taken, and what else was decided.
 
+    Args:
+        path: the file.
+        spacing_mm: (row, col) for a file that says none.
+        voi: auto, or what alone is to be used: lut, window or full (the range of the stored bits).
+        max_pixels: the cap on rows × columns, checked before memory is taken.
+        frame: which one of a multi-frame image, the first is 1; None refuses such images.
+
     Raises:
         NotARadiographError: another kind of object, multi-frame, colour, 1 bit.
         ImageError: the file is damaged, lacks what is needed, or cannot be decoded.
     """
     with quiet():
-        header = _parse(path, _TAGS, stop=True)
+        header = parse(path, TAGS, stop=True, max_pixels=max_pixels)
         notes: list[str] = []
-        modality = _text(header, "Modality").upper()
+        modality = text_of(header, "Modality").upper()
         _refuse_others(header, modality, notes)
-        low, high = _stored_range(header)
-        tones = _tones(header, low, high, notes)
-        pixels = tones[_decode(path, header).astype(np.int32) - low]
+        frames = _frames(header, frame, notes)
+        low, high = stored_range(header, max_pixels)
+        tones = tones_of(header, low, high, notes, voi)
+        stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)
+        pixels = tones[stored - low]
+        outside = outside_of(header, stored, (low, high), notes)
         spacing = _spacing(header, modality, spacing_mm, notes)
-        laterality = (_text(header, "ImageLaterality") or _text(header, "Laterality")).upper()
+        laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
+        view = text_of(header, "ViewPosition").upper()
         source = Source(
             path=str(path),
             digest=pixels_digest(pixels),
-            sop_class_uid=_text(header, "SOPClassUID"),
-            sop_instance_uid=_text(header, "SOPInstanceUID"),
-            series_instance_uid=_text(header, "SeriesInstanceUID"),
-            study_instance_uid=_text(header, "StudyInstanceUID"),
+            sop_class_uid=uid_of(header, "SOPClassUID"),
+            sop_instance_uid=uid_of(header, "SOPInstanceUID"),
+            series_instance_uid=uid_of(header, "SeriesInstanceUID"),
+            study_instance_uid=uid_of(header, "StudyInstanceUID"),
             modality=modality,
             laterality=laterality if laterality in ("L", "R", "B") else "",
-            view=_text(header, "ViewPosition").upper(),
+            view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
             reading=tuple(notes),
+            cautions=tuple(_cautions(header)),
+            for_processing=_for_processing(header),
         )
-    return Radiograph(pixels, spacing, source)
+    return Radiograph(pixels, spacing, source, outside)
 
 
-def _parse(path: Path, tags: list[str], *, stop: bool) -> Dataset:
-    try:
-        with path.open("rb") as file:
-            bare = file.read(132)[128:] != b"DICM"  # old files lack the preamble
-            file.seek(0)
-            header = dcmread(file, force=bare, specific_tags=[*tags], stop_before_pixels=stop)
-    except OSError as error:
-        raise ImageError(f"the file cannot be read: {error.strerror or 'it is cut off'}") from None
-    except Exception:  # whatever a damaged file trips pydicom up with; it may quote the header
-        raise ImageError("the DICOM header is damaged: fetch the file again") from None
-    if not (_sop_class(header).startswith("1.2.840.10008.") or "Rows" in header):
-        raise ImageError(
-            "the file says neither what it is nor its size: fetch it again, or convert it to DICOM"
-        )
-    return header
+def count_frames(path: Path) -> int:
+    """How many frames a radiograph in DICOM has.
 
-
-def _sop_class(header: Dataset) -> uid.UID:
-    return uid.UID(
-        _text(header, "SOPClassUID") or _text(header.file_meta, "MediaStorageSOPClassUID")
-    )
+    Raises:
+        ImageError: it is none, or its header is damaged.
+    """
+    with quiet():
+        header = parse(path, TAGS, stop=True, max_pixels=MAX_PIXELS)
+        _refuse_others(header, text_of(header, "Modality").upper(), [])
+        return _frames(header, 1, [])
 
 
 def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
-    sop_class = _sop_class(header)
+    sop_class = sop_class_of(header)
     if sop_class in _CAPTURE_CLASSES:
         accepted = modality in (*_MODALITIES, "OT", "")
     else:
@@ -144,152 +153,85 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
             not sop_class and modality in _MODALITIES
         )
     if not accepted:
+        kind = uid_name(sop_class) if sop_class else "an object without SOP class"
         raise NotARadiographError(
-            f"{sop_class.name or 'an object without SOP class'}, modality {modality or 'unknown'}, "
+            f"{kind}, modality {modality if modality in _OTHERS else 'unknown'}, "
             f"is no radiograph: patchad reads {', '.join(_MODALITIES)} and grey secondary captures"
         )
     if modality in ("", "OT"):
         notes.append(f"modality: {modality or 'not given'}, taken for a radiograph")
-    if "ForProcessing" in sop_class.keyword:
+    if _for_processing(header):
         notes.append("For Processing: raw detector values, not what a radiologist looks at")
-    frames = _number(header, "NumberOfFrames", 1)
-    if frames > 1:
-        raise NotARadiographError(f"an image of {frames:g} frames: patchad reads single frames")
-    photometric = _text(header, "PhotometricInterpretation")
-    if not photometric:
-        raise ImageError(f"{_name('PhotometricInterpretation')} is missing: export the file again")
-    samples = _number(header, "SamplesPerPixel", 1)
-    if samples > 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    photometric = text_of(header, "PhotometricInterpretation")
+    if photometric not in (*_GREYS, *_COLOURS):
+        raise ImageError(
+            f"{name_of('PhotometricInterpretation')} is missing or unknown: export the file again"
+        )
+    samples = number_of(header, "SamplesPerPixel", 1)
+    if samples > 1 or photometric not in _GREYS:
         raise NotARadiographError(
             f"a {photometric} image, samples per pixel {samples:g}: patchad reads grey images "
-            "(MONOCHROME1, MONOCHROME2)"
+            f"({', '.join(_GREYS)})"
         )
 
 
-def _stored_range(header: Dataset) -> tuple[int, int]:
-    """The lowest and highest value that the stored bits allow."""
-    check_size(_required(header, "Rows"), _required(header, "Columns"))
-    bits, allocated = _required(header, "BitsStored"), _required(header, "BitsAllocated")
-    if bits == 1:
-        raise NotARadiographError("an image of 1 bit a pixel is a mask, not a radiograph")
-    if allocated not in (8, 16, 32) or not 2 <= bits <= min(allocated, 16):
-        raise ImageError(
-            f"{bits} bits stored in {allocated}, not 2 to 16 in 8, 16 or 32: export it as 16 bits"
+def _for_processing(header: Dataset) -> bool | None:
+    """What Presentation Intent Type says, else the SOP class; None where neither does."""
+    intent = text_of(header, "PresentationIntentType").upper()
+    keyword = sop_class_of(header).keyword
+    for named, answer in (("PROCESSING", True), ("PRESENTATION", False)):
+        if intent == f"FOR {named}" or (not intent and f"For{named.title()}" in keyword):
+            return answer
+    return None
+
+
+def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
+    """How many frames there are; an error where one has to be chosen and isn't, or isn't there."""
+    # missing, or present and empty, means one
+    frames = number_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1.0
+    if not (frames >= 1 and frames.is_integer()):
+        raise ImageError(f"{name_of('NumberOfFrames')} is damaged: fetch the file again")
+    if frames > 1 and frame is None:
+        raise NotARadiographError(
+            f"an image of {frames:g} frames: patchad reads single frames, or each of them with "
+            "--frames all"
         )
-    top = _number(header, "HighBit", bits - 1)
-    if top != bits - 1:
-        raise ImageError(
-            f"{_name('HighBit')} is {top:g}, must be {bits - 1} for {bits} bits: export it anew"
-        )
-    if _required(header, "PixelRepresentation") == 1:
-        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    return 0, 2**bits - 1
+    if frame is not None:
+        if not 1 <= frame <= frames:
+            raise ImageError(f"there is no frame {frame}, the image has {frames:g}")
+        notes.append(f"frame {frame} of {frames:g}")
+    return int(frames)
 
 
-def _tones(header: Dataset, low: int, high: int, notes: list[str]) -> NDArray[np.float32]:
-    """What each stored value from ``low`` to ``high`` looks like: float32 in [0, 1]."""
-    values, bounds = np.arange(low, high + 1, dtype=np.float64), (float(low), float(high))
-    if "ModalityLUTSequence" in header:
-        try:
-            values, bits = _look_up(header, "ModalityLUTSequence", values, signed=low < 0)
-        except ValueError as error:
-            raise ImageError(
-                f"{_name('ModalityLUTSequence')} {error}: export the file again"
-            ) from None
-        bounds = 0.0, 2.0**bits - 1
-        notes.append("modality LUT applied")
-    elif "RescaleSlope" in header or "RescaleIntercept" in header:
-        slope = _number(header, "RescaleSlope", 1.0)
-        intercept = _number(header, "RescaleIntercept", 0.0)
-        values = values * slope + intercept
-        bounds = (float(values.min()), float(values.max()))
-        if not 0 < bounds[1] - bounds[0] < math.inf:
-            raise ImageError(
-                f"{_name('RescaleSlope')} must be a number other than 0, and "
-                f"{_name('RescaleIntercept')} a number: export the file again"
-            )
-        if (slope, intercept) != (1.0, 0.0):
-            notes.append(f"rescaled: slope {slope:g}, intercept {intercept:g}")
-    shown = _voi(header, values, bounds, notes).clip(0, 1)
-    if _text(header, "PhotometricInterpretation") == "MONOCHROME1":
-        shown = 1 - shown
-        notes.append("MONOCHROME1: turned over")
-    return shown.astype(np.float32)
-
-
-def _voi(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> Values:
-    """Modality values as grey, to be clipped to [0, 1]; PS3.3 C.11.2."""
-    if "VOILUTSequence" in header:
-        try:
-            mapped, bits = _look_up(header, "VOILUTSequence", values, signed=bounds[0] < 0)
-        except ValueError as error:
-            notes.append(f"VOI LUT not used: it {error}")
-        else:
-            notes.append(f"VOI: the first LUT, {bits} bits")
-            return mapped / (2.0**bits - 1)
-    if "WindowWidth" in header or "WindowCenter" in header:
-        try:
-            return _window(header, values, bounds, notes)
-        except ValueError as error:
-            notes.append(f"window not used: {error}")
-    notes.append(f"VOI: none, the full range {bounds[0]:g} to {bounds[1]:g}")
-    return (values - bounds[0]) / (bounds[1] - bounds[0])
-
-
-def _window(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> Values:
-    centre, width = _number(header, "WindowCenter"), _number(header, "WindowWidth")
-    function = _text(header, "VOILUTFunction").upper() or "LINEAR"
-    if not math.isfinite(centre + width):
-        raise ValueError("its centre or width is missing or no number")
-    if width <= (1 if function == "LINEAR" else 0):
-        raise ValueError(f"a width of {width:g} leaves no grey between black and white")
-    said = f"centre {centre:g}, width {width:g}"
-    if centre + width / 2 <= bounds[0] or centre - width / 2 >= bounds[1]:
-        raise ValueError(f"{said} shows nothing of {bounds[0]:g} to {bounds[1]:g}")
-    match function:
-        case "LINEAR":
-            shown = (values - (centre - 0.5)) / (width - 1) + 0.5
-        case "LINEAR_EXACT":
-            shown = (values - centre) / width + 0.5
-        case "SIGMOID":
-            shown = expit(4 * (values - centre) / width)
-        case _:
-            raise ValueError(f"its function {function} is unknown")
-    notes.append(f"VOI: the first window, {said}, {function}")
-    return shown
-
-
-def _look_up(header: Dataset, sequence: str, values: Values, *, signed: bool) -> tuple[Values, int]:
-    """``values`` as the first lookup table maps them, and the bits of its entries.
-
-    Done here because pydicom wraps around where a table has more entries than its bits can count.
-    """
+def _cautions(header: Dataset) -> list[str]:
+    """What a reader of the result must know of the image, a phrase each."""
+    found = []
+    if text_of(header, "BreastImplantPresent").upper() == "YES":
+        found.append("breast implant")
     try:
-        item = header[sequence].value[0]
-        entries, first, bits = (int(value) for value in item.LUTDescriptor)
-        data = item.LUTData
+        items = [
+            modifier
+            for view in header.get("ViewCodeSequence") or ()
+            for modifier in view.get("ViewModifierCodeSequence") or ()
+        ]
+        values = [text_of(item, "CodeValue") for item in items]
     except Exception:  # whatever a damaged item trips pydicom up with
-        raise ValueError("is empty or damaged") from None
-    # the descriptor is unsigned or signed by the pixels, which not every writer kept to
-    entries, bits = entries % 2**16 or 2**16, bits % 2**16
-    first = first - 2**16 if signed and first >= 2**15 else first
-    if isinstance(data, bytes):
-        little = header.original_encoding[1] is not False
-        packed = bits <= 8 and len(data) in (entries, entries + 1)
-        dtype = np.dtype("u1" if packed else "<u2" if little else ">u2")
-        data = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
-    table = np.atleast_1d(np.asarray(data, np.float64))[:entries]
-    if not 1 <= bits <= 16 or len(table) < entries:
-        raise ValueError(f"has {len(table)} of {entries} entries, of {bits} bits")
-    if table.min() < 0 or table.max() >= 2**bits:
-        raise ValueError(f"has entries up to {table.max():g}, more than its {bits} bits allow")
-    return table.take(np.rint(values).astype(np.int64) - first, mode="clip"), bits
+        values = []
+    found += [_MODIFIERS[value] for value in dict.fromkeys(values) if value in _MODIFIERS]
+    factor = number_of(header, "EstimatedRadiographicMagnificationFactor")
+    if factor >= _MAGNIFIED and "magnified view" not in found:
+        found.append("magnified view")
+    if text_of(header, "PartialView").upper() == "YES":
+        found.append("partial view")
+    if text_of(header, "BurnedInAnnotation").upper() == "YES":
+        found.append("annotation burned in: it may be scored, and may name the patient")
+    return found
 
 
 def _spacing(header: Dataset, modality: str, given: Pair | None, notes: list[str]) -> Pair | None:
-    plane, imager = _pair(header, "PixelSpacing"), _pair(header, "ImagerPixelSpacing")
+    plane, imager = pair_of(header, "PixelSpacing"), pair_of(header, "ImagerPixelSpacing")
     if imager and (modality == "MG" or not plane):
-        factor = _number(header, "EstimatedRadiographicMagnificationFactor")
+        factor = number_of(header, "EstimatedRadiographicMagnificationFactor")
         how, own = "magnification unknown", imager
         if factor > 0:
             how = f"divided by the magnification {factor:g}"
@@ -306,93 +248,3 @@ def _spacing(header: Dataset, modality: str, given: Pair | None, notes: list[str
     if given and given != own:
         notes.append("spacing: what the user gave was not used, the file says its own")
     return own
-
-
-def _pair(header: Dataset, keyword: str) -> Pair | None:
-    value = _value(header, keyword)
-    try:
-        row, col = (float(part) for part in value)
-    except (TypeError, ValueError):
-        return None
-    return (row, col) if 0 < row < math.inf and 0 < col < math.inf else None
-
-
-def _decode(path: Path, header: Dataset) -> NDArray[Any]:
-    """The stored values (rows, columns), integers within the stored bits."""
-    image = _parse(path, [*_TAGS, "PixelData"], stop=False)
-    data = _value(image, "PixelData")
-    if not data:
-        raise ImageError(
-            f"{_name('PixelData')} is missing: the file is cut off, or stores floats; fetch it "
-            "again, or export it with integers"
-        )
-    # files without a preamble don't say their syntax; pydicom found out while it parsed them
-    implicit, little = header.original_encoding
-    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-    syntax = uid.UID(_text(image.file_meta, "TransferSyntaxUID"))
-    syntax = syntax or (uid.ImplicitVRLittleEndian if implicit else explicit)
-    kind = _STREAMS.get(syntax, "")
-    if not kind and syntax not in _BY_PYDICOM:
-        raise ImageError(
-            f"the transfer syntax {syntax.name} is not decoded here: convert the file to Explicit "
-            "VR Little Endian, or to a JPEG, JPEG-LS, JPEG 2000 or RLE syntax"
-        )
-    shape = _required(header, "Rows"), _required(header, "Columns")
-    bits = _required(header, "BitsStored")
-    try:
-        if not kind:
-            return np.asarray(get_decoder(syntax).as_array(image, index=0, raw=True)[0])
-        samples = decode_stream(kind, get_frame(data, 0, number_of_frames=1), shape)
-    except Exception as error:  # pydicom raises many builtins; of the pixels, they quote sizes only
-        raise ImageError(
-            f"{_name('PixelData')} cannot be decoded as {syntax.name} "
-            f"({' '.join(str(error).split())}): it is damaged or cut off, fetch the file again"
-        ) from None
-    if samples.shape != shape or int(samples.max()) >= 2**bits:
-        raise ImageError(
-            f"{_name('PixelData')}: shape {samples.shape}, values up to {samples.max()}; the "
-            f"header says {shape} and {bits} bits: export the file again"
-        )
-    # most codecs know no signs: the stored bits are read again as two's complement
-    sign = _required(header, "PixelRepresentation") << (bits - 1)
-    return np.asarray(((samples.astype(np.int32) & (2**bits - 1)) ^ sign) - sign)
-
-
-def _value(header: Dataset, keyword: str) -> Any:
-    """What the element holds (of several values, all); None where it is missing or damaged."""
-    try:
-        return header.get(keyword)
-    except Exception:  # pydicom converts on access; its errors quote the value
-        return None
-
-
-def _text(header: Dataset, keyword: str) -> str:
-    """The first value; empty where there is none, or something else than a code, UID or number."""
-    value = _value(header, keyword)
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    text = "" if value is None else str(value).strip()
-    # an element of damaged length may have swallowed the patient's name
-    return text if re.fullmatch(r"[\w .+-]{1,64}", text, re.ASCII) else ""
-
-
-def _number(header: Dataset, keyword: str, default: float = math.nan) -> float:
-    """The first value, ``default`` without the element, NaN where it isn't a finite number."""
-    if keyword not in header:
-        return default
-    try:
-        value = float(_text(header, keyword))
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
-
-
-def _required(header: Dataset, keyword: str) -> int:
-    value = _number(header, keyword)
-    if math.isnan(value):
-        raise ImageError(f"{_name(keyword)} is missing or damaged: fetch or export the file again")
-    return int(value)
-
-
-def _name(keyword: str) -> str:
-    return f"{dictionary_description(keyword)} {Tag(keyword)}"

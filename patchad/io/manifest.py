@@ -32,7 +32,8 @@ class ManifestRow:
     """One image of a manifest, or of a folder that was searched through.
 
     ``path`` is absolute; ``split`` is empty where none was given; ``spacing_mm`` (row, col) is for
-    images that carry none; ``other`` holds the columns that patchad has no field for, as text.
+    images that carry none; ``frame`` is one of a multi-frame image, the first is 1; ``other`` holds
+    the columns that patchad has no field for, as text.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class ManifestRow:
     view: str = ""
     study_id: str = ""
     spacing_mm: tuple[float, float] | None = None
+    frame: int | None = None
     other: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source
 
-MAX_PIXELS = 400_000_000  # rows × columns; 16 times a large mammogram, 1.6 GB once read
+MAX_PIXELS = 100_000_000  # rows × columns; four times a large mammogram, 0.4 GB once read
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -83,7 +83,12 @@ def format_of(head: bytes) -> str:
     return ""
 
 
-def read_raster(path: Path, spacing_mm: tuple[float, float] | None = None) -> Radiograph:
+def read_raster(
+    path: Path,
+    spacing_mm: tuple[float, float] | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Radiograph:
     """Read a grey PNG, JPEG, TIFF or PGM file.
 
     Integers are scaled by the full range of the format (2^bits - 1; the maxval of a PGM), whatever
@@ -96,6 +101,7 @@ def read_raster(path: Path, spacing_mm: tuple[float, float] | None = None) -> Ra
     Args:
         path: the file; its content, not its name, says which format it is.
         spacing_mm: distance of pixel centres (row, col) in millimetres, where it is known.
+        max_pixels: the cap on rows × columns.
 
     Raises:
         NotARadiographError: colour, palette, transparency, several pages, or 1 to 7 bits.
@@ -108,13 +114,13 @@ def read_raster(path: Path, spacing_mm: tuple[float, float] | None = None) -> Ra
     notes: list[str] = []
     match format_of(content[:8]):
         case "PNG":
-            pixels = _png(content, notes)
+            pixels = _png(content, notes, max_pixels)
         case "JPEG":
-            pixels = _jpeg(content, notes)
+            pixels = _jpeg(content, notes, max_pixels)
         case "TIFF":
-            pixels = _tiff(path, notes)
+            pixels = _tiff(path, notes, max_pixels)
         case "PNM":
-            pixels = _pnm(content, notes)
+            pixels = _pnm(content, notes, max_pixels)
         case _:
             raise ImageError("the file is neither PNG, JPEG, TIFF nor PGM: convert it to one")
     notes.append("spacing: given by the user" if spacing_mm else "spacing: unknown")
@@ -128,14 +134,14 @@ def pixels_digest(pixels: NDArray[np.float32]) -> str:
     return hashlib.sha256(shape + pixels.astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def check_size(rows: int, columns: int) -> None:
-    """Refuse an image of more than ``MAX_PIXELS`` before memory is taken for it."""
+def check_size(rows: int, columns: int, max_pixels: int) -> None:
+    """Refuse an image of more than ``max_pixels`` before memory is taken for it."""
     if rows < 1 or columns < 1:
         raise ImageError(f"the image has no pixels: its header says {rows} × {columns}")
-    if rows * columns > MAX_PIXELS:
+    if rows * columns > max_pixels:
         raise ImageError(
-            f"the image has {rows} × {columns} pixels, more than the {MAX_PIXELS:,} that are read "
-            "(a damaged header, or not a radiograph): cut or shrink it"
+            f"the image has {rows} × {columns} pixels, more than the {max_pixels:,} that are read "
+            "(a damaged header, or not a radiograph): if it is sound, raise --max-pixels"
         )
 
 
@@ -156,10 +162,15 @@ def decode_stream(kind: str, stream: bytes, shape: tuple[int, int]) -> NDArray[A
             _damaged(kind, "its header is missing")
         right, bottom, left, top = struct.unpack_from(">4I", stream, start + 8)
         found = bottom - top, right - left
+        samples = int.from_bytes(stream[start + 40 : start + 42], "big")
+    elif kind == "PNG":
+        found, samples = shape, 1
     else:
-        found = shape if kind == "PNG" else _jpeg_frame(stream)[:2]
+        found, samples = _jpeg_frame(stream)[:2], _jpeg_frame(stream)[3]
     if found != shape:  # seen before memory is taken for it
         _damaged(kind, f"it has {found[0]} × {found[1]} pixels, not {shape[0]} × {shape[1]}")
+    if samples > 4:
+        _damaged(kind, f"it claims {samples} colours")
     if kind != "PNG" and b"\xff\xd9" not in stream[-4096:]:
         _damaged(kind, "its end is missing")  # libjpeg would fill up with grey
     try:
@@ -168,9 +179,36 @@ def decode_stream(kind: str, stream: bytes, shape: tuple[int, int]) -> NDArray[A
         _damaged(kind, str(error))
 
 
+def stream_kind(stream: bytes) -> str:
+    """What a compressed image is by its own marks, as :func:`decode_stream` calls it, or RLE.
+
+    Empty where it begins like none of them. An RLE stream is told by its header alone: up to 15
+    segments, the first right after the header, each later than the one before.
+    """
+    if b"\xff\x4f\xff\x51" in stream[:512] and stream[:1] in (b"\xff", b"\0"):
+        return "JPEG 2000"
+    if stream[:2] == b"\xff\xd8":
+        try:
+            marker = _jpeg_header(stream)[0]
+        except ImageError:
+            return ""
+        return {0xC3: "JPEG Lossless", 0xF7: "JPEG-LS"}.get(marker, "JPEG")
+    if len(stream) > 64:
+        count, *offsets = struct.unpack_from("<16I", stream)
+        used, rest = offsets[:count], offsets[count:]
+        if 1 <= count <= 15 and used[0] == 64 and used == sorted(set(used)) and not any(rest):
+            return "RLE"
+    return ""
+
+
 def _jpeg_frame(content: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, bits and components that a JPEG or JPEG-LS stream declares."""
-    at, fields = 2, None
+    return _jpeg_header(content)[1:]
+
+
+def _jpeg_header(content: bytes) -> tuple[int, int, int, int, int]:
+    """The marker of the frame, and its rows, columns, bits and components."""
+    at, marker, fields = 2, 0, None
     while fields is None and at + 10 <= len(content) and content[at] == 0xFF:
         marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
         if marker == 0xFF:  # a fill byte
@@ -182,14 +220,14 @@ def _jpeg_frame(content: bytes) -> tuple[int, int, int, int]:
     if fields is None:
         _damaged("JPEG", "its frame header is missing")
     bits, rows, columns, components = fields
-    return rows, columns, bits, components
+    return marker, rows, columns, bits, components
 
 
-def _png(content: bytes, notes: list[str]) -> NDArray[np.float32]:
+def _png(content: bytes, notes: list[str], max_pixels: int) -> NDArray[np.float32]:
     if len(content) < 33:
         _damaged("PNG", "it ends within its header")
     columns, rows, bits, colour = struct.unpack_from(">IIBB", content, 16)
-    check_size(rows, columns)
+    check_size(rows, columns, max_pixels)
     if colour == 3:
         raise NotARadiographError("a PNG with a palette: patchad reads grey images of 8 or 16 bits")
     if b"acTL" in content[: content.find(b"IDAT")]:
@@ -197,15 +235,15 @@ def _png(content: bytes, notes: list[str]) -> NDArray[np.float32]:
     return _scaled(decode_stream("PNG", content, (rows, columns)), bits, notes)
 
 
-def _jpeg(content: bytes, notes: list[str]) -> NDArray[np.float32]:
+def _jpeg(content: bytes, notes: list[str], max_pixels: int) -> NDArray[np.float32]:
     rows, columns, bits, components = _jpeg_frame(content)
-    check_size(rows, columns)
+    check_size(rows, columns, max_pixels)
     if components not in (1, 3):
         raise NotARadiographError(f"a JPEG of {components} colours: patchad reads grey images")
     return _scaled(decode_stream("JPEG", content, (rows, columns)), bits, notes)
 
 
-def _tiff(path: Path, notes: list[str]) -> NDArray[np.float32]:
+def _tiff(path: Path, notes: list[str], max_pixels: int) -> NDArray[np.float32]:
     try:
         with quiet(), tifffile.TiffFile(path) as file:
             pages = [page.aspage() for page in file.pages]
@@ -216,7 +254,7 @@ def _tiff(path: Path, notes: list[str]) -> NDArray[np.float32]:
                     "as a file"
                 )
             page = pages[0]
-            check_size(page.imagelength, page.imagewidth)
+            check_size(page.imagelength, page.imagewidth, max_pixels)
             if page.photometric not in (0, 1, 2) or page.axes not in ("YX", "YXS", "SYX"):
                 kind = getattr(page.photometric, "name", page.photometric)
                 raise NotARadiographError(
@@ -242,7 +280,7 @@ def _tiff(path: Path, notes: list[str]) -> NDArray[np.float32]:
     return pixels
 
 
-def _pnm(content: bytes, notes: list[str]) -> NDArray[np.float32]:
+def _pnm(content: bytes, notes: list[str], max_pixels: int) -> NDArray[np.float32]:
     kind = content[:2].decode()
     if kind not in ("P2", "P5"):
         raise NotARadiographError(
@@ -254,7 +292,7 @@ def _pnm(content: bytes, notes: list[str]) -> NDArray[np.float32]:
     if header is None:
         _damaged("PGM", "its header lacks the width, the height or the largest value")
     columns, rows, maxval = map(int, header.groups())
-    check_size(rows, columns)
+    check_size(rows, columns, max_pixels)
     if not 1 <= maxval <= 65535:
         _damaged("PGM", f"its largest value is {maxval}, outside of 1 to 65535")
     if maxval == 1:

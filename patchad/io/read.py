@@ -6,9 +6,11 @@ from pathlib import Path
 
 from patchad.errors import ImageError, RequestError
 from patchad.image import Radiograph
-from patchad.io.dicom import read_dicom
+from patchad.io.dicom import count_frames, read_dicom
+from patchad.io.dicom_tones import Voi
+from patchad.io.dicomdir import images_of
 from patchad.io.manifest import ManifestRow, lexical, read_manifest
-from patchad.io.raster import format_of, read_raster
+from patchad.io.raster import MAX_PIXELS, format_of, read_raster
 
 _BARE_DICOM = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")  # group 2 or 8, without a preamble
 _MANIFESTS = (".csv", ".parquet")
@@ -25,13 +27,23 @@ _BESIDE_IMAGES = frozenset({
 # fmt: on
 
 
-def read_radiograph(path: Path, *, spacing_mm: tuple[float, float] | None = None) -> Radiograph:
+def read_radiograph(
+    path: Path,
+    *,
+    spacing_mm: tuple[float, float] | None = None,
+    voi: Voi = "auto",
+    max_pixels: int = MAX_PIXELS,
+    frame: int | None = None,
+) -> Radiograph:
     """Read a radiograph from DICOM, PNG, JPEG, TIFF or PGM, told apart by content.
 
     Args:
         path: the file, by whatever name.
         spacing_mm: distance of pixel centres (row, col) in millimetres, for files that don't say
             it; what a DICOM file says goes first.
+        voi: what scales the grey of DICOM files, see :func:`patchad.io.dicom.read_dicom`.
+        max_pixels: the cap on rows × columns, checked before memory is taken.
+        frame: which one of a multi-frame DICOM file, the first is 1.
 
     Raises:
         NotARadiographError: a sound file that isn't for patchad (colour, multi-frame, CT …).
@@ -51,37 +63,60 @@ def read_radiograph(path: Path, *, spacing_mm: tuple[float, float] | None = None
         raise ImageError("the file is empty: fetch it again")
     # DICOM first: its preamble may well look like a TIFF's
     if head[128:] == b"DICM":
-        return read_dicom(path, spacing_mm)
+        return read_dicom(path, spacing_mm, voi=voi, max_pixels=max_pixels, frame=frame)
     if format_of(head):
-        return read_raster(path, spacing_mm)
+        return read_raster(path, spacing_mm, max_pixels=max_pixels)
     if head[:2] in _BARE_DICOM:
-        return read_dicom(path, spacing_mm)
+        return read_dicom(path, spacing_mm, voi=voi, max_pixels=max_pixels, frame=frame)
     raise ImageError(
         "the content is no image that patchad reads: convert it to DICOM, PNG, JPEG, TIFF or PGM"
     )
 
 
-def read_entry(row: ManifestRow, spacing_mm: tuple[float, float] | None = None) -> Radiograph:
+def read_entry(
+    row: ManifestRow,
+    spacing_mm: tuple[float, float] | None = None,
+    *,
+    voi: Voi = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> Radiograph:
     """Read the image of a manifest's row; what the file doesn't say, the row may.
 
     Args:
         row: its spacing, laterality and view stand in for those that the file lacks.
         spacing_mm: (row, col) for where neither says it.
+        voi: as for :func:`read_radiograph`.
+        max_pixels: likewise.
 
     Raises:
         ImageError: as :func:`read_radiograph`.
     """
-    radiograph = read_radiograph(row.path, spacing_mm=row.spacing_mm or spacing_mm)
+    radiograph = read_radiograph(
+        row.path,
+        spacing_mm=row.spacing_mm or spacing_mm,
+        voi=voi,
+        max_pixels=max_pixels,
+        frame=row.frame,
+    )
     source = radiograph.source
     laterality, view = source.laterality or row.laterality, source.view or row.view
     return replace(radiograph, source=replace(source, laterality=laterality, view=view))
 
 
+def frames_of(row: ManifestRow) -> list[ManifestRow]:
+    """A row for each frame of a multi-frame DICOM file; the row itself where it is none."""
+    try:
+        frames = count_frames(row.path)
+    except ImageError:
+        return [row]  # which is said when it is read
+    return [replace(row, frame=n) for n in range(1, frames + 1)] if frames > 1 else [row]
+
+
 def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:
-    """What a user named, as one row an image: files, folders and manifests (.csv, .parquet).
+    """What a user named, as one row an image: files, folders, manifests and a DICOMDIR.
 
     Folders are searched through in the order of their names, linked folders once; hidden files,
-    the DICOMDIR (its files are found without it) and what obviously is no image are left out. An
+    a DICOMDIR (its files are found without it) and what obviously is no image are left out. An
     image that is named twice is taken once, as it was named first.
 
     Raises:
@@ -96,6 +131,10 @@ def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:
                 raise RequestError(f"{given} holds no images: name another folder, or a file")
         elif not path.exists():
             raise RequestError(f"{given} does not exist: name a file, a folder or a manifest")
+        elif path.name.upper() == "DICOMDIR":
+            found = [ManifestRow(file) for file in images_of(path)]
+            if not found:
+                raise RequestError(f"{given} names no images: name the folder instead")
         elif path.suffix.lower() in _MANIFESTS:
             found = read_manifest(path)
         else:

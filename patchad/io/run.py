@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from patchad.errors import RequestError
+from patchad.errors import ImageError, RequestError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
 from patchad.io.files import write_whole
 from patchad.io.manifest import ManifestRow
+from patchad.io.read import read_entry
 
 FORMAT = 1
 
@@ -29,7 +30,8 @@ class ImageRow:
     """A row of images.csv, its fields the columns in order; None where nothing is known.
 
     ``rows`` and ``columns`` are the size of the image as stored, ``scored_rows`` and
-    ``scored_columns`` as prepared; ``reading`` tells what was decided while reading.
+    ``scored_columns`` as prepared; ``reading`` tells what was decided while reading; ``frame``
+    is which one of a multi-frame image, the first is 1.
     """
 
     id: str
@@ -54,6 +56,7 @@ class ImageRow:
     spacing_col_mm: float | None = None
     digest: str = ""
     reading: str = ""
+    frame: int | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:
@@ -69,6 +72,7 @@ class ImageRow:
             laterality=self.laterality,
             view=self.view,
             spacing_mm=self.spacing_mm,
+            frame=self.frame,
         )
 
 
@@ -216,7 +220,12 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
 
 
 def done_row(
-    image_id: str, screening: Screening, radiograph: Radiograph, seconds: float
+    image_id: str,
+    screening: Screening,
+    radiograph: Radiograph,
+    seconds: float,
+    *,
+    frame: int | None = None,
 ) -> ImageRow:
     """The row of images.csv for a screened image."""
     grid, source = screening.scores.grid, screening.source
@@ -244,7 +253,26 @@ def done_row(
         spacing_col_mm=col_mm,
         digest=source.digest,
         reading="; ".join(source.reading),
+        frame=frame,
     )
+
+
+def read_again(run: Run, row: ImageRow) -> Radiograph:
+    """The image of a row that was screened, read as it was then.
+
+    Raises:
+        ImageError: the file is gone, or is no longer the one that was screened.
+    """
+    radiograph = read_entry(
+        row.as_entry(),
+        voi=run.settings.get("settings", {}).get("voi", "auto"),
+        max_pixels=max(1, (row.rows or 0) * (row.columns or 0)),
+    )
+    if radiograph.source.digest != row.digest:
+        raise ImageError(
+            "the file has changed, it is not the image that was screened: screen it again"
+        )
+    return radiograph
 
 
 def row_path(path: str | Path) -> str:

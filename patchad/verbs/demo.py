@@ -20,7 +20,8 @@ from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import train
 
-BODY_PARTS: tuple[Literal["breast", "chest"], ...] = ("breast", "chest")
+# In a chest the step from lung to bone drowns what local contrast still shows.
+INTENSITIES: Mapping[Literal["breast", "chest"], str] = {"breast": "voi", "chest": "local"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,17 @@ def demo(
     Raises:
         OutputError: ``out`` is not empty, or cannot be written.
     """
-    claim_folder(out, BODY_PARTS, resume=False, overwrite=overwrite)
+    claim_folder(out, tuple(INTENSITIES), resume=False, overwrite=overwrite)
     evaluations: dict[str, Mapping[str, Any]] = {}
-    for body_part in BODY_PARTS:
+    for body_part, intensity in INTENSITIES.items():
         folder = out / body_part
         progress(f"{body_part}: drawing phantoms", 0, 1, math.nan)
         manifest, regions = phantom_set(folder / "phantoms", body_part=body_part, seed=seed)
         model, run = folder / "model", folder / "screening"
-        config = read_config("demo", [f'preprocessing.body_part="{body_part}"'])
+        config = read_config(
+            "demo",
+            [f"preprocessing.body_part={body_part}", f"preprocessing.intensity={intensity}"],
+        )
 
         def told(stage: str, done: int, total: int, value: float, part: str = body_part) -> None:
             progress(f"{part}: {stage}", done, total, value)

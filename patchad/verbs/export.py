@@ -12,8 +12,7 @@ from patchad.errors import ImageError, RequestError
 from patchad.export import IMAGE_KINDS
 from patchad.export.write import write_image_kinds, write_run_kinds
 from patchad.image import Radiograph, Screening
-from patchad.io.read import read_entry
-from patchad.io.run import ImageRow, Run, read_run, stored_scores
+from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent
 
@@ -55,11 +54,7 @@ def rebuild(run: Run, row: ImageRow, card: ModelCard) -> tuple[Radiograph, Scree
     Raises:
         ImageError: the file is gone, or is no longer the one that was screened.
     """
-    radiograph = read_entry(row.as_entry())
-    if radiograph.source.digest != row.digest:
-        raise ImageError(
-            f"{row.path} is not the image that was screened (its pixels differ): screen it again"
-        )
+    radiograph = read_again(run, row)
     scores = stored_scores(run, row)
     prepared = prepare(radiograph, card.preprocessing)
     return radiograph, Screening(

@@ -5,12 +5,19 @@ from typing import Any
 
 from patchad.detector import card_as_dict, read_card
 from patchad.errors import RequestError
+from patchad.io.dicom_tones import Voi
+from patchad.io.raster import MAX_PIXELS
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Preprocessing, prepare
 
 
 def inspect(
-    path: Path, *, body_part: str = "breast", spacing_mm: tuple[float, float] | None = None
+    path: Path,
+    *,
+    body_part: str = "breast",
+    spacing_mm: tuple[float, float] | None = None,
+    voi: Voi = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """What is in an image file or a model folder, as JSON values.
 
@@ -25,7 +32,7 @@ def inspect(
         raise RequestError(f"{path} does not exist: give an image or a model folder")
     if body_part not in ("breast", "chest"):
         raise RequestError(f"--body-part is breast or chest, got {body_part!r}")
-    radiograph = read_radiograph(path, spacing_mm=spacing_mm)
+    radiograph = read_radiograph(path, spacing_mm=spacing_mm, voi=voi, max_pixels=max_pixels)
     source, pixels = radiograph.source, radiograph.pixels
     prepared = prepare(radiograph, Preprocessing(body_part=body_part))  # type: ignore[arg-type]
     foreground = prepared.foreground
@@ -43,7 +50,9 @@ def inspect(
             "mean": round(float(pixels.mean()), 4),
             "maximum": round(float(pixels.max()), 4),
         },
+        "for_processing": source.for_processing,
         "reading": source.reading,
+        "cautions": source.cautions,
         "foreground": {
             "method": foreground.method,
             "threshold": round(foreground.threshold, 4),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from patchad.baselines import baseline_scores
 from patchad.calibration import image_percentile, patch_percentiles, pool
@@ -11,6 +12,7 @@ from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Screening
+from patchad.io.dicom_tones import Voi
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Prepared, prepare
 
@@ -22,13 +24,16 @@ class ScreenOptions:
     """What a user may ask of a run. ``stride`` in pixels of the prepared image, None: the card's.
 
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
-    screens images that differ from the training images, and says so in their row.
+    screens images that differ from the training images, and says so in their row. ``voi`` is what
+    scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False
+    voi: Voi = "auto"
+    frames: Literal["one", "all"] = "one"
 
 
 def screen(
@@ -38,7 +43,7 @@ def screen(
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
     if not isinstance(image, Radiograph):
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm)
+        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=options.voi)
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
 
 
@@ -58,6 +63,7 @@ def screen_prepared(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
             f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
         )
+    reasons += [f"caution: {caution}" for caution in radiograph.source.cautions]
     if grid.stride != card.stride:
         reasons.append(
             f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
@@ -89,6 +95,10 @@ def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> l
     modality = radiograph.source.modality
     if modality and data.modalities and modality not in data.modalities:
         found.append(f"modality {modality}, trained on {', '.join(data.modalities)}")
+    raw = radiograph.source.for_processing
+    if raw is not None and raw != data.for_processing:
+        named = "For Presentation", "For Processing (raw detector values)"
+        found.append(f"{named[raw]}, trained on {named[data.for_processing]}")
     if card.preprocessing.spacing_mm is None:
         found += _spacing_mismatch(radiograph.spacing_mm, data.spacing_mm)
     low, high = data.brightness

@@ -113,6 +113,7 @@ def train(
     aside = [negative for negative, _ in reader.read(held_out, "reading held-out images")]
     if held_out and not aside:
         raise RequestError(f"no held-out image could be used; the first: {failed[-1][1]}")
+    described = _describe(facts, aside, config)
     card = ModelCard(
         method=config.method,
         config=config.as_dict(),
@@ -123,9 +124,10 @@ def train(
         min_foreground=config.min_foreground,
         score_unit="",
         seed=seed,
-        data=_describe(facts, aside, config),
+        data=described,
         notes=(*notes, *_failure_note(failed)),
         versions=versions(),
+        format=2 if described.for_processing else 1,
     )
     data = TrainingSet(bank, sum(int(negative.tiles.training.sum()) for negative in facts))
     checkpoint = model / "checkpoint" / "training.safetensors"
@@ -303,7 +305,19 @@ def _describe(training: list[_Negative], aside: list[_Negative], config: Config)
         modalities=tuple(sorted({n.source.modality for n in everything} - {""})),
         spacing_mm=spacing,
         brightness=(min(brightness), max(brightness)),
+        for_processing=_one_intent(everything),
     )
+
+
+def _one_intent(images: list[_Negative]) -> bool:
+    """Whether the images hold raw detector values; refuses some that do beside some that don't."""
+    raw = sum(bool(n.source.for_processing) for n in images)
+    if raw not in (0, len(images)):
+        raise RequestError(
+            f"{raw} of {len(images)} training images are For Processing (raw detector values): "
+            "leave out those, or the others"
+        )
+    return raw > 0
 
 
 def _require_one_scale(
