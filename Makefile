@@ -1,6 +1,8 @@
 # Two commands on a fresh machine with make and Python 3.11 or newer:
 #   make demo   install patchad and see it screen films it draws itself
-#   make test   install the development extras too, and run every check that CI runs
+#   make test   install the development extras too, and run every check of the code
+# and on Debian, as root:
+#   make conformance   check DICOM objects with dicom3tools, dcmtk and Orthanc, installed if missing
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test conformance check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -22,6 +24,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+
+# Against validators, a renderer and a server that others wrote. 5: pytest found no test to run.
+conformance: $(VENV)/.installed-dev
+	.ci/conformance-parts
+	OMP_NUM_THREADS=1 .ci/alone $(BIN)/pytest -m conformance tests/test_conformance.py \
+		|| [ $$? -eq 5 ]
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,25 +1,18 @@
 """The command line: a command is parse, one call, print, exit code."""
 
-import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from patchad.errors import PatchadError, RequestError
+from patchad.console import as_lines, finish, spoken, tell, voice
+from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
-from patchad.progress import Progress
-from patchad.telling import as_lines, shown_progress
 from patchad.version import __version__
-
-# Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
-SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
 # As in patchad.io, whose imports would keep --help waiting.
@@ -55,27 +48,12 @@ MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows ×
 Write = Annotated[
     str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
 ]
-
-
 Deidentify = Annotated[
     bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
 ]
 InventGeometry = Annotated[
     bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
 ]
-
-
-@dataclass
-class _Voice:
-    """How loud to be, and whether results are told as JSON; set before the command runs."""
-
-    quiet: bool = False
-    json: bool = False
-
-
-log = logging.getLogger(__name__)
-_voice = _Voice()
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -87,7 +65,7 @@ def _options(
     ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    _voice.quiet, _voice.json = quiet, as_json
+    voice.quiet, voice.json = quiet, as_json
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     logging.getLogger("patchad").setLevel(level)
@@ -104,7 +82,7 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """The whole way on phantoms made here: train, screen, evaluate, export."""
-    with _spoken() as progress:
+    with spoken() as progress:
         from patchad.device import choose_device
         from patchad.verbs.demo import demo as run_demo
 
@@ -115,7 +93,7 @@ def demo(
             overwrite=overwrite,
             progress=progress,
         )
-        _tell(shown.evaluations, shown.lines())
+        tell(shown.evaluations, shown.lines())
 
 
 @app.command()
@@ -136,7 +114,7 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a detector on negative images alone."""
-    with _spoken() as progress:
+    with spoken() as progress:
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
@@ -154,7 +132,7 @@ def train(
             progress=progress,
         )
         data, calibration = trained.card.data, trained.card.calibrated
-        _tell(
+        tell(
             card_as_dict(trained.card),
             [
                 f"{trained.card.method}: trained on {data.images} negative images of "
@@ -165,7 +143,7 @@ def train(
                 f"next: patchad screen IMAGES --model {model}",
             ],
         )
-    _finish(trained.failed)
+    finish(trained.failed)
 
 
 @app.command()
@@ -199,7 +177,7 @@ def screen(
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
-    with _spoken() as progress:
+    with spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
         _one_of("--voi", voi, VOIS)
         _one_of("--frames", frames, ("one", "all"))
@@ -229,7 +207,7 @@ def screen(
             progress=progress,
         )
         counts, flagged = run.settings["counts"], sum(bool(row.flagged) for row in run.rows)
-        _tell(
+        tell(
             {"out": str(out), **run.settings, "flagged": flagged},
             [
                 f"{counts['ok']} screened, {flagged} flagged, {counts['failed']} failed, "
@@ -237,7 +215,7 @@ def screen(
                 f"results: {out}" + (f", open {out / 'report.html'}" if "report" in kinds else ""),
             ],
         )
-    _finish([(row.path, row.reason) for row in run.rows if row.status == "failed"])
+    finish([(row.path, row.reason) for row in run.rows if row.status == "failed"])
 
 
 @app.command()
@@ -254,7 +232,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""
-    with _spoken():
+    with spoken():
         from patchad.device import choose_device
         from patchad.export.report import write_report
         from patchad.verbs.evaluate import evaluate as evaluate_run
@@ -263,7 +241,7 @@ def evaluate(
         result = evaluate_run(run, truth, regions, out, seed=seed, device=choose_device(device))
         if out is None and (run / "report.html").exists():
             write_report(run)  # which then shows the evaluation
-        _tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
+        tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
 
 
 @app.command()
@@ -274,18 +252,42 @@ def export(
     invent_geometry: InventGeometry = False,
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
-    with _spoken() as progress:
+    with spoken() as progress:
         kinds = _kinds(write)
         from patchad.verbs.export import export as export_run
 
         exported = export_run(
             run, kinds, deidentify=deidentify, invent_geometry=invent_geometry, progress=progress
         )
-        _tell(
+        tell(
             {"written": exported.written, "failed": [list(fault) for fault in exported.failed]},
             [f"{', '.join(kinds)} written to {run}"],
         )
-    _finish(exported.failed)
+    finish(exported.failed)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
+    to: Annotated[
+        str,
+        typer.Option(metavar="AET@HOST:PORT|URL", help="C-STORE, or https://…/dicom-web: STOW-RS."),
+    ],
+) -> None:
+    """Send a run's DICOM objects to a PACS; what it has accepted is not sent again."""
+    with spoken() as progress:
+        from patchad.verbs.push import push as push_run
+
+        pushed = push_run(run, to, progress=progress)
+        tell(
+            asdict(pushed),
+            [
+                f"{pushed.accepted} accepted by {pushed.to}, {len(pushed.failed)} not, "
+                f"{pushed.before} accepted before",
+                *pushed.notes,
+            ],
+        )
+    finish(pushed.failed)
 
 
 @app.command()
@@ -297,7 +299,7 @@ def inspect(
     max_pixels: MaxPixels = MAX_PIXELS,
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
-    with _spoken():
+    with spoken():
         from patchad.verbs.inspect import inspect as inspect_path
 
         _one_of("--voi", voi, VOIS)
@@ -308,17 +310,17 @@ def inspect(
             voi=voi,  # type: ignore[arg-type]
             max_pixels=max_pixels,
         )
-        _tell(found, as_lines(found))
+        tell(found, as_lines(found))
 
 
 @app.command()
 def methods() -> None:
     """The methods: their papers, what each needs and gives."""
-    with _spoken():
+    with spoken():
         from patchad.methods import about
 
         found = [asdict(method) for method in about()]
-        _tell(
+        tell(
             {"methods": found},
             [line for method in found for line in ("", *as_lines(method))][1:],
         )
@@ -327,43 +329,6 @@ def methods() -> None:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@contextmanager
-def _spoken() -> Iterator[Progress]:
-    """Errors become messages and exit codes; gives the progress bar of a command."""
-    try:
-        with shown_progress(_err, quiet=_voice.quiet) as progress:
-            yield progress
-    except PatchadError as error:
-        _err.print(f"patchad: {error}", markup=False)
-        raise typer.Exit(REFUSED) from None
-    except Exception as error:
-        log.debug("the way to the fault", exc_info=error)
-        said = f"patchad: unexpected {type(error).__name__}: {error}"
-        _err.print(f"{said}\nThis is a fault of patchad: please report it with -v.", markup=False)
-        raise typer.Exit(REFUSED) from None
-    except KeyboardInterrupt:
-        _err.print("patchad: stopped; go on with the same command and --resume", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _tell(result: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """Print a command's result: as JSON if that was asked for, else in words."""
-    if _voice.json:
-        print(json.dumps(result, indent=2, default=str))
-    else:
-        print("\n".join(lines))
-
-
-def _finish(failed: Sequence[tuple[str, str]]) -> None:
-    """Name what failed, and exit accordingly."""
-    for path, reason in failed[:10]:
-        _err.print(f"failed: {path}: {reason}", markup=False)
-    if len(failed) > 10:
-        _err.print(f"… and {len(failed) - 10} more, each with its reason", markup=False)
-    if failed:
-        raise typer.Exit(SOME_FAILED)
 
 
 def _kinds(text: str) -> tuple[str, ...]:

@@ -38,8 +38,8 @@ LAYERS = {
     "patchad.verbs": 3,
     "patchad.export": 3,
     "patchad.evaluation": 3,
+    "patchad.console": 4,
     "patchad.cli": 4,
-    "patchad.telling": 4,
     "patchad.__main__": 4,
     "patchad": 4,  # __init__.py: offers the verbs
 }

@@ -1,0 +1,330 @@
+"""Objects pushed to a storage service that this file runs on loopback, and that may refuse."""
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom import AE, evt
+from typer.testing import CliRunner
+
+from patchad.cli import app
+from patchad.errors import OutputError, RequestError
+from patchad.io.run import write_run
+from patchad.io.send import CStore, StowRs, destination
+from patchad.verbs.push import JOURNAL, push
+
+SECRETS = ("Sentinel^Jane", "SENTINEL-ID")
+UIDS = ["1.2.1", "1.2.2", "1.2.3"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two pictures and a report."""
+    folder = tmp_path / "run"
+    for uid in UIDS:
+        data = pydicom.Dataset()
+        data.SOPClassUID = (
+            ComprehensiveSRStorage if uid == "1.2.3" else SecondaryCaptureImageStorage
+        )
+        data.SOPInstanceUID = uid
+        data.PatientName, data.PatientID = SECRETS
+        if uid != "1.2.3":
+            data.PixelData = np.zeros(64, np.uint8).tobytes()
+            data["PixelData"].VR = "OB"
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        path = folder / "dicom" / uid.replace(".", "_") / "sc.dcm"
+        path.parent.mkdir(parents=True)
+        data.save_as(path, enforce_file_format=True)
+    write_run(folder, {}, [])
+    return folder
+
+
+@contextmanager
+def scp(
+    answer: Callable[[str], int] = lambda uid: 0,
+    classes=(SecondaryCaptureImageStorage, ComprehensiveSRStorage),
+    syntax=ExplicitVRLittleEndian,
+    **settings,
+) -> Iterator[tuple[str, list]]:
+    """A storage service that gives each instance the status that ``answer`` says."""
+    got = []
+
+    def store(event) -> int:
+        data = event.dataset
+        data.file_meta = event.file_meta
+        got.append(data)
+        return answer(str(data.SOPInstanceUID))
+
+    entity = AE(ae_title="PACS")
+    for name, value in settings.items():
+        setattr(entity, name, value)
+    for sop_class in classes:
+        entity.add_supported_context(sop_class, syntax)
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
+    )
+    try:
+        yield f"PACS@127.0.0.1:{server.socket.getsockname()[1]}", got
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def stow(answer: Callable[[str], tuple[int, dict]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A STOW-RS service; ``got`` holds (path, authorization) of each request."""
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            kind = self.headers["Content-Type"]
+            boundary = re.fullmatch(
+                r'multipart/related; type="application/dicom"; boundary=(\w+)', kind
+            )[1]
+            head, _, rest = body.partition(b"\r\n\r\n")
+            assert head == f"--{boundary}\r\nContent-Type: application/dicom".encode()
+            part, _, end = rest.rpartition(f"\r\n--{boundary}--\r\n".encode())
+            assert end == b""
+            data = pydicom.dcmread(pydicom.filebase.DicomBytesIO(part))
+            got.append((self.path, self.headers.get("Authorization", "")))
+            status, reply = answer(str(data.SOPInstanceUID))
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            self.wfile.write(json.dumps(reply).encode())
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/dicom-web", got
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_all_are_sent_once(run: Path) -> None:
+    with scp() as (to, got):
+        first, second = push(run, to), push(run, to)
+    assert (first.accepted, first.before, first.failed) == (3, 0, ())
+    assert (second.accepted, second.before, second.failed) == (0, 3, ())
+    assert [str(data.SOPInstanceUID) for data in got] == UIDS
+    for data, path in zip(got, sorted(run.glob("dicom/*/*.dcm")), strict=True):
+        assert data == pydicom.dcmread(path)
+
+
+def test_another_destination_is_another_matter(run: Path) -> None:
+    with scp() as (to, _):
+        push(run, to)
+    with scp() as (to, _):
+        assert push(run, to).accepted == 3
+
+
+def test_a_kind_that_is_not_taken_does_not_stop_the_others(run: Path) -> None:
+    with scp(classes=[ComprehensiveSRStorage]) as (to, got):
+        pushed = push(run, to)
+    assert [str(data.SOPInstanceUID) for data in got] == ["1.2.3"]
+    assert pushed.accepted == 1
+    assert [reason for _, reason in pushed.failed] == [
+        f"{to} does not take Secondary Capture Image Storage"
+    ] * 2
+    with scp(classes=["1.2.840.10008.5.1.4.1.1.2"]) as (to, got):
+        pushed = push(run, to)
+    assert got == []
+    assert [reason for _, reason in pushed.failed] == [
+        f"{to} takes none of the kinds of object offered"
+    ] * 3
+
+
+def test_a_service_of_implicit_vr_gets_it(run: Path) -> None:
+    with scp(syntax=ImplicitVRLittleEndian) as (to, got):
+        assert push(run, to).accepted == 3
+    assert {data.file_meta.TransferSyntaxUID for data in got} == {ImplicitVRLittleEndian}
+
+
+def test_refusals_are_told_and_only_they_are_sent_again(run: Path) -> None:
+    with scp(lambda uid: 0xC123 if uid == "1.2.2" else 0xB000) as (to, got):
+        pushed = push(run, to)
+        assert pushed.accepted == 2
+        assert [note.partition(": ")[2] for note in pushed.notes] == [
+            "status 0xB000, it changed some values"
+        ] * 2
+        ((path, reason),) = pushed.failed
+        assert Path(path) == run / "dicom" / "1_2_2" / "sc.dcm"
+        assert reason == f"{to} refuses it (status 0xC123)"
+        assert len(got) == 3  # a refusal is final
+        push(run, to)
+    assert [str(data.SOPInstanceUID) for data in got] == [*UIDS, "1.2.2"]
+
+
+def test_what_is_put_off_is_sent_again(run: Path) -> None:
+    times = Counter()
+
+    def answer(uid: str) -> int:
+        times[uid] += 1
+        return 0xA700 if uid == "1.2.2" and times[uid] < 3 else 0
+
+    with scp(answer) as (to, _):
+        pushed = push(run, to, pauses=(0, 0))
+    assert (pushed.accepted, pushed.failed) == (3, ())
+    assert times == {"1.2.1": 1, "1.2.2": 3, "1.2.3": 1}
+
+
+def test_an_object_that_is_there_already_counts_as_accepted(run: Path) -> None:
+    with scp(lambda uid: 0x0111) as (to, _):
+        assert push(run, to).accepted == 3
+
+
+def test_an_association_that_is_rejected_says_why(run: Path) -> None:
+    with scp(require_called_aet=True) as (to, _):
+        pushed = push(run, to.replace("PACS", "OTHER"))
+    assert {reason.partition(": ")[2] for _, reason in pushed.failed} == {
+        "it goes by another AE title"
+    }
+
+
+def test_no_answer_at_all_is_an_error(run: Path) -> None:
+    with scp() as (to, _):
+        pass
+    with pytest.raises(OutputError, match="nothing was sent"):
+        push(run, to, pauses=(0,))
+    with pytest.raises(OutputError, match="nothing was sent"):
+        push(run, f"http://{to.partition('@')[2]}/dicom-web", pauses=(0,))
+    assert not (run / JOURNAL).exists()
+
+
+def test_a_broken_line_of_the_journal_costs_only_itself(run: Path) -> None:
+    with scp() as (to, got):
+        push(run, to)
+        journal = run / JOURNAL
+        journal.write_text(journal.read_text()[:-5])
+        assert push(run, to).accepted == 1
+        assert push(run, to).accepted == 0
+    assert [str(data.SOPInstanceUID) for data in got] == [*UIDS, "1.2.3"]
+
+
+def test_a_broken_object_is_a_failure_of_its_own(run: Path) -> None:
+    (run / "dicom" / "1_2_2" / "sc.dcm").write_bytes(b"no DICOM")
+    with scp() as (to, _):
+        pushed = push(run, to)
+    assert pushed.accepted == 2
+    ((_, reason),) = pushed.failed
+    assert "is no whole DICOM object" in reason
+
+
+def test_stow_sends_each_with_the_credentials_and_never_tells_them(run: Path) -> None:
+    with stow(lambda uid: (200, {})) as (to, got):
+        pushed = push(run, to.replace("://", "://user:p%40ss@"))
+        assert pushed.to == to
+        assert push(run, to + "/").before == 3
+    assert got == [("/dicom-web/studies", "Basic dXNlcjpwQHNz")] * 3
+    assert "user" not in (run / JOURNAL).read_text()
+
+
+def failed(uid: str, reason: int) -> dict:
+    return {
+        "00081198": {
+            "vr": "SQ",
+            "Value": [
+                {
+                    "00081155": {"vr": "UI", "Value": [uid]},
+                    "00081197": {"vr": "US", "Value": [reason]},
+                }
+            ],
+        }
+    }
+
+
+def test_stow_refusals_redirects_and_delays(run: Path) -> None:
+    times = Counter()
+
+    def answer(uid: str) -> tuple[int, dict]:
+        times[uid] += 1
+        if uid == "1.2.1":
+            return 409, failed(uid, 0x0122)
+        if uid == "1.2.2":
+            return 302, {}
+        return (503, {}) if times[uid] == 1 else (202, {})
+
+    with stow(answer) as (to, _):
+        pushed = push(run, to, pauses=(0,))
+    assert pushed.accepted == 1
+    assert [reason for _, reason in pushed.failed] == [
+        "refused (HTTP 409 Conflict, status 0x0122)",
+        "refused (HTTP 302 Found)",
+    ]
+    assert times == {"1.2.1": 1, "1.2.2": 1, "1.2.3": 2}
+
+
+def test_stow_with_a_failure_in_a_success_is_a_failure(run: Path) -> None:
+    with stow(lambda uid: (202, failed(uid, 0xA900))) as (to, _):
+        assert [reason for _, reason in push(run, to).failed] == ["refused (status 0xA900)"] * 3
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["pacs", "@host:104", "A@host", "A@host:0", "A@:104", "A@host:x", "TOO-LONG-A-TITLE-X@h:1",
+     "ftp://host/x", "https://", "https://host/a?b=c", "https://host:99999/"],
+)  # fmt: skip
+def test_what_is_no_destination_is_refused(to: str) -> None:
+    with pytest.raises(RequestError, match="--to is"):
+        destination(to)
+
+
+def test_destinations() -> None:
+    assert destination("PACS@host:104") == CStore("PACS", "host", 104)
+    assert destination("PACS@[::1]:104") == CStore("PACS", "::1", 104)
+    assert destination("https://host/dicom-web/") == StowRs("https://host/dicom-web")
+    assert destination("http://[::1]:80/x") == StowRs("http://[::1]:80/x")
+
+
+def test_the_command_and_its_exit_codes(run: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def patchad(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in ("-v", *arguments)])
+
+    said = []
+    with scp(lambda uid: 0xC000 if uid == "1.2.2" else 0) as (to, _):
+        said.append(patchad("push", run, "--to", to))
+        assert said[-1].exit_code == 1
+        assert f"2 accepted by {to}, 1 not, 0 accepted before" in said[-1].stdout
+        assert "status 0xC000" in said[-1].stderr
+    with scp() as (to, _):
+        said.append(patchad("--json", "push", run, "--to", to))
+        assert said[-1].exit_code == 0
+        assert json.loads(said[-1].stdout)["accepted"] == 3
+    assert patchad("push", run, "--to", "nowhere").exit_code == 2
+    assert patchad("push", tmp_path, "--to", to).exit_code == 2
+    for path in run.glob("dicom/*/*.dcm"):
+        path.unlink()
+    empty = patchad("push", run, "--to", to)
+    assert empty.exit_code == 2
+    assert "patchad export" in empty.stderr
+    told = caplog.text + "".join(result.output for result in said) + (run / JOURNAL).read_text()
+    assert "entinel" not in told.lower()
