@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
@@ -22,7 +23,7 @@ from patchad.errors import ModelError
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
-from patchad.preprocess import Preprocessing, to_source_frame
+from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
 # Of the model folder; raised whenever an older patchad could misread a newer one. A model trained
@@ -60,6 +61,7 @@ class ModelCard:
     score_unit: str
     seed: int
     data: TrainingData
+    patch_pooling: str = ""  # how an ImageDetector makes a patch's score of its map, in words
     calibration: Calibration | None = None  # None only while training
     notes: tuple[str, ...] = ()  # restarts, leaks, whatever a reader of results must know
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -87,6 +89,41 @@ class PatchDetector(Protocol):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name, for the model folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What an :class:`ImageDetector` says of one prepared image; higher = more anomalous.
+
+    ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: what lies over the card's map
+    threshold is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
+    pooled from maps as the card says. ``image`` is the image's score where the method has its own;
+    NaN: the patch scores are pooled, as for any method. ``offset`` is taken off an image's score:
+    what negative images of this density and noise have as theirs.
+    """
+
+    map: NDArray[np.float32]
+    patches: NDArray[np.float32]
+    image: float = math.nan
+    offset: float = 0.0
+
+
+@runtime_checkable
+class ImageDetector(Protocol):
+    """Looks at the whole image, further than a patch reaches."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the detector is and was trained on."""
+
+    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+        """Look at one image, prepared as the card says; ``grid`` lies in its frame."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learnt, by name, for the model folder."""
+
+
+Detector = PatchDetector | ImageDetector
 
 
 def score_patches(

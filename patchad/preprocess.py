@@ -5,9 +5,9 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from patchad.errors import ImageError, RequestError
+from patchad.filters import gaussian
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph
 
@@ -50,12 +50,14 @@ class Prepared:
     """An image as a method sees it.
 
     ``pixels`` (H', W') float32 in [0, 1] and ``foreground`` lie in the same, perhaps resampled
-    frame; ``brightness`` is the median of the foreground's pixels as read, before normalisation.
+    frame, whose pixels are ``spacing_mm`` (row, col) apart, None where nobody said; ``brightness``
+    is the median of the foreground's pixels as read, before normalisation.
     """
 
     pixels: NDArray[np.float32]
     foreground: Foreground
     brightness: float
+    spacing_mm: tuple[float, float] | None
 
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
@@ -97,7 +99,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
             radius = preprocessing.local_radius_mm
             pixels = _local(pixels, mask, (radius / spacing[0], radius / spacing[1]))
     foreground = Foreground(mask, found.method, found.threshold, found.measures)
-    return Prepared(pixels, foreground, brightness)
+    return Prepared(pixels, foreground, brightness, spacing)
 
 
 def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -179,22 +181,13 @@ def _local(
     Both are Gaussian (``sigma`` in pixels, (row, col)) and normalised by the mask, G(a·m) / G(m)
     (Knutsson & Westin, CVPR 1993), so that air pulls at nothing and the skin line makes no edge.
     """
-    # The moments are smooth: a wide Gaussian is taken on a copy on which it is 16 pixels wide.
-    steps = [max(1.0, s / 16) for s in sigma]
-    small = (max(1, round(mask.shape[0] / steps[0])), max(1, round(mask.shape[1] / steps[1])))
-    width = [s * n / whole for s, n, whole in zip(sigma, small, mask.shape, strict=True)]
-
-    def gaussian(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        wide = ndimage.gaussian_filter(resize(values, small), width, mode="constant", truncate=3)
-        return resize(wide, (mask.shape[0], mask.shape[1]))
-
-    weight = gaussian(mask.astype(np.float32))
+    weight = gaussian(mask.astype(np.float32), sigma)
     weight[~mask] = 1
     # From the foreground's mean, so that float32 keeps the digits of the variance.
     centred = np.where(
         mask, pixels - np.float32(pixels[mask].mean(dtype=np.float64)), np.float32(0)
     )
-    mean = gaussian(centred) / weight
-    variance = np.maximum(gaussian(centred**2) / weight - mean**2, 0)
+    mean = gaussian(centred, sigma) / weight
+    variance = np.maximum(gaussian(centred**2, sigma) / weight - mean**2, 0)
     z = (centred - mean) / np.maximum(np.sqrt(variance), np.float32(FLAT))
     return np.where(mask, np.clip(0.5 + z / 10, 0, 1), np.float32(0.5)).astype(np.float32)

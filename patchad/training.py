@@ -7,116 +7,22 @@ with the weights of one that ran through, bit for bit on a CPU with the same num
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.grid import batches
 from patchad.io.files import write_whole
+from patchad.training_set import PatchBank
 
 Loss = Callable[[nn.Module, Tensor], Tensor]  # of a batch (N, 1, S, S): its mean, a scalar
-
-
-@dataclass(frozen=True, eq=False)
-class PatchBank:
-    """Whole prepared images, held once on the device, and where patches may be drawn in them.
-
-    ``pixels`` (P,) int16: all images behind one another, row by row, [0, 1] mapped to the whole
-    range (``torch.uint16`` can't be indexed on every device). ``starts`` (K,) int64: the position
-    in ``pixels`` of each corner (a patch's top-left pixel); ``widths`` (K,) int64: the row length
-    of its image.
-    """
-
-    size: int
-    pixels: Tensor
-    starts: Tensor
-    widths: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        images: Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]],
-        size: int,
-        device: torch.device,
-    ) -> "PatchBank":
-        """Take in each image's pixels (H, W) float32 in [0, 1] and corners (K, 2) int (row, col).
-
-        An image smaller than a patch has its edge repeated below and to the right, as
-        :meth:`patchad.grid.PatchGrid.cut` does. Images without corners are left out.
-
-        Raises:
-            RequestError: there is no corner at all.
-        """
-        parts: list[Tensor] = []
-        starts: list[NDArray[np.int64]] = []
-        widths: list[NDArray[np.int64]] = []
-        end = 0
-        for pixels, corners in images:
-            if len(corners) == 0:
-                continue
-            last = np.maximum(np.subtract(pixels.shape, size), 0)
-            if corners.min() < 0 or (corners > last).any():
-                raise ValueError(
-                    f"corners must lie in (0, 0)..{tuple(last.tolist())} for an image "
-                    f"of {pixels.shape} and patches of {size}"
-                )
-            short = [max(size - length, 0) for length in pixels.shape]
-            whole = np.pad(pixels, [(0, n) for n in short], mode="edge")
-            parts.append(_to_int16(whole))
-            starts.append(end + corners[:, 0].astype(np.int64) * whole.shape[1] + corners[:, 1])
-            widths.append(np.full(len(corners), whole.shape[1], np.int64))
-            end += whole.size
-        if not parts:
-            raise RequestError(
-                "no training image holds a patch with enough foreground: lower "
-                "min_foreground, or look at the foreground with `patchad inspect`"
-            )
-        flat = torch.empty(end, dtype=torch.int16, device=device)
-        while parts:  # from the end, letting go of each: the images are never in memory twice
-            part = parts.pop()
-            flat[end - part.numel() : end] = part.to(device)
-            end -= part.numel()
-        return cls(
-            size,
-            flat,
-            torch.from_numpy(np.concatenate(starts)).to(device),
-            torch.from_numpy(np.concatenate(widths)).to(device),
-        )
-
-    def __len__(self) -> int:
-        """The number of corners."""
-        return len(self.starts)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw patches at corners taken uniformly, with replacement.
-
-        Returns (count, 1, S, S) float32 in [0, 1] on the device. The same generator on the CPU
-        draws the same patches for every device.
-        """
-        drawn = torch.randint(len(self), (count,), generator=generator, device=generator.device)
-        return self._cut(drawn.to(self.pixels.device))
-
-    def _cut(self, which: Tensor) -> Tensor:
-        side = torch.arange(self.size, device=self.pixels.device)
-        rows = side[:, None] * self.widths[which, None, None]  # (count, S, 1)
-        places = self.starts[which, None, None] + rows + side  # (count, S, S)
-        return self.pixels[places][:, None].float().add_(32768).div_(65535)
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """What a method is fitted to: ``patches`` is how many tile the foreground without overlap."""
-
-    bank: PatchBank
-    patches: int
 
 
 @dataclass(frozen=True)
@@ -201,39 +107,6 @@ class Checkpoint:
                 "resume with those, or start anew with --overwrite"
             )
         return checkpoint
-
-
-def foreground_corners(
-    mask: NDArray[np.bool_],
-    size: int,
-    min_foreground: float,
-    *,
-    limit: int,
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Random places for patches with enough foreground, anywhere in the image, all distinct.
-
-    Args:
-        mask: (H, W) bool, the foreground.
-        size: side of a patch.
-        min_foreground: smallest share of foreground, in [0, 1], among the patch's pixels that lie
-            in the image: the rule of :meth:`patchad.grid.PatchGrid.fractions`.
-        limit: how many to return at most; all where there are fewer.
-        rng: what chooses.
-
-    Returns:
-        (K, 2) int64 top-left pixels (row, col), in reading order; K = 0 where nothing qualifies.
-    """
-    total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    total[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
-    height, width = (min(size, length) for length in mask.shape)
-    inside = total[height:, width:] - total[:-height, width:]
-    inside += total[:-height, :-width] - total[height:, :-width]
-    share = (inside / (height * width)).astype(np.float32)
-    fit = np.flatnonzero(share >= min_foreground)
-    if len(fit) > limit:
-        fit = np.sort(rng.choice(fit, limit, replace=False, shuffle=False))
-    return np.stack(np.unravel_index(fit, share.shape), axis=-1).astype(np.int64)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -337,8 +210,3 @@ def _load_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> 
         place, name = key.split("/")
         state.setdefault(int(place), {})[name] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-
-
-def _to_int16(pixels: NDArray[np.float32]) -> Tensor:
-    steps = np.rint(pixels * np.float32(65535)) - np.float32(32768)
-    return torch.from_numpy(steps.astype(np.int16).ravel())

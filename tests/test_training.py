@@ -13,14 +13,8 @@ from torch import Tensor, nn
 
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.grid import PatchGrid
-from patchad.training import (
-    Checkpoint,
-    PatchBank,
-    Schedule,
-    epoch_generator,
-    foreground_corners,
-    train_epochs,
-)
+from patchad.training import Checkpoint, Schedule, epoch_generator, train_epochs
+from patchad.training_set import PatchBank, foreground_corners
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(4, 20, 8, 1e-2, (0.9, 0.999))  # batches of 8, 8 and 4

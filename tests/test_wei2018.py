@@ -22,7 +22,7 @@ from patchad.grid import PatchGrid
 from patchad.methods import wei2018
 from patchad.methods.wei2018 import Config, Wei2018, build_network
 from patchad.preprocess import Preprocessing
-from patchad.training import PatchBank, TrainingSet
+from patchad.training_set import PatchBank, TrainingSet
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"

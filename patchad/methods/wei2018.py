@@ -26,13 +26,8 @@ from patchad.detector import ModelCard, PatchDetector, card_as_dict
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.methods import About
 from patchad.progress import Progress, silent
-from patchad.training import (
-    Checkpoint,
-    Schedule,
-    TrainingSet,
-    epoch_generator,
-    train_epochs,
-)
+from patchad.training import Checkpoint, Schedule, epoch_generator, train_epochs
+from patchad.training_set import TrainingSet
 
 METHOD = "wei2018"
 SCORE_UNIT = "RMSE of intensity [0, 1]"

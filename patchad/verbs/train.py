@@ -32,7 +32,7 @@ from patchad.io.run import row_path
 from patchad.methods import module_of
 from patchad.preprocess import Prepared, prepare
 from patchad.progress import Progress, silent
-from patchad.training import PatchBank, TrainingSet, foreground_corners
+from patchad.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
 from patchad.verbs.calibrate import NegativeImage, calibrate
 
 log = logging.getLogger(__name__)
@@ -102,11 +102,15 @@ def train(
     failed: list[tuple[str, str]] = []
     reader = _Reader(config, seed, spacing_mm, failed, progress)
     facts: list[_Negative] = []
+    masks: list[PackedMask] = []
 
     def parts() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         for negative, prepared in reader.read(training, "reading training images"):
             facts.append(negative)
-            yield prepared.pixels, _corners(negative, prepared, config, seed)
+            corners = _corners(negative, prepared, config, seed)
+            if len(corners):  # others don't enter the bank
+                masks.append(PackedMask.of(prepared))
+            yield prepared.pixels, corners
 
     bank = PatchBank.of(parts(), config.patch_size, device)
     # Read now for their facts, and again to be scored: pixels are never held but in the bank.
@@ -129,7 +133,8 @@ def train(
         versions=versions(),
         format=2 if described.for_processing else 1,
     )
-    data = TrainingSet(bank, sum(int(negative.tiles.training.sum()) for negative in facts))
+    patches = sum(int(negative.tiles.training.sum()) for negative in facts)
+    data = TrainingSet(bank, patches, tuple(masks))
     checkpoint = model / "checkpoint" / "training.safetensors"
     detector = module_of(config.method).fit(
         config.options,
