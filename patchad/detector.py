@@ -26,9 +26,14 @@ from patchad.io.files import write_whole
 from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
-# Of the model folder; raised whenever an older patchad could misread a newer one. A model trained
-# on For Processing images has format 2: patchad that knows only 1 would let other images through.
+# Of the model folder; raised whenever an older patchad could misread a newer one. Format 2 has
+# something in its card that a patchad which knows only 1 would pass over; see :func:`format_of`.
 FORMATS = (1, 2)
+# What cards didn't always have. Left out where it says nothing, so that digests of older ones hold.
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("data", "for_processing", False),
+    ("preprocessing", "canonical_side", False),
+)
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
@@ -246,8 +251,9 @@ def read_card(folder: Path) -> ModelCard:
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
-    if card.format == 1:
-        del content["data"]["for_processing"]  # which it doesn't have, so that its digest holds
+    for part, name, nothing in _LATER:
+        if content[part][name] == nothing:
+            del content[part][name]
     return {"digest": _digest(content), **content}
 
 
@@ -261,6 +267,11 @@ def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
             f"{where} is not a card that patchad {__version__} can read "
             f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train anew"
         ) from None
+
+
+def format_of(data: TrainingData, preprocessing: Preprocessing) -> int:
+    """The format of a card: 2 where images have to be read or prepared in a newer way."""
+    return 2 if data.for_processing or preprocessing.canonical_side else 1
 
 
 def versions() -> dict[str, str]:

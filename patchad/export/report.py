@@ -150,7 +150,7 @@ def _heatmap(
     path = run.heatmap_path(row.id)
     if path.exists():
         return read_heatmap(path)
-    mask = prepare(radiograph, card.preprocessing).foreground.mask
+    mask = prepare(radiograph, card.preprocessing).as_stored().foreground.mask
     return stitch_scores(card, scores, mask, radiograph)
 
 

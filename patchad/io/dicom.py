@@ -5,6 +5,7 @@ Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 t
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydicom import Dataset, uid
 
@@ -125,6 +126,7 @@ def read_dicom(
             modality=modality,
             laterality=laterality if laterality in ("L", "R", "B") else "",
             view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
+            anterior=_anterior(header),
             reading=tuple(notes),
             cautions=tuple(_cautions(header)),
             for_processing=_for_processing(header),
@@ -183,6 +185,14 @@ def _for_processing(header: Dataset) -> bool | None:
         if intent == f"FOR {named}" or (not intent and f"For{named.title()}" in keyword):
             return answer
     return None
+
+
+def _anterior(header: Dataset) -> Literal["left", "right", ""]:
+    """The side that is anterior, by where Patient Orientation has rows point to (PS3.3 C.7.6.1)."""
+    rows = text_of(header, "PatientOrientation").upper()
+    if not re.fullmatch(r"[AP][LRHF]{0,2}", rows):
+        return ""
+    return "right" if rows[0] == "A" else "left"
 
 
 def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:

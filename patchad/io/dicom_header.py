@@ -25,8 +25,9 @@ _SLACK = 2**24  # bytes that a file may inflate to beside its pixels
 # fmt: off
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "ImageLaterality", "Laterality", "ViewPosition", "PixelSpacing", "ImagerPixelSpacing",
-    "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel", "PhotometricInterpretation",
+    "ImageLaterality", "Laterality", "ViewPosition", "PatientOrientation", "PixelSpacing",
+    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel",
+    "PhotometricInterpretation",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration", "ModalityLUTSequence", "RescaleSlope",
     "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",

@@ -93,10 +93,10 @@ class Run:
     def patches(self, image_id: str) -> pd.DataFrame:
         """The patches of one image, in the order of its grid.
 
-        ``row``, ``col``, ``size`` are pixels of the scored image; ``x``, ``y``, ``width``,
-        ``height`` the same box in pixels of the image as stored; ``foreground`` a share in
-        [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest are
-        the baselines.
+        ``row``, ``col``, ``size`` are pixels of the scored image, left and right as stored; ``x``,
+        ``y``, ``width``, ``height`` the same box in pixels of the image as stored; ``foreground`` a
+        share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
+        are the baselines.
         """
         return pd.read_parquet(self.patches_path(image_id))
 
@@ -208,6 +208,8 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
         raise RequestError(f"{row.path} has status {row.status}: it has no scores")
     size = int(table["size"].iloc[0])
     grid = PatchGrid((row.scored_rows, row.scored_columns), size, row.stride)
+    if not np.array_equal(table["col"], grid.corners[:, 1]):
+        grid = grid.mirror()
     if not np.array_equal(table[["row", "col"]].to_numpy(), grid.corners):
         raise RequestError(
             f"{path} does not hold the patches that images.csv tells of: screen this image again"
@@ -252,7 +254,7 @@ def done_row(
         spacing_row_mm=row_mm,
         spacing_col_mm=col_mm,
         digest=source.digest,
-        reading="; ".join(source.reading),
+        reading="; ".join((*source.reading, *["mirrored for the model"] * grid.mirrored)),
         frame=frame,
     )
 

@@ -68,7 +68,7 @@ def rebuild(run: Run, row: ImageRow, card: ModelCard) -> tuple[Radiograph, Scree
     """
     radiograph = read_again(run, row)
     scores = stored_scores(run, row)
-    prepared = prepare(radiograph, card.preprocessing)
+    prepared = prepare(radiograph, card.preprocessing).as_stored()
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,

@@ -8,6 +8,7 @@ from patchad.errors import RequestError
 from patchad.io.dicom_tones import Voi
 from patchad.io.raster import MAX_PIXELS
 from patchad.io.read import read_radiograph
+from patchad.orientation import chest_wall
 from patchad.preprocess import Preprocessing, prepare
 
 
@@ -36,6 +37,7 @@ def inspect(
     source, pixels = radiograph.source, radiograph.pixels
     prepared = prepare(radiograph, Preprocessing(body_part=body_part))  # type: ignore[arg-type]
     foreground = prepared.foreground
+    wall = chest_wall(source, foreground.mask) if body_part == "breast" else None
     return {
         "path": source.path,
         "rows": radiograph.shape[0],
@@ -52,7 +54,8 @@ def inspect(
         },
         "for_processing": source.for_processing,
         "reading": source.reading,
-        "cautions": source.cautions,
+        "cautions": (*source.cautions, *(wall.cautions if wall else ())),
+        "chest_wall": f"{wall.side}, by {wall.by}" if wall else None,
         "foreground": {
             "method": foreground.method,
             "threshold": round(foreground.threshold, 4),

@@ -67,7 +67,8 @@ def screen_prepared(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
             f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
         )
-    reasons += [f"caution: {caution}" for caution in radiograph.source.cautions]
+    cautions = (*radiograph.source.cautions, *prepared.cautions)
+    reasons += [f"caution: {caution}" for caution in cautions]
     if grid.stride != card.stride:
         reasons.append(
             f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
@@ -80,7 +81,7 @@ def screen_prepared(
         reasons.insert(
             0, f"flagged: score {score:.4g} is over the threshold {calibration.image_threshold:.4g}"
         )
-    return Screening(
+    screening = Screening(
         source=radiograph.source,
         scores=scores,
         heatmap=stitch_scores(card, scores, mask, radiograph),
@@ -91,6 +92,7 @@ def screen_prepared(
         baselines=baseline_scores(prepared.pixels, grid),
         reasons=tuple(reasons),
     )
+    return screening.mirror() if prepared.mirrored else screening
 
 
 def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:

@@ -17,6 +17,7 @@ from patchad.detector import (
     ModelCard,
     PatchDetector,
     TrainingData,
+    format_of,
     read_card,
     save,
     score_patches,
@@ -131,7 +132,7 @@ def train(
         data=described,
         notes=(*notes, *_failure_note(failed)),
         versions=versions(),
-        format=2 if described.for_processing else 1,
+        format=format_of(described, config.preprocessing),
     )
     patches = sum(int(negative.tiles.training.sum()) for negative in facts)
     data = TrainingSet(bank, patches, tuple(masks))
