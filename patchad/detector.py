@@ -33,6 +33,7 @@ FORMATS = (1, 2)
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("data", "for_processing", False),
     ("preprocessing", "canonical_side", False),
+    ("preprocessing", "voi", "auto"),
 )
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
@@ -271,7 +272,8 @@ def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
 
 def format_of(data: TrainingData, preprocessing: Preprocessing) -> int:
     """The format of a card: 2 where images have to be read or prepared in a newer way."""
-    return 2 if data.for_processing or preprocessing.canonical_side else 1
+    newer = data.for_processing, preprocessing.canonical_side, preprocessing.voi != "auto"
+    return 2 if any(newer) else 1
 
 
 def versions() -> dict[str, str]:

@@ -27,6 +27,7 @@ class Source:
     laterality: str = ""  # L, R, B or empty
     view: str = ""  # CC, MLO, AP, PA … or empty
     anterior: Literal["left", "right", ""] = ""  # side of the picture, by Patient Orientation
+    voi: Literal["lut", "window", "full", ""] = ""  # what of a DICOM header scaled the grey
     reading: tuple[str, ...] = ()  # what was decided while reading: the window, the spacing …
     cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
     for_processing: bool | None = None  # raw detector values; None where the file does not say

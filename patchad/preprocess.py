@@ -10,6 +10,7 @@ from patchad.errors import ImageError, RequestError
 from patchad.filters import gaussian
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph
+from patchad.io.dicom_tones import Voi
 from patchad.orientation import chest_wall
 
 _T = TypeVar("_T", bound=np.generic)
@@ -27,7 +28,8 @@ class Preprocessing:
     local mean and divides by the local standard deviation, both Gaussian with ``local_radius_mm``.
     ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
     ``canonical_side`` mirrors breasts whose chest wall lies on the right, so that a method sees
-    all of them alike; see :func:`patchad.orientation.chest_wall`.
+    all of them alike; see :func:`patchad.orientation.chest_wall`. ``voi`` is what scales the grey
+    of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`.
     """
 
     body_part: BodyPart = "breast"
@@ -36,12 +38,15 @@ class Preprocessing:
     local_radius_mm: float = 6.4
     spacing_mm: float | None = None
     canonical_side: bool = False
+    voi: Voi = "auto"
 
     def __post_init__(self) -> None:
         if self.body_part not in get_args(BodyPart):
             raise RequestError(f"body_part is breast or chest, not {self.body_part!r}")
         if self.intensity not in get_args(Intensity):
             raise RequestError(f"intensity is voi, percentiles or local, not {self.intensity!r}")
+        if self.voi not in get_args(Voi):
+            raise RequestError(f"voi is {', '.join(get_args(Voi))}, not {self.voi!r}")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise RequestError(f"percentiles must rise within 0..100, got {self.percentiles}")
         if not 0 < self.local_radius_mm < np.inf:

@@ -32,10 +32,10 @@ from patchad.export.overlay import (
     palette,
 )
 from patchad.export.tiff import read_heatmap
-from patchad.image import Heatmap, PatchScores, Radiograph
+from patchad.image import Heatmap, PatchScores
 from patchad.io.files import write_whole
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
-from patchad.preprocess import prepare
+from patchad.io.workers import Fault, Ready, required
 from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
@@ -78,7 +78,10 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             scale=_uri(_scale(card), "PNG"),
             strips=_strips(ranked, card),
             ranked=ranked,
-            shown=[(row, _picture(run, row, card)) for row in ranked[:top]],
+            shown=[
+                (row, _picture(run, row, read, card))
+                for row, read in read_again(run, ranked[:top], card.preprocessing)
+            ],
             flagged=sum(bool(row.flagged) for row in ranked),
             failures=[row for row in run.rows if row.status != "ok"],
             evaluation=_evaluation(run_folder / "evaluation"),
@@ -115,12 +118,12 @@ def _rank(row: ImageRow) -> tuple[float, str]:
     return (math.inf if row.score is None else -row.score, row.path)
 
 
-def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
+def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _Picture:
     calibration = card.calibrated
     try:
-        radiograph = read_again(run, row)
+        radiograph = required(read).radiograph
         scores = stored_scores(run, row)
-        heatmap = _heatmap(run, row, radiograph, scores, card)
+        heatmap = _heatmap(run, row, required(read), scores, card)
         over = scores.values > calibration.patch_threshold
         shape = display_shape(radiograph.shape, radiograph.spacing_mm, _LONG_SIDE)
         index = layer(
@@ -143,15 +146,13 @@ def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
     )
 
 
-def _heatmap(
-    run: Run, row: ImageRow, radiograph: Radiograph, scores: PatchScores, card: ModelCard
-) -> Heatmap:
+def _heatmap(run: Run, row: ImageRow, read: Ready, scores: PatchScores, card: ModelCard) -> Heatmap:
     """The heatmap as stored, or stitched again where it wasn't asked for."""
     path = run.heatmap_path(row.id)
     if path.exists():
         return read_heatmap(path)
-    mask = prepare(radiograph, card.preprocessing).as_stored().foreground.mask
-    return stitch_scores(card, scores, mask, radiograph)
+    mask = read.prepared.as_stored().foreground.mask
+    return stitch_scores(card, scores, mask, read.radiograph)
 
 
 def _scale(card: ModelCard) -> Image.Image:

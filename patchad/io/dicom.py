@@ -109,7 +109,7 @@ def read_dicom(
         _refuse_others(header, modality, notes)
         frames = _frames(header, frame, notes)
         low, high = stored_range(header, max_pixels)
-        tones = tones_of(header, low, high, notes, voi)
+        tones, used = tones_of(header, low, high, notes, voi)
         stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)
         pixels = tones[stored - low]
         outside = outside_of(header, stored, (low, high), notes)
@@ -127,6 +127,7 @@ def read_dicom(
             laterality=laterality if laterality in ("L", "R", "B") else "",
             view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
             anterior=_anterior(header),
+            voi=used,
             reading=tuple(notes),
             cautions=tuple(_cautions(header)),
             for_processing=_for_processing(header),

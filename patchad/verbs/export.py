@@ -13,7 +13,7 @@ from patchad.export import IMAGE_KINDS
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.image import Radiograph, Screening
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
-from patchad.preprocess import prepare
+from patchad.io.workers import Ready, required
 from patchad.progress import Progress, silent
 
 
@@ -47,9 +47,9 @@ def export(
     failed: list[tuple[str, str]] = []
     wanted = bool(set(kinds) & set(IMAGE_KINDS))
     rows = [row for row in run.rows if wanted and row.status == "ok"]
-    for number, row in enumerate(rows, start=1):
+    for number, (row, read) in enumerate(read_again(run, rows, card.preprocessing), start=1):
         try:
-            radiograph, screening = rebuild(run, row, card)
+            radiograph, screening = rebuild(run, row, required(read), card)
             write_image_kinds(
                 folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
             )
@@ -60,15 +60,10 @@ def export(
     return Exported(len(rows) - len(failed), tuple(failed))
 
 
-def rebuild(run: Run, row: ImageRow, card: ModelCard) -> tuple[Radiograph, Screening]:
-    """One image of a run again, as it was read, and what was said of it.
-
-    Raises:
-        ImageError: the file is gone, or is no longer the one that was screened.
-    """
-    radiograph = read_again(run, row)
+def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radiograph, Screening]:
+    """One image of a run that was read again, and what was said of it."""
+    radiograph, prepared = read.radiograph, read.prepared.as_stored()
     scores = stored_scores(run, row)
-    prepared = prepare(radiograph, card.preprocessing).as_stored()
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,

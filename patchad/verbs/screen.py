@@ -25,16 +25,16 @@ class ScreenOptions:
 
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
-    scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
-    ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind
-    ``pm``.
+    scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
+    of multi-frame images. ``deidentify`` leaves the patient out of DICOM objects;
+    ``invent_geometry`` allows the kind ``pm``.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False
-    voi: Voi = "auto"
+    voi: Voi | None = None
     frames: Literal["one", "all"] = "one"
     deidentify: bool = False
     invent_geometry: bool = False
@@ -47,7 +47,8 @@ def screen(
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
     if not isinstance(image, Radiograph):
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=options.voi)
+        voi = options.voi or detector.card.preprocessing.voi
+        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ def screen_run(
             f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
             f"got {options.stride}"
         )
+    preprocessing = detector.card.preprocessing
+    if options.voi is not None:
+        preprocessing = replace(preprocessing, voi=options.voi)
+    options = replace(options, voi=preprocessing.voi)  # what was used is what run.json says
     card = card_as_dict(detector.card)
     settings = {
         "command": ["screen", *map(str, inputs)],
@@ -80,7 +84,7 @@ def screen_run(
     rows = _Journal(out / _JOURNAL, {name: settings[name] for name in ("model", "settings")})
     seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
     todo = [entry for entry in entries if not rows.holds(entry)]
-    how = How(detector.card.preprocessing, options.spacing_mm, options.voi, limits)
+    how = How(preprocessing, options.spacing_mm, limits)
     for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
         rows.add(_screen_entry(entry, read, detector, options, out, rows.taken, seconds))
         progress("screening", number, len(todo), math.nan)
