@@ -18,7 +18,7 @@ from patchad.calibration import Calibration
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import Maker, can_be_referred_to, finding, write_object
+from patchad.export.dicom_object import Maker, finding, obstacle, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
@@ -388,19 +388,37 @@ def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
     Image.fromarray(grey).save(tmp_path / "film.png")
     radiograph, screening = screened(tmp_path / "film.png", LESIONS)
     assert finding(screening, CARD) is None
-    write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
+    told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
+    assert told == ""  # nobody expects any
     assert (tmp_path / "overlays" / "a.png").exists()
     assert not (tmp_path / "dicom").exists()
 
 
 @pytest.mark.parametrize(
-    "change", [{"SOPClassUID": ""}, {"StudyInstanceUID": ""}, {"NumberOfFrames": 2}]
+    ("change", "why"),
+    [
+        ({"SOPClassUID": ""}, "it lacks SOP Class UID"),
+        (
+            {"StudyInstanceUID": "", "SeriesInstanceUID": ""},
+            "it lacks Study Instance UID, Series Instance UID",
+        ),
+        ({"NumberOfFrames": 2}, "it has several frames"),
+    ],
 )
-def test_what_cannot_be_referred_to(breast: Written, change: dict[str, object]) -> None:
-    header = pydicom.dcmread(breast.film, stop_before_pixels=True)
-    assert can_be_referred_to(header)
-    header.update(change)
-    assert not can_be_referred_to(header)
+def test_what_cannot_be_referred_to_is_said(
+    breast: Written, tmp_path: Path, change: dict[str, object], why: str
+) -> None:
+    data = pydicom.dcmread(breast.film)
+    assert obstacle(data) == ""
+    data.update(change)
+    assert obstacle(data) == why
+    if "NumberOfFrames" not in change:
+        path = tmp_path / "film.dcm"
+        data.save_as(path)
+        radiograph, screening = screened(path, LESIONS)
+        told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, KINDS)
+        assert told == f"no DICOM objects: {why}"
+        assert not (tmp_path / "dicom").exists()
 
 
 def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) -> None:

@@ -337,6 +337,11 @@ def test_each_frame_is_a_row_where_that_is_asked_for(study, films, tmp_path: Pat
     first, second, _ = run.rows
     assert (first.id + "x").replace("_frame1x", "_frame2") == second.id
     assert first.score == second.score
+    assert first.reason == second.reason == ""
+    options = ScreenOptions(("sc",), frames="all")
+    run = screen_run([frames], study.model, tmp_path / "objects", options, device=CPU)
+    assert {row.reason for row in run.rows} == {"no DICOM objects: it has several frames"}
+    run = read_run(tmp_path / "all")
     assert export(run.folder, ["overlay"]).failed == ()
 
 

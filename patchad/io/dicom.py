@@ -19,6 +19,7 @@ from patchad.io.dicom_header import (
     pair_of,
     parse,
     sop_class_of,
+    spread_frame,
     text_of,
     uid_name,
     uid_of,
@@ -108,6 +109,9 @@ def read_dicom(
         modality = text_of(header, "Modality").upper()
         _refuse_others(header, modality, notes)
         frames = _frames(header, frame, notes)
+        taken = spread_frame(header, frame or 1)
+        if taken:
+            notes.append(f"functional groups: {', '.join(taken)}")
         low, high = stored_range(header, max_pixels)
         tones, used = tones_of(header, low, high, notes, voi)
         stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)

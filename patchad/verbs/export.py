@@ -19,7 +19,7 @@ from patchad.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Exported:
-    """How many images were written, and which could not be: (path, reason)."""
+    """How many images were written whole, and what could not be written: (path, reason)."""
 
     written: int
     failed: tuple[tuple[str, str], ...]
@@ -50,14 +50,16 @@ def export(
     for number, (row, read) in enumerate(read_again(run, rows, card.preprocessing), start=1):
         try:
             radiograph, screening = rebuild(run, row, required(read), card)
-            write_image_kinds(
+            passed_over = write_image_kinds(
                 folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
             )
+            if passed_over:
+                failed.append((row.path, passed_over))
         except (ImageError, RequestError) as error:
             failed.append((row.path, str(error)))
         progress("exporting", number, len(rows), math.nan)
-    write_run_kinds(folder, kinds, deidentify=deidentify)
-    return Exported(len(rows) - len(failed), tuple(failed))
+    left_out = write_run_kinds(folder, kinds, deidentify=deidentify)
+    return Exported(len(rows) - len(failed), (*failed, *left_out))
 
 
 def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radiograph, Screening]:

@@ -91,7 +91,8 @@ def screen_run(
     table = [rows.of(entry) for entry in entries]
     counts = {status: sum(row.status == status for row in table) for status in STATUSES}
     run = write_run(out, {**settings, "card": card, "counts": counts, "seconds": seconds}, table)
-    write_run_kinds(out, options.kinds, deidentify=options.deidentify)
+    for path, reason in write_run_kinds(out, options.kinds, deidentify=options.deidentify):
+        log.warning("%s: %s", path, reason)
     return run
 
 
@@ -115,7 +116,7 @@ def _screen_entry(
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
         write_patches(patches_path(out, name), screening)
-        write_image_kinds(
+        passed_over = write_image_kinds(
             out,
             name,
             screening,
@@ -130,6 +131,8 @@ def _screen_entry(
         return _failed(new_id(entry.path.stem, taken), entry, fault_of(error))
     seconds["score"] += scored - start
     seconds["write"] += time.monotonic() - scored
+    if passed_over:
+        screening = replace(screening, reasons=(*screening.reasons, passed_over))
     took = read.seconds + time.monotonic() - start
     return done_row(name, screening, read.radiograph, took, frame=entry.frame)
 
