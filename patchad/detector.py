@@ -30,7 +30,8 @@ from patchad.version import __version__
 # something in its card that a patchad which knows only 1 would pass over; see :func:`format_of`.
 FORMATS = (1, 2)
 # What cards didn't always have. Left out where it says nothing, so that digests of older ones hold.
-_LATER: tuple[tuple[str, str, Any], ...] = (
+_LATER: tuple[tuple[str | None, str, Any], ...] = (
+    (None, "patch_pooling", ""),
     ("data", "for_processing", False),
     ("preprocessing", "canonical_side", False),
     ("preprocessing", "voi", "auto"),
@@ -253,8 +254,9 @@ def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
     for part, name, nothing in _LATER:
-        if content[part][name] == nothing:
-            del content[part][name]
+        holder = content if part is None else content[part]
+        if holder[name] == nothing:
+            del holder[name]
     return {"digest": _digest(content), **content}
 
 

@@ -425,4 +425,5 @@ def test_cards_without_newer_fields_keep_their_digest(study) -> None:
     content = json.loads((study.model / "card.json").read_text())
     assert "canonical_side" not in content["preprocessing"]
     assert "for_processing" not in content["data"]
+    assert "patch_pooling" not in content
     assert card_as_dict(read_card(study.model))["digest"] == content["digest"]

@@ -56,7 +56,7 @@ def inspect(
         "for_processing": source.for_processing,
         "reading": source.reading,
         "cautions": (*source.cautions, *(wall.cautions if wall else ())),
-        "chest_wall": f"{wall.side}, by {wall.by}" if wall else None,
+        **({"chest_wall": f"{wall.side}, by {wall.by}"} if wall else {}),
         "foreground": {
             "method": foreground.method,
             "threshold": round(foreground.threshold, 4),
