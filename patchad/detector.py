@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from patchad.calibration import Calibration
+from patchad.calibration import Calibration, Pooling, pool
 from patchad.errors import ModelError
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
@@ -29,6 +29,7 @@ from patchad.version import __version__
 # Of the model folder; raised whenever an older patchad could misread a newer one. A model trained
 # on For Processing images has format 2: patchad that knows only 1 would let other images through.
 FORMATS = (1, 2)
+_NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
@@ -98,14 +99,12 @@ class Response:
     ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: what lies over the card's map
     threshold is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
     pooled from maps as the card says. ``image`` is the image's score where the method has its own;
-    NaN: the patch scores are pooled, as for any method. ``offset`` is taken off an image's score:
-    what negative images of this density and noise have as theirs.
+    NaN: the patch scores are pooled, as for any method.
     """
 
     map: NDArray[np.float32]
     patches: NDArray[np.float32]
     image: float = math.nan
-    offset: float = 0.0
 
 
 @runtime_checkable
@@ -152,8 +151,49 @@ def score_patches(
             patches = torch.from_numpy(grid.cut(pixels, keep[part])).to(device)
             values[keep[part]] = detector.score(patches[:, None]).float().cpu().numpy()
     if not np.isfinite(values[keep]).all():
-        raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
+        raise ModelError(_NO_NUMBERS)
     return PatchScores(grid, values, foreground)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a detector of either kind says of a prepared image; see :class:`Response`.
+
+    ``map`` (H', W') is None where the patch scores are still to be stitched.
+    """
+
+    scores: PatchScores
+    map: NDArray[np.float32] | None = None
+    image: float = math.nan
+
+    def image_score(self, pooling: Pooling, top_k: int, patch_threshold: float) -> float:
+        """The method's own image score, or else the pooled patch scores."""
+        if math.isfinite(self.image):
+            return self.image
+        return pool(self.scores.values, pooling, top_k, patch_threshold)
+
+
+def score(detector: Detector, image: Prepared, grid: PatchGrid) -> Scored:
+    """Score one image, prepared as the detector's card says, on a grid in its frame."""
+    if not isinstance(detector, ImageDetector):
+        return Scored(score_patches(detector, image.pixels, image.foreground.mask, grid))
+    foreground = grid.means(image.foreground.mask).astype(np.float32)
+    keep = foreground >= detector.card.min_foreground
+    if not keep.any():
+        return Scored(PatchScores(grid, np.full(len(grid), np.nan, np.float32), foreground))
+    response = detector.respond(image, grid)
+    if not np.isfinite(response.patches[keep]).all():
+        raise ModelError(_NO_NUMBERS)
+    values = np.where(keep, response.patches, np.float32(np.nan)).astype(np.float32)
+    return Scored(PatchScores(grid, values, foreground), response.map, response.image)
+
+
+def heatmap_of(card: ModelCard, scored: Scored, image: Prepared, radiograph: Radiograph) -> Heatmap:
+    """The detector's map, or its patch scores stitched, in the frame of the image as stored."""
+    if scored.map is None:
+        return stitch_scores(card, scored.scores, image.foreground.mask, radiograph)
+    values = to_source_frame(scored.map, radiograph.shape)
+    return Heatmap(values, card.score_unit, radiograph.spacing_mm)
 
 
 def stitch_scores(
@@ -170,9 +210,7 @@ def stitch_scores(
     )
 
 
-def save(
-    detector: PatchDetector, folder: Path, calibration: Calibration | None = None
-) -> ModelCard:
+def save(detector: Detector, folder: Path, calibration: Calibration | None = None) -> ModelCard:
     """Write the model folder, with a calibration that was made since.
 
     Returns the card as written, with the digest of the weights.
@@ -246,8 +284,15 @@ def read_card(folder: Path) -> ModelCard:
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
+    # What older cards don't have is left out where it says nothing, so that their digests hold.
     if card.format == 1:
-        del content["data"]["for_processing"]  # which it doesn't have, so that its digest holds
+        del content["data"]["for_processing"]
+    if card.preprocessing.assumed_side_mm is None:
+        del content["preprocessing"]["assumed_side_mm"]
+    if not card.patch_pooling:
+        del content["patch_pooling"]
+    if card.calibration is not None and card.calibration.map is None:
+        del content["calibration"]["map"]
     return {"digest": _digest(content), **content}
 
 

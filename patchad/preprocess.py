@@ -1,13 +1,14 @@
 """The preprocessing contract: foreground, pixel spacing, intensity; and the way back."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchad.errors import ImageError, RequestError
-from patchad.filters import gaussian
+from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph
 
@@ -24,6 +25,8 @@ class Preprocessing:
     read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local`` subtracts the
     local mean and divides by the local standard deviation, both Gaussian with ``local_radius_mm``.
     ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
+    ``assumed_side_mm`` stands for the longer side of an image whose spacing nobody said, which is
+    told in its row; None leaves it unknown.
     """
 
     body_part: BodyPart = "breast"
@@ -31,6 +34,7 @@ class Preprocessing:
     percentiles: tuple[float, float] = (1.0, 99.0)
     local_radius_mm: float = 6.4
     spacing_mm: float | None = None
+    assumed_side_mm: float | None = None
 
     def __post_init__(self) -> None:
         if self.body_part not in get_args(BodyPart):
@@ -43,6 +47,17 @@ class Preprocessing:
             raise RequestError(f"local_radius_mm must be positive, got {self.local_radius_mm}")
         if self.spacing_mm is not None and not 0 < self.spacing_mm < np.inf:
             raise RequestError(f"spacing_mm must be positive or left out, got {self.spacing_mm}")
+        if self.assumed_side_mm is not None and not 0 < self.assumed_side_mm < np.inf:
+            raise RequestError(
+                f"assumed_side_mm must be positive or left out, got {self.assumed_side_mm}"
+            )
+
+    def assumed(self, shape: tuple[int, int]) -> tuple[float, float] | None:
+        """The pixel spacing (row, col) that an image of ``shape`` is taken to have if unknown."""
+        if self.assumed_side_mm is None:
+            return None
+        spacing = self.assumed_side_mm / max(shape)
+        return spacing, spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +77,16 @@ class Prepared:
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
 
+    @cached_property
+    def tissue(self) -> NDArray[np.bool_]:
+        """The foreground without its rim, (H', W') bool; see :func:`patchad.filters.tissue`."""
+        return tissue(self.foreground.mask, self.known_spacing)
+
+    @property
+    def known_spacing(self) -> tuple[float, float]:
+        """``spacing_mm``; an ImageError where nobody said it."""
+        return _known(self.spacing_mm, "by a method that measures in mm")
+
 
 def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     """Find the foreground, then resample and normalise as ``preprocessing`` says.
@@ -78,7 +103,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     found = find_foreground(radiograph, preprocessing.body_part)
     pixels, mask = radiograph.film, found.mask
     brightness = float(np.median(pixels[mask]))
-    spacing = radiograph.spacing_mm
+    spacing = radiograph.spacing_mm or preprocessing.assumed(radiograph.shape)
     if preprocessing.spacing_mm is not None:
         spacing = _known(spacing, f"to resample to {preprocessing.spacing_mm:g} mm")
         shape = _resampled_shape(radiograph.shape, spacing, preprocessing.spacing_mm)
