@@ -15,7 +15,7 @@ from patchad.verbs.calibrate import NegativeImage, calibrate
 
 
 def negative(patient: str, *values: float) -> NegativeImage:
-    scores = np.array(values, np.float32)
+    scores = np.array(values or (np.nan,), np.float32)
     grid = PatchGrid((1, len(scores)), 1, 1)
     scored = Scored(PatchScores(grid, scores, np.ones(len(scores), np.float32)))
     return NegativeImage.of(patient, scored, None)
