@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from patchad.calibration import Calibration
+from patchad.calibration import Calibration, Pooling, pool
 from patchad.errors import ModelError
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
@@ -35,7 +35,10 @@ _LATER: tuple[tuple[str | None, str, Any], ...] = (
     ("data", "for_processing", False),
     ("preprocessing", "canonical_side", False),
     ("preprocessing", "voi", "auto"),
+    ("preprocessing", "assumed_side_mm", None),
+    ("calibration", "map", None),
 )
+_NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
@@ -105,14 +108,12 @@ class Response:
     ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: what lies over the card's map
     threshold is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
     pooled from maps as the card says. ``image`` is the image's score where the method has its own;
-    NaN: the patch scores are pooled, as for any method. ``offset`` is taken off an image's score:
-    what negative images of this density and noise have as theirs.
+    NaN: the patch scores are pooled, as for any method.
     """
 
     map: NDArray[np.float32]
     patches: NDArray[np.float32]
     image: float = math.nan
-    offset: float = 0.0
 
 
 @runtime_checkable
@@ -159,8 +160,49 @@ def score_patches(
             patches = torch.from_numpy(grid.cut(pixels, keep[part])).to(device)
             values[keep[part]] = detector.score(patches[:, None]).float().cpu().numpy()
     if not np.isfinite(values[keep]).all():
-        raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
+        raise ModelError(_NO_NUMBERS)
     return PatchScores(grid, values, foreground)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a detector of either kind says of a prepared image; see :class:`Response`.
+
+    ``map`` (H', W') is None where the patch scores are still to be stitched.
+    """
+
+    scores: PatchScores
+    map: NDArray[np.float32] | None = None
+    image: float = math.nan
+
+    def image_score(self, pooling: Pooling, top_k: int, patch_threshold: float) -> float:
+        """The method's own image score, or else the pooled patch scores."""
+        if math.isfinite(self.image):
+            return self.image
+        return pool(self.scores.values, pooling, top_k, patch_threshold)
+
+
+def score(detector: Detector, image: Prepared, grid: PatchGrid) -> Scored:
+    """Score one image, prepared as the detector's card says, on a grid in its frame."""
+    if not isinstance(detector, ImageDetector):
+        return Scored(score_patches(detector, image.pixels, image.foreground.mask, grid))
+    foreground = grid.means(image.foreground.mask).astype(np.float32)
+    keep = foreground >= detector.card.min_foreground
+    if not keep.any():
+        return Scored(PatchScores(grid, np.full(len(grid), np.nan, np.float32), foreground))
+    response = detector.respond(image, grid)
+    if not np.isfinite(response.patches[keep]).all():
+        raise ModelError(_NO_NUMBERS)
+    values = np.where(keep, response.patches, np.float32(np.nan)).astype(np.float32)
+    return Scored(PatchScores(grid, values, foreground), response.map, response.image)
+
+
+def heatmap_of(card: ModelCard, scored: Scored, image: Prepared, radiograph: Radiograph) -> Heatmap:
+    """The detector's map, or its patch scores stitched, in the frame of the image as stored."""
+    if scored.map is None:
+        return stitch_scores(card, scored.scores, image.foreground.mask, radiograph)
+    values = to_source_frame(scored.map, radiograph.shape)
+    return Heatmap(values, card.score_unit, radiograph.spacing_mm)
 
 
 def stitch_scores(
@@ -177,9 +219,7 @@ def stitch_scores(
     )
 
 
-def save(
-    detector: PatchDetector, folder: Path, calibration: Calibration | None = None
-) -> ModelCard:
+def save(detector: Detector, folder: Path, calibration: Calibration | None = None) -> ModelCard:
     """Write the model folder, with a calibration that was made since.
 
     Returns the card as written, with the digest of the weights.
@@ -255,7 +295,7 @@ def card_as_dict(card: ModelCard) -> dict[str, Any]:
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
     for part, name, nothing in _LATER:
         holder = content if part is None else content[part]
-        if holder[name] == nothing:
+        if holder is not None and holder[name] == nothing:
             del holder[name]
     return {"digest": _digest(content), **content}
 

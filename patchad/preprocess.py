@@ -1,13 +1,14 @@
 """The preprocessing contract: foreground, pixel spacing, intensity; and the way back."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchad.errors import ImageError, RequestError
-from patchad.filters import gaussian
+from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph
 from patchad.io.dicom_tones import Voi
@@ -30,6 +31,8 @@ class Preprocessing:
     ``canonical_side`` mirrors breasts whose chest wall lies on the right, so that a method sees
     all of them alike; see :func:`patchad.orientation.chest_wall`. ``voi`` is what scales the grey
     of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`.
+    ``assumed_side_mm`` stands for the longer side of an image whose spacing nobody said, which is
+    told in its row; None leaves it unknown.
     """
 
     body_part: BodyPart = "breast"
@@ -39,6 +42,7 @@ class Preprocessing:
     spacing_mm: float | None = None
     canonical_side: bool = False
     voi: Voi = "auto"
+    assumed_side_mm: float | None = None
 
     def __post_init__(self) -> None:
         if self.body_part not in get_args(BodyPart):
@@ -57,6 +61,17 @@ class Preprocessing:
             raise RequestError(
                 f"canonical_side is for breasts, body_part is {self.body_part}: leave it out"
             )
+        if self.assumed_side_mm is not None and not 0 < self.assumed_side_mm < np.inf:
+            raise RequestError(
+                f"assumed_side_mm must be positive or left out, got {self.assumed_side_mm}"
+            )
+
+    def assumed(self, shape: tuple[int, int]) -> tuple[float, float] | None:
+        """The pixel spacing (row, col) that an image of ``shape`` is taken to have if unknown."""
+        if self.assumed_side_mm is None:
+            return None
+        spacing = self.assumed_side_mm / max(shape)
+        return spacing, spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +102,16 @@ class Prepared:
         foreground = replace(self.foreground, mask=_mirror(self.foreground.mask))
         return replace(self, pixels=_mirror(self.pixels), foreground=foreground, mirrored=False)
 
+    @cached_property
+    def tissue(self) -> NDArray[np.bool_]:
+        """The foreground without its rim, (H', W') bool; see :func:`patchad.filters.tissue`."""
+        return tissue(self.foreground.mask, self.known_spacing)
+
+    @property
+    def known_spacing(self) -> tuple[float, float]:
+        """``spacing_mm``; an ImageError where nobody said it."""
+        return _known(self.spacing_mm, "by a method that measures in mm")
+
 
 def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     """Find the foreground, then resample and normalise as ``preprocessing`` says.
@@ -103,7 +128,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     found = find_foreground(radiograph, preprocessing.body_part)
     pixels, mask = radiograph.film, found.mask
     brightness = float(np.median(pixels[mask]))
-    spacing = radiograph.spacing_mm
+    spacing = radiograph.spacing_mm or preprocessing.assumed(radiograph.shape)
     mirrored, cautions = False, tuple[str, ...]()
     if preprocessing.canonical_side:
         wall = chest_wall(radiograph.source, mask)

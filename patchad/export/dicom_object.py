@@ -20,7 +20,7 @@ from pydicom.uid import UID
 
 from patchad.detector import ModelCard, card_as_dict
 from patchad.errors import ImageError
-from patchad.export.regions import FlaggedRegion, flagged_regions
+from patchad.export.regions import FlaggedRegion, regions_of
 from patchad.image import Screening, Source
 from patchad.io.dicom_header import spread_frame
 from patchad.io.files import write_whole
@@ -130,7 +130,7 @@ class Finding:
     @cached_property
     def regions(self) -> tuple[FlaggedRegion, ...]:
         """The flagged regions, the highest first."""
-        return flagged_regions(self.screening, self.card.calibrated.patch_threshold)
+        return regions_of(self.screening, self.card.calibrated)
 
     @cached_property
     def reference(self) -> Dataset:

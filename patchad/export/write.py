@@ -29,6 +29,7 @@ from patchad.export.dicom_sc import secondary_capture
 from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
 from patchad.export.dicom_sr import report
 from patchad.export.overlay import overlay, write_overlay
+from patchad.export.regions import outlined
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.image import Radiograph, Screening
@@ -80,7 +81,8 @@ def write_image_kinds(
         ImageError: the file is gone, or its header allows no DICOM object.
         OutputError: a file cannot be written.
     """
-    if "heatmap" in kinds:
+    # A dense map can't be stitched again later.
+    if "heatmap" in kinds or card.calibrated.map is not None:
         write_heatmap(heatmap_path(folder, image_id), screening.heatmap)
     wanted = bool(set(kinds) & set(DICOM_KINDS))
     found = finding(screening, card, deidentify=deidentify) if wanted else None
@@ -154,14 +156,15 @@ def _picture(
     image_id: str, screening: Screening, radiograph: Radiograph, card: ModelCard
 ) -> NDArray[np.uint8]:
     calibration = card.calibrated
-    over = screening.scores.values > calibration.patch_threshold
+    drawn = outlined(screening.scores, screening.heatmap, calibration)
     return overlay(
         radiograph,
         screening.heatmap,
         display_range=calibration.display_range,
-        threshold=calibration.patch_threshold,
-        boxes=screening.boxes[over],
-        scores=screening.scores.values[over],
+        threshold=calibration.drawn_over,
+        boxes=drawn.boxes,
+        scores=drawn.scores,
+        marked=drawn.marked,
         caption=_caption(image_id, screening),
     )
 

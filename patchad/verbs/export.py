@@ -7,9 +7,10 @@ from pathlib import Path
 
 from patchad.baselines import baseline_scores
 from patchad.calibration import patch_percentiles
-from patchad.detector import ModelCard, card_from_dict, stitch_scores
+from patchad.detector import ModelCard, card_from_dict
 from patchad.errors import ImageError, RequestError
 from patchad.export import IMAGE_KINDS
+from patchad.export.tiff import stored_heatmap
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.image import Radiograph, Screening
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
@@ -69,7 +70,7 @@ def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radi
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,
-        heatmap=stitch_scores(card, scores, prepared.foreground.mask, radiograph),
+        heatmap=stored_heatmap(run, row, read, scores, card),
         score=math.nan if row.score is None else row.score,
         percentile=math.nan if row.percentile is None else row.percentile,
         flagged=bool(row.flagged),

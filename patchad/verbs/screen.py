@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from patchad.baselines import baseline_scores
-from patchad.calibration import image_percentile, patch_percentiles, pool
-from patchad.detector import ModelCard, PatchDetector, score_patches, stitch_scores
+from patchad.calibration import image_percentile, patch_percentiles
+from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
 from patchad.grid import PatchGrid
@@ -42,7 +42,7 @@ class ScreenOptions:
 
 def screen(
     image: str | Path | Radiograph,
-    detector: PatchDetector,
+    detector: Detector,
     options: ScreenOptions,
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
@@ -53,7 +53,7 @@ def screen(
 
 
 def screen_prepared(
-    radiograph: Radiograph, prepared: Prepared, detector: PatchDetector, options: ScreenOptions
+    radiograph: Radiograph, prepared: Prepared, detector: Detector, options: ScreenOptions
 ) -> Screening:
     """Screen an image that was read and prepared already; see :func:`screen`."""
     card, calibration = detector.card, detector.card.calibrated
@@ -62,11 +62,18 @@ def screen_prepared(
         raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it all the same")
     mask = prepared.foreground.mask
     grid = PatchGrid(prepared.pixels.shape, card.patch_size, options.stride or card.stride)
-    scores = score_patches(detector, prepared.pixels, mask, grid)
+    scored = score(detector, prepared, grid)
+    scores = scored.scores
     if not scores.scored.any():
         raise ImageError(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
             f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
+        )
+    assumed = card.preprocessing.assumed(radiograph.shape)
+    if radiograph.spacing_mm is None and assumed is not None:
+        reasons.append(
+            f"pixel spacing unknown, taken as {_mm(assumed)} since the model takes the longer "
+            f"side for {card.preprocessing.assumed_side_mm:g} mm (--spacing-mm says it better)"
         )
     cautions = (*radiograph.source.cautions, *prepared.cautions)
     reasons += [f"caution: {caution}" for caution in cautions]
@@ -76,18 +83,22 @@ def screen_prepared(
         )
     if min(grid.shape) < grid.size:
         reasons.append(f"smaller than a patch ({grid.size} pixels): its edge was repeated")
-    score = pool(scores.values, calibration.pooling, calibration.top_k, calibration.patch_threshold)
-    flagged = score > calibration.image_threshold
+    image_score = scored.image_score(
+        calibration.pooling, calibration.top_k, calibration.patch_threshold
+    )
+    flagged = image_score > calibration.image_threshold
     if flagged:
         reasons.insert(
-            0, f"flagged: score {score:.4g} is over the threshold {calibration.image_threshold:.4g}"
+            0,
+            f"flagged: score {image_score:.4g} is over the threshold "
+            f"{calibration.image_threshold:.4g}",
         )
     screening = Screening(
         source=radiograph.source,
         scores=scores,
-        heatmap=stitch_scores(card, scores, mask, radiograph),
-        score=score,
-        percentile=image_percentile(calibration, score),
+        heatmap=heatmap_of(card, scored, prepared, radiograph),
+        score=image_score,
+        percentile=image_percentile(calibration, image_score),
         flagged=flagged,
         patch_percentiles=patch_percentiles(calibration, scores.values),
         baselines=baseline_scores(prepared.pixels, grid),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from patchad.detector import PatchDetector, card_as_dict, versions
+from patchad.detector import Detector, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.files import claim_folder, write_whole
@@ -99,7 +99,7 @@ def screen_run(
 def _screen_entry(
     entry: ManifestRow,
     read: Ready | Fault,
-    detector: PatchDetector,
+    detector: Detector,
     options: ScreenOptions,
     out: Path,
     taken: set[str],

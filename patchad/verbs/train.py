@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from patchad.config import Config
 from patchad.detector import (
+    Detector,
     ModelCard,
-    PatchDetector,
     TrainingData,
     format_of,
     read_card,
     save,
-    score_patches,
+    score,
     versions,
 )
 from patchad.errors import RequestError
@@ -145,7 +145,7 @@ def _train(
         score_unit="",
         seed=seed,
         data=described,
-        notes=(*notes, *_failure_note(failed)),
+        notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
         versions=versions(),
         format=format_of(described, config.preprocessing),
     )
@@ -290,16 +290,15 @@ def _rng(row: ManifestRow, seed: int, use: int) -> np.random.Generator:
 
 
 def _score_negative(
-    detector: PatchDetector, negative: _Negative, prepared: Prepared, config: Config
+    detector: Detector, negative: _Negative, prepared: Prepared, config: Config
 ) -> NegativeImage:
-    mask = prepared.foreground.mask
     grid = PatchGrid(prepared.pixels.shape, config.patch_size, config.stride)
-    scores = score_patches(detector, prepared.pixels, mask, grid)
-    values = held_out = scores.values[scores.scored]
+    held_out = None
     if config.split.by == "patch":
-        tiled = score_patches(detector, prepared.pixels, mask, negative.tiles.grid)
+        tiled = score(detector, prepared, negative.tiles.grid).scores
         held_out = tiled.values[negative.tiles.held_out]
-    return NegativeImage(_patient(negative.row), values, held_out)
+    scored = score(detector, prepared, grid)
+    return NegativeImage.of(_patient(negative.row), scored, prepared.spacing_mm, held_out)
 
 
 def _describe(training: list[_Negative], aside: list[_Negative], config: Config) -> TrainingData:
@@ -357,3 +356,14 @@ def _require_one_scale(
 
 def _failure_note(failed: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return (f"{len(failed)} images could not be used and were left out.",) if failed else ()
+
+
+def _spacing_note(training: list[_Negative], config: Config) -> tuple[str, ...]:
+    unknown = sum(negative.spacing_mm is None for negative in training)
+    if not unknown or config.preprocessing.assumed_side_mm is None:
+        return ()
+    side = config.preprocessing.assumed_side_mm
+    return (
+        f"{unknown} of {len(training)} training images carry no pixel spacing: their longer side "
+        f"was taken for {side:g} mm.",
+    )
