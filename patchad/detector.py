@@ -37,6 +37,7 @@ _LATER: tuple[tuple[str | None, str, Any], ...] = (
     ("preprocessing", "voi", "auto"),
     ("preprocessing", "assumed_side_mm", None),
     ("calibration", "map", None),
+    ("calibration", "two_breasts", None),
 )
 _NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."

@@ -165,10 +165,8 @@ def test_the_report_tells_regions_with_their_area(run: Path) -> None:
 
 def test_weights_of_another_method_are_refused(model: Path, tmp_path: Path) -> None:
     detector = load(model, CPU)
-    scales = {
-        f"fused/{name}": tensor for name, tensor in detector.scales["maps"].tensors("maps").items()
-    }
-    save(SimpleNamespace(card=detector.card, tensors=lambda: scales), tmp_path / "broken")
+    tensors = {"fused/slopes": torch.zeros(6)}
+    save(SimpleNamespace(card=detector.card, tensors=lambda: tensors), tmp_path / "broken")
     with pytest.raises(ModelError, match="train anew"):
         load(tmp_path / "broken", CPU)
 

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import patchad
-from patchad.detector import read_model
+from patchad.detector import ModelCard, Response, read_model
 from patchad.errors import ImageError, MismatchError, ModelError
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Radiograph
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.methods import load
-from patchad.preprocess import prepare
+from patchad.preprocess import Prepared, prepare
 from patchad.verbs.screen import mismatches
 
 
@@ -180,3 +180,31 @@ def test_regions_of_a_mirrored_film_lie_where_the_film_has_them(film: Path, dete
     assert abs(left + width / 2 - col) <= 16
     peak = np.unravel_index(np.nanargmax(result.heatmap.values), result.heatmap.values.shape)
     assert np.abs(np.subtract(peak, (row, col))).max() <= 24
+
+
+@dataclass(frozen=True, eq=False)
+class Brightness:
+    """An image detector whose map is the picture, and whose patches are its means."""
+
+    card: ModelCard
+
+    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+        spoken = np.where(image.foreground.mask, image.pixels, np.nan).astype(np.float32)
+        return Response(spoken, grid.means(image.pixels).astype(np.float32))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detector) -> None:
+    preprocessing = replace(detector.card.preprocessing, canonical_side=True)
+    card = replace(detector.card, preprocessing=preprocessing, patch_pooling="mean")
+    read = read_radiograph(film)
+    assert read.source.anterior == "left"  # a right breast
+    result = patchad.screen(read, Brightness(card))
+    spoken = np.isfinite(result.heatmap.values)
+    assert spoken.mean() > 0.2
+    np.testing.assert_array_equal(result.heatmap.values[spoken], read.pixels[spoken])
+    means = PatchGrid((256, 208), 32, 16, mirrored=True).means(read.pixels)
+    scored = result.scores.scored
+    np.testing.assert_allclose(result.scores.values[scored], means[scored], rtol=1e-5)
