@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 
 FEATURES = ("wide density", "narrow density", "third peak", "high peaks")
 _SPECK_MM, _AROUND_MM = 0.1, 0.3  # standard deviations of the two Gaussians
-_GRAIN_MM = 2.4  # standard deviation of the window in which the response's deviation is taken
-_FLOOR = 1e-3  # added to that deviation: a quarter of an 8-bit grey level
+_GRAIN_MM = 1.6  # standard deviation of the window in which the response's deviation is taken
+_FLOOR = 3e-4  # added to that deviation, so that where nothing varies nothing stands out
 _APART_MM = 0.4  # a peak is the highest within this distance along rows and columns
 _PEAK, _HIGH, _MOST = 2.0, 4.0, 4.0  # in deviations: counts from; is high from; counts up to
 _WIDE_MM, _NARROW_MM = 3.2, 1.6  # standard deviations of the windows in which peaks are counted

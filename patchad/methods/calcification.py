@@ -46,7 +46,7 @@ ABOUT = About(
 _CELLS_A_FILM = 2000  # that the map's ordinary values are regressed on
 _CLUSTER_MM = (2.0, 11.0)  # diameters of synthetic clusters, uniform
 _AMPLITUDE = (8.0, 80.0)  # of their brightest speck, in local deviations, log-uniform
-_LIMIT = 8.0  # of a feature, in deviations
+_LIMIT = 20.0  # of a feature, in deviations: no single one decides
 
 
 @dataclass(frozen=True)
