@@ -173,6 +173,13 @@ def screen(
     timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
     deidentify: Deidentify = False,
     invent_geometry: InventGeometry = False,
+    two_breasts: Annotated[
+        bool,
+        typer.Option(
+            "--two-breasts",
+            help="Less half of the other breast's score, if listed.",
+        ),
+    ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -199,6 +206,7 @@ def screen(
                 frames,  # type: ignore[arg-type]
                 deidentify,
                 invent_geometry,
+                two_breasts,
             ),
             device=choose_device(device),
             limits=Limits(max_pixels, timeout),

@@ -291,8 +291,9 @@ def card_as_dict(card: ModelCard) -> dict[str, Any]:
         del content["preprocessing"]["assumed_side_mm"]
     if not card.patch_pooling:
         del content["patch_pooling"]
-    if card.calibration is not None and card.calibration.map is None:
-        del content["calibration"]["map"]
+    for name in ("map", "two_breasts"):
+        if card.calibration is not None and getattr(card.calibration, name) is None:
+            del content["calibration"][name]
     return {"digest": _digest(content), **content}
 
 
