@@ -21,7 +21,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 from cross_tables import Column
-from cross_validation import CrossArm, CrossStudy, Folds, run_cross_validation, write_folds
+from cross_validation import CrossArm, CrossStudy, run_cross_validation
+from folds import Folds, write_folds
 from study import Arm, Data, Study, read_seeds, run_study, split_patients
 from study_tables import write_table
 
@@ -195,16 +196,12 @@ def prepare(
 def deal(
     findings: Sequence[Finding], films: Mapping[str, Path], seed: int, folder: Path, folds: int
 ) -> Folds:
-    """Write the tables of a cross-validation; kinds of lesions are grouped as in ``GROUPS``.
-
-    Even films are said to be left, as Info.txt has it: that the two differ is all that matters.
-    """
+    """Write the tables of a cross-validation; kinds of lesions are grouped as in ``GROUPS``."""
     rows = [
         {
             "path": films[film],
             "patient_id": patient_of(film),
             "label": "negative" if kind == "NORM" else "positive",
-            "laterality": "R" if int(film[3:]) % 2 else "L",
             "view": "MLO",
             "spacing_mm": SPACING_MM,
         }
@@ -254,6 +251,7 @@ GROUPS = {
 # All on one grid, so that patches and marks are the same; members need no training of their own.
 CROSS_ARMS = (
     CrossArm("mammography", "mammography"),
+    CrossArm("mammography-two-breasts", "mammography", two_breasts=True),
     CrossArm("convergence", "mammography", member="convergence"),
     CrossArm("calcification", "mammography", member="calcification"),
     CrossArm("synthetic_lesions", "mammography", member="synthetic_lesions"),
@@ -272,6 +270,7 @@ CROSS_COLUMNS = {
     "… at 1": Column("froc", "sensitivity_at_1"),
     "… at 2": Column("froc", "sensitivity_at_2"),
     "seconds an image": Column("seconds", "image"),
+    "… to score": Column("seconds", "scoring"),
     "seconds to train": Column("seconds", "training"),
 }
 CROSS_NOTES = (
