@@ -19,7 +19,7 @@ import torch
 from cross_tables import Column, cross_report, cross_rows
 from folds import Fold, Folds
 from places import judge_places
-from pooled_run import pool_runs
+from pooled_run import Scale, pool_runs
 from study import claim_study, head_of, say
 from study_tables import ALL
 
@@ -48,9 +48,11 @@ NOTES = (
     "images of patients who have a positive one, less a tenth of these patients for its "
     "calibration. It scores all images of its own fold; no positive image is ever learnt from. "
     "Figures are of all folds together, intervals by patient over all.",
-    "Scores are pooled as they come where they are in standard deviations of negatives already. "
-    "Those of wei2018 are not: they are given less the median, and over half the distance from the "
-    "16th to the 84th percentile, of the patches of their fold's own calibration negatives.",
+    "Each fold's model has a scale of its own. A fusion's scores are in standard deviations of the "
+    "negatives it was trained on, and are pooled as they come; its members' are brought to the "
+    "scale that they have within it. wei2018's are given less the median, and over half the "
+    "distance from the 16th to the 84th percentile, of the patches of the fold's calibration "
+    "negatives.",
 )
 
 
@@ -165,7 +167,7 @@ def _run_arm(
     device: torch.device,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """What evaluation.json holds for each subset, with seconds and places; the cards' notes."""
-    runs, trainings, said = [], [], []
+    runs, scales, trainings, said = [], [], [], []
     for number, fold in enumerate(dealt.folds, start=1):
         own = folder / f"fold{number}"
         model, seconds = _trained(arm, fold, own, seed, device)
@@ -182,6 +184,7 @@ def _run_arm(
                 progress=say(f"{model.name}, seed {seed}, fold {number}"),
             )
         runs.append(read_run(done))
+        scales.append(_scale(arm, runs[-1], own / "models", device))
         said += [f"fold {number}: {note}" for note in runs[-1].settings["card"]["notes"]]
     pooled, judged = folder / "pooled" / arm.name, {}
     for name, truth in {ALL: dealt.truth, **dealt.subsets}.items():
@@ -193,7 +196,7 @@ def _run_arm(
                     _less_other_side(run, fold.test) if arm.two_breasts else run
                     for run, fold in zip(runs, dealt.folds, strict=True)
                 ]
-                pool_runs(parts, pooled / "run", standardise=arm.standardise)
+                pool_runs(parts, pooled / "run", scales)
             evaluate(pooled / "run", truth, dealt.regions, found, seed=seed, device=device)
         judged[name] = json.loads((found / "evaluation.json").read_text("utf-8"))
     if "heatmap" in kinds:
@@ -209,6 +212,20 @@ def _run_arm(
     value = judged[ALL]["image"]["auroc"]["value"]
     log.info("%s, seed %d: image AUROC %s", arm.name, seed, value)
     return judged, said
+
+
+def _scale(arm: CrossArm, run: Run, models: Path, device: torch.device) -> Scale:
+    """What brings the arm's folds to one scale; see ``NOTES``."""
+    if arm.member:
+        return Scale.of_member(_fused(models / Path(arm.config).stem, device), arm.member)
+    return Scale.of_negatives(run) if arm.standardise else Scale()
+
+
+def _fused(model: Path, device: torch.device) -> Fused:
+    found = load(model, device)
+    if not isinstance(found, Fused):
+        raise RequestError(f"{model} holds no fused detector, so it has no members")
+    return found
 
 
 def _scoring(runs: Sequence[Run]) -> float:
@@ -267,9 +284,7 @@ def save_member(
     device: torch.device,
 ) -> None:
     """Save one member of a fused model as a model, calibrated on the same negatives set aside."""
-    fused = load(model, device)
-    if not isinstance(fused, Fused):
-        raise RequestError(f"{model} holds no fused detector, it has no member {name}")
+    fused = _fused(model, device)
     member = fused.members[[*fused.config.members].index(name)]
     card = fused.card
     aside = []

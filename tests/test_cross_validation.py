@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.image import Heatmap
 from patchad.io.manifest import read_manifest
 from patchad.io.run import ImageRow, Run, heatmap_path, patches_path, read_run, write_run
+from patchad.methods.fused import Fused
+from patchad.standard import Standard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))  # scripts, not a package
 
@@ -104,10 +107,11 @@ def a_run(folder: Path, name: str, scores: list[float], middle: float) -> Run:
 
 def test_folds_are_pooled_on_one_scale(tmp_path: Path) -> None:
     parts = [a_run(tmp_path / "a", "a", [5, 5.6826], 5), a_run(tmp_path / "b", "b", [1, 7], 7)]
-    as_is = pooled_run.pool_runs(parts, tmp_path / "as-is", standardise=False)
+    as_is = pooled_run.pool_runs(parts, tmp_path / "as-is", [pooled_run.Scale()] * 2)
     assert as_is.images["score"].tolist() == pytest.approx([5.6826, 7])
     assert as_is.settings["card"]["calibration"]["patch_threshold"] == 6  # the median of 5 and 7
-    run = pooled_run.pool_runs(parts, tmp_path / "pooled", standardise=True)
+    scales = [pooled_run.Scale.of_negatives(part) for part in parts]
+    run = pooled_run.pool_runs(parts, tmp_path / "pooled", scales)
     # Evenly from −1 to 1, the 84.13th percentile lies 0.6826 above the median.
     assert run.patches("a")["score"].tolist() == pytest.approx([0, 1])
     assert run.patches("b")["score"].tolist() == pytest.approx([-6 / 0.6826, 0])
@@ -118,7 +122,23 @@ def test_folds_are_pooled_on_one_scale(tmp_path: Path) -> None:
     shown = read_heatmap(heatmap_path(tmp_path / "pooled", "b")).values
     np.testing.assert_array_equal(shown, np.array([[0, np.nan]], np.float32))
     with pytest.raises(RequestError, match="share a name"):
-        pooled_run.pool_runs([parts[0], parts[0]], tmp_path / "twice", standardise=False)
+        pooled_run.pool_runs([parts[0], parts[0]], tmp_path / "twice", scales)
+
+
+def test_members_are_on_the_scale_of_their_fusion() -> None:
+    def fusion(images: Standard) -> Fused:
+        scales = {
+            "patches": Standard(np.array([1.0, 2.0]), np.array([3.0, 4.0])),
+            "maps": Standard(np.array([5.0, 6.0]), np.array([7.0, 8.0])),
+            "images": images,
+        }
+        config = SimpleNamespace(members={"dae": None, "convergence": None})
+        return Fused(None, config, (), scales, np.zeros(0))
+
+    pooled = pooled_run.Scale.of_member(fusion(Standard.none(2)), "convergence")
+    assert pooled == pooled_run.Scale((2, 4), (6, 8), (2, 4))
+    own = Standard(np.array([0.5, 9.0]), np.array([0.1, 9.0]))
+    assert pooled_run.Scale.of_member(fusion(own), "dae").images == (0.5, 0.1)
 
 
 def test_places_count_only_where_the_heatmap_speaks(tmp_path: Path) -> None:
