@@ -40,7 +40,15 @@ from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
 _JPEG_QUALITY = 85
-_SECTIONS = ("patch", "image", "froc", "threshold", "pixel")  # of evaluation.json
+_SECTIONS = (
+    "patch",
+    "image",
+    "patient",
+    "pointing",
+    "froc",
+    "threshold",
+    "pixel",
+)  # of evaluation.json
 _CURVES = {
     "roc.png": "Receiver operating characteristic",
     "pr.png": "Precision against recall",
