@@ -1,6 +1,6 @@
 """Which lesions a self-test draws, and where in a film they find room."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -11,11 +11,13 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from patchad import synthesis
+from patchad.filters import masked_gaussian, sigma_pixels
 from patchad.foreground import BodyPart
 from patchad.image import Radiograph
 from patchad.synthesis import Lesion
 
 _LATTICE = 512  # places for lesions along the image's longer side
+_LEAST_LUNG = 0.04  # of the field; where less is found it is taken for something else
 
 
 class Draw(Protocol):
@@ -75,7 +77,7 @@ def find_places(
 ) -> Places:
     """Where lesions may be centred: in the breast, or in what looks like lung."""
     step = max(1, max(mask.shape) // _LATTICE)
-    coarse, mm = mask[::step, ::step], [s * step for s in spacing]
+    coarse, mm = mask[::step, ::step], (spacing[0] * step, spacing[1] * step)
     depth = ndimage.distance_transform_edt(np.pad(coarse, 1), sampling=mm)[1:-1, 1:-1]
     inner = coarse if body_part == "breast" else _lungs(radiograph.film[::step, ::step], coarse, mm)
     rows, cols = np.nonzero(inner)
@@ -83,22 +85,28 @@ def find_places(
 
 
 def _lungs(
-    pixels: NDArray[np.float32], mask: NDArray[np.bool_], mm: Sequence[float]
+    pixels: NDArray[np.float32], mask: NDArray[np.bool_], mm: tuple[float, float]
 ) -> NDArray[np.bool_]:
-    """The two largest dark parts of a chest film that don't touch its border, else the field.
+    """What of the middle of a chest film is dark as lungs are, else the whole field.
 
-    Dark is below Otsu's threshold after smoothing by 5 mm: no outline to measure by, but lesions
-    lie mostly in the lungs.
+    Dark for its surroundings (Gaussians of 4 and 50 mm) by Otsu's threshold, in two large parts at
+    most, away from the outer eighths of the field: no outline to measure by, but lesions lie mostly
+    in the lungs.
     """
-    smooth = ndimage.gaussian_filter(pixels, [5 / s for s in mm])
-    threshold = threshold_otsu(smooth[mask])  # type: ignore[no-untyped-call]
-    labels, count = ndimage.label((smooth < threshold) & mask)
+    rows, cols = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    middle = np.zeros_like(mask)
+    (top, bottom), (left, right) = ((n[0], n[-1] + 1) for n in (rows, cols))
+    dy, dx = (bottom - top) // 8, (right - left) // 8
+    middle[top + dy : bottom - dy, left + dx : right - dx] = True
+    middle &= mask
+    near, wide = (masked_gaussian(pixels, mask, sigma_pixels(s, mm)) for s in (4, 50))
+    relief = near - wide
+    threshold = threshold_otsu(relief[middle])  # type: ignore[no-untyped-call]
+    labels, count = ndimage.label(middle & (relief < threshold))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    rim = ~ndimage.binary_erosion(mask)
-    sizes[np.unique(labels[rim])] = 0
     sizes[0] = 0
-    lungs = np.isin(labels, np.argsort(sizes)[-2:]) & (sizes[labels] > 0)
-    return lungs if lungs.sum() >= 0.1 * mask.sum() else mask
+    lungs: NDArray[np.bool_] = np.isin(labels, np.argsort(sizes)[-2:]) & (sizes[labels] > 0)
+    return lungs if lungs.sum() >= _LEAST_LUNG * mask.sum() else mask
 
 
 def packed(
