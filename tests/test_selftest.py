@@ -87,14 +87,16 @@ def test_the_threshold_is_one_false_mark_an_image() -> None:
 
 def test_marks_and_places_of_regions() -> None:
     grid = PatchGrid((4, 8), 4, 2)  # patches from columns 0, 2, 4
-    regions = [Region(0, 0, 2, 4), Region(4, 0, 2, 4)]
+    regions = [Region(0, 0, 2, 4), Region(5, 0, 2, 4)]
     # The middle patch is the highest and silences those whose centre lies on its edge.
     marks, places = marks_and_places(grid.boxes(), np.array([1, 3, 2], np.float32), regions)
     assert marks.tolist() == [-math.inf, 3]
-    assert places.tolist() == [1, 3]
+    assert places.tolist() == [1, 2]
     marks, places = marks_and_places(grid.boxes(), np.array([3, np.nan, 2], np.float32), regions)
     assert marks.tolist() == [3, 2]
     assert places.tolist() == [3, 2]
+    _, places = marks_and_places(grid.boxes(), np.array([np.nan, 3, 2], np.float32), regions)
+    assert places.tolist() == [-math.inf, 2]
 
 
 def test_levels_count_what_was_found() -> None:

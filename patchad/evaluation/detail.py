@@ -23,9 +23,9 @@ class Tried:
     """One lesion that was drawn into a negative image, and what became of it.
 
     ``diameter_mm`` and ``contrast`` (in standard deviations of the tissue around it) are as drawn.
-    ``mark`` is the highest mark that hits it, ``place`` the highest patch that does, mark or not;
-    ``mark_without`` and ``place_without`` are those of the same region in the untouched image. In
-    the unit of the scores, -inf where there is none.
+    ``mark`` is the highest mark that hits it, ``place`` the patch whose centre is nearest to it,
+    mark or not; ``mark_without`` and ``place_without`` are those of the same region in the
+    untouched image. In the unit of the scores, -inf where there is none.
     """
 
     kind: str
@@ -42,8 +42,8 @@ class Level:
     """What was found of the ``n`` lesions of one kind, size and contrast; shares in [0, 1].
 
     ``ci95`` is Wilson's interval of ``found``. ``by_chance``: places that the untouched image marks
-    as well. ``outranks_twin``: lesions whose place scores higher than it does without them; ties
-    count half.
+    as well. ``outranks_twin``: lesions whose place (the nearest patch) scores higher than it does
+    without them; ties count half.
     """
 
     kind: str
@@ -59,19 +59,19 @@ class Level:
 def marks_and_places(
     boxes: NDArray[np.float64], scores: NDArray[np.float32], regions: Sequence[Region]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The highest mark, and the highest patch, that hits each region: two (R,) float64.
+    """The highest mark that hits each region, and the patch nearest to it: two (R,) float64.
 
     ``boxes`` (N, 4) and ``scores`` (N,), NaN = not scored, are of all patches of an image; -inf
-    where nothing hits. Marks and hits are those of FROC (:mod:`patchad.evaluation.labelling`).
+    where nothing hits and where that patch was not scored. Marks and hits are those of FROC
+    (:mod:`patchad.evaluation.labelling`).
     """
     values = np.where(np.isnan(scores), -np.inf, scores).astype(np.float64)
-    hit = hits(boxes, regions)
     marks = find_marks(boxes, scores.astype(np.float64))
-    best = [
-        np.where(hit[which], values[which, None], -np.inf).max(0, initial=-np.inf)
-        for which in (marks, np.arange(len(boxes)))
-    ]
-    return best[0], best[1]
+    hit = hits(boxes[marks], regions)
+    best = np.where(hit, values[marks, None], -np.inf).max(0, initial=-np.inf)
+    middles = np.array([(r.y + r.height / 2, r.x + r.width / 2) for r in regions]).reshape(-1, 2)
+    away = boxes[:, None, :2] + boxes[:, None, 2:] / 2 - middles
+    return best, values[np.square(away).sum(2).argmin(0)]
 
 
 def mark_threshold(marks: Sequence[NDArray[np.float64]], rate: float) -> float:

@@ -369,8 +369,8 @@ _DEFINITIONS = {
     "threshold": f"The lowest score that at most {FALSE_MARKS:g} mark an image exceed on average, "
     "on the very same images untouched: it describes these images and is no threshold to use.",
     "by_chance": "Share of the same places that the untouched image marks above the threshold.",
-    "outranks_twin": "Share of the lesions whose highest patch scores higher than the highest "
-    "patch of the same place without the lesion; ties count half.",
+    "outranks_twin": "Share of the lesions whose nearest patch (by its centre) scores higher with "
+    "the lesion than without it; ties count half.",
     "half_found": "The contrast at which half are found: linear in log contrast along the rising "
     "curve that fits best; null: not reached; or_less: the lowest contrast is enough.",
 }
