@@ -276,6 +276,38 @@ def evaluate(
 
 
 @app.command()
+def selftest(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    on: Annotated[Path, typer.Option("--on", help="A manifest, or a folder of negatives.")],
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("selftest"),
+    images: Annotated[int, typer.Option(min=1, help="How many negatives to draw.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of images, lesions and places.")] = 0,
+    device: Device = "auto",
+    spacing: Spacing = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw lesions into your own negatives: how small and how faint does a model find them?"""
+    with spoken() as progress:
+        from patchad.device import choose_device
+        from patchad.verbs.selftest import selftest as test_model
+        from patchad.verbs.selftest import summary
+
+        result = test_model(
+            model,
+            on,
+            out,
+            images=images,
+            seed=seed,
+            device=choose_device(device),
+            spacing_mm=_spacing(spacing),
+            overwrite=overwrite,
+            progress=progress,
+        )
+        tell(result, [*summary(result), f"results: {out}"])
+    finish([(path, reason) for path, reason in result["failed"]])
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
     write: Write,

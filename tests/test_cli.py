@@ -11,7 +11,17 @@ from typer.testing import CliRunner
 from patchad.cli import app
 from patchad.io.manifest import read_manifest
 
-COMMANDS = ("demo", "train", "screen", "evaluate", "export", "push", "inspect", "methods")
+COMMANDS = (
+    "demo",
+    "train",
+    "screen",
+    "evaluate",
+    "selftest",
+    "export",
+    "push",
+    "inspect",
+    "methods",
+)
 
 
 def patchad(*arguments: object, **environment: str):
