@@ -43,3 +43,7 @@ Deidentify = Annotated[
 InventGeometry = Annotated[
     bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
 ]
+TwoBreasts = Annotated[
+    bool,
+    typer.Option("--two-breasts", help="Less half of the other breast's score, if listed."),
+]

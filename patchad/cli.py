@@ -23,6 +23,7 @@ from patchad.arguments import (
     Resume,
     Spacing,
     Timeout,
+    TwoBreasts,
     Voi,
     Write,
 )
@@ -175,13 +176,7 @@ def screen(
     timeout: Timeout = 120.0,
     deidentify: Deidentify = False,
     invent_geometry: InventGeometry = False,
-    two_breasts: Annotated[
-        bool,
-        typer.Option(
-            "--two-breasts",
-            help="Less half of the other breast's score, if listed.",
-        ),
-    ] = False,
+    two_breasts: TwoBreasts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
