@@ -133,9 +133,11 @@ def test_lesions_are_drawn_into_the_tissue_and_marked() -> None:
         planted = plant(np.random.default_rng(seed), film, (3.0, 20.0), (1.0, 3.0))
         assert 1 <= len(planted.centres) <= 6
         rows, cols = planted.centres.T
-        assert planted.tissue[rows, cols].all()
+        assert film.tissue[rows, cols].all()
         assert planted.lesion[rows, cols].all()
-        assert not planted.lesion[~planted.tissue].any()
+        assert not planted.lesion[~film.tissue].any()
+        np.testing.assert_array_equal(planted.weight > 0, film.tissue)
+        assert (planted.weight[film.tissue & ~planted.lesion] == 1).all()
         apart = np.linalg.norm(planted.centres[:, None] - planted.centres[None], axis=-1)
         assert (apart[apart > 0] >= 30).all()
         # The middles are brighter than they were, against their surroundings
@@ -144,24 +146,33 @@ def test_lesions_are_drawn_into_the_tissue_and_marked() -> None:
         assert np.median(rise) > 0.05
 
 
+def test_a_lesion_counts_as_150_cells_whatever_its_size() -> None:
+    film = Film.of(breast(0))
+    for radius in (4.0, 8.0):  # 79 and 314 cells of 0.8 mm
+        planted = plant(np.random.default_rng(4), film, (radius, radius), (1.0, 1.0))
+        counted = planted.weight[planted.lesion].sum()
+        assert counted == pytest.approx(150 * len(planted.centres), rel=0.01)
+
+
 def test_half_of_the_crops_hold_lesions_and_small_films_are_enlarged() -> None:
     film = Film.of(breast(1, (70, 50)))
     assert max(film.tissue.shape) < 90
     rng = np.random.default_rng(0)
     pool = [plant(rng, film, (3.0, 6.0), (1.0, 3.0)) for _ in range(3)]
-    seen, lesion, tissue = cut_crops(rng, pool, 8)
+    seen, lesion, weight = cut_crops(rng, pool, 8)
     assert seen.shape == (8, 4, CROP, CROP)
     assert seen.dtype == lesion.dtype == np.float32
     assert (lesion[:4].sum((1, 2)) > 0).all()
-    assert set(np.unique(tissue)) == {0, 1}
+    assert weight.min() == 0  # air
+    assert 1 < weight.max() <= 4
 
 
 def test_the_loss_by_hand() -> None:
     logits = torch.zeros(1, 2, 2)
-    lesion, tissue = torch.tensor([[[1.0, 0], [0, 1]]]), torch.tensor([[[1.0, 1], [1, 0]]])
-    # p = 1/2 on three cells of tissue, one of them a lesion: Σpt = 0.5, Σp = 1.5, Σt = 1
-    expected = np.log(2) + 0.3 * (1 - (2 * 0.5 + 1) / (1.5 + 1 + 1))
-    assert float(outline_loss(logits, lesion, tissue)) == pytest.approx(expected, abs=1e-6)
+    lesion, weight = torch.tensor([[[1.0, 0], [0, 1]]]), torch.tensor([[[2.0, 1], [1, 0]]])
+    # p = 1/2 on three cells of tissue, one of them a lesion: Σpt = 1, Σp = 2, Σt = 2
+    expected = np.log(2) + 0.3 * (1 - (2 * 1 + 1) / (2 + 2 + 1))
+    assert float(outline_loss(logits, lesion, weight)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_network_keeps_the_shape_and_depends_on_the_seed() -> None:

@@ -27,6 +27,8 @@ _LEVEL = 0.1  # that the last channel is divided by
 _MARGIN = 8  # cells kept around the tissue
 _LESIONS, _APART = 6, 30  # a film at most; cells between their middles at least
 _JITTER = 28  # cells that a lesion may lie off the middle of its crop
+# Lesions count alike, whatever their size: each as so many cells; but no cell less or more than
+_COUNTED, _WEIGHTS = 150.0, (0.3, 4.0)
 _LEAST_CONTRAST = 0.03  # pixel value: added to the local deviation, which fat has next to none of
 _SPICULATED, _TEXTURED = 0.4, 0.3  # shares of the lesions
 _SPICULES = (5, 13)
@@ -91,13 +93,15 @@ class Film:
 class Planted:
     """A film with lesions, at least as large as a crop.
 
-    ``channels`` (4, h, w) float32; ``lesion`` and ``tissue`` (h, w) bool; ``centres`` (L, 2) int64
-    are the lesions' middles (row, col), ``dense`` as in :class:`Film`, for ``width`` cells a row.
+    ``channels`` (4, h, w) float32; ``lesion`` (h, w) bool; ``weight`` (h, w) float32 is how much a
+    cell counts: 0 in the air, 1 in the tissue, in a small lesion more, in a large one less.
+    ``centres`` (L, 2) int64 are the lesions' middles (row, col), ``dense`` as in :class:`Film`, for
+    ``width`` cells a row.
     """
 
     channels: Floats
     lesion: Mask
-    tissue: Mask
+    weight: Floats
     centres: NDArray[np.int64]
     dense: NDArray[np.int32]
     width: int
@@ -125,20 +129,24 @@ def channels(filled: Floats) -> Floats:
 def plant(rng: np.random.Generator, film: Film, radius_mm: Range, contrast: Range) -> Planted:
     """Draw lesions into a film: up to six, apart from each other, oftener where it is dense."""
     pixels, lesions = film.pixels, np.zeros(film.tissue.shape, bool)
+    weight = film.tissue.astype(np.float32)
     filled = film.filled(pixels)
     around = _deviation(filled - _surroundings(filled, _FAR), _FAR)
     centres: list[tuple[int, int]] = []
     for _ in range(_LESIONS):
         # A cell's chance grows in proportion to its rank.
-        place = film.dense[int(len(film.dense) * np.sqrt(rng.random()))]
-        row, col = divmod(int(place), film.tissue.shape[1])
+        cell = film.dense[int(len(film.dense) * np.sqrt(rng.random()))]
+        row, col = divmod(int(cell), film.tissue.shape[1])
         if any((row - r) ** 2 + (col - c) ** 2 < _APART**2 for r, c in centres):
             continue
         amplitude = _log_uniform(rng, contrast) * (float(around[row, col]) + _LEAST_CONTRAST)
         lesion = draw_lesion(rng, radius_mm)
         pixels, region = insert(pixels, film.tissue, lesion, (row, col), amplitude=amplitude)
         top, left = int(region.y), int(region.x)
-        lesions[top : top + int(region.height), left : left + int(region.width)] |= region.mask
+        place = np.s_[top : top + int(region.height), left : left + int(region.width)]
+        assert region.mask is not None  # of an inserted lesion
+        lesions[place] |= region.mask
+        weight[place][region.mask] = np.clip(_COUNTED / region.mask.sum(), *_WEIGHTS)
         centres.append((row, col))
     seen = channels(film.filled(pixels))
     height, width = film.tissue.shape
@@ -146,7 +154,7 @@ def plant(rng: np.random.Generator, film: Film, radius_mm: Range, contrast: Rang
     return Planted(
         np.pad(seen, [(0, 0), *short], mode="edge"),
         np.pad(lesions, short),
-        np.pad(film.tissue, short),
+        np.pad(weight, short),
         np.array(centres, np.int64),
         film.dense,
         width,
@@ -173,9 +181,9 @@ def cut_crops(
     """Crops from anywhere in the films of ``pool``, the first half of them around a lesion.
 
     Half of them are mirrored, each way. Returns channels (N, 4, 64, 64), and whether a cell lies
-    in a lesion and in the tissue, (N, 64, 64) float32 each.
+    in a lesion and how much it counts, (N, 64, 64) float32 each.
     """
-    seen, lesions, tissue = [], [], []
+    seen, lesions, weights = [], [], []
     for number in range(count):
         film = pool[int(rng.integers(len(pool)))]
         if number < count / 2:
@@ -183,13 +191,13 @@ def cut_crops(
             middle = middle + rng.integers(-_JITTER, _JITTER + 1, 2)
         else:
             middle = np.array(divmod(int(rng.choice(film.dense)), film.width))
-        top, left = np.clip(middle - CROP // 2, 0, np.subtract(film.tissue.shape, CROP))
+        top, left = np.clip(middle - CROP // 2, 0, np.subtract(film.lesion.shape, CROP))
         place = np.s_[..., top : top + CROP, left : left + CROP]
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
         seen.append(mirrored(film.channels[place], axes))
         lesions.append(np.flip(film.lesion[place], axes))
-        tissue.append(np.flip(film.tissue[place], axes))
-    return np.stack(seen), np.stack(lesions).astype(np.float32), np.stack(tissue).astype(np.float32)
+        weights.append(np.flip(film.weight[place], axes))
+    return np.stack(seen), np.stack(lesions).astype(np.float32), np.stack(weights)
 
 
 def mirrored(seen: Floats, axes: tuple[int, ...]) -> Floats:

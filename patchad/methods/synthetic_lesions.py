@@ -4,7 +4,7 @@ Learning from anomalies drawn into normal images: C. Li, K. Sohn, J. Yoon, T. Pf
 CVPR 2021; J. Tan, B. Hou, J. Batten, H. Qiu, B. Kainz: Detecting Outliers with Foreign Patch
 Interpolation, MELBA 2022. The network: O. Ronneberger, P. Fischer, T. Brox: U-Net, MICCAI 2015.
 
-Masses and spiculated masses of 3-20 mm radius are drawn into films at cells of 0.8 mm
+Masses and spiculated masses of 2.5-16 mm radius are drawn into films at cells of 0.8 mm
 (:mod:`patchad.methods.lesion_films`), oftener where the breast is dense, with a contrast relative
 to what is around. The network is asked, at each cell, whether it lies in one. It looks at channels
 that hardly depend on the film's brightness and contrast.
@@ -86,8 +86,8 @@ class Config:
     steps: int = 1000
     batch_size: int = 16
     learning_rate: float = 3e-3
-    radius_mm: tuple[float, float] = (3.0, 20.0)
-    contrast: tuple[float, float] = (0.6, 3.0)
+    radius_mm: tuple[float, float] = (2.5, 16.0)
+    contrast: tuple[float, float] = (0.8, 4.0)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -268,15 +268,16 @@ def build_network(seed: int) -> UNet:
         return UNet()
 
 
-def outline_loss(logits: Tensor, lesion: Tensor, tissue: Tensor) -> Tensor:
-    """Cross-entropy, a mean over the tissue, + 0.3 Dice loss over the batch: a scalar.
+def outline_loss(logits: Tensor, lesion: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy, a weighted mean over the cells, + 0.3 Dice loss over the batch: a scalar.
 
-    All (N, h, w); ``lesion`` and ``tissue`` are 0 or 1. Dice loss: 1 - (2 Σpt + 1) / (Σp + Σt + 1).
+    All (N, h, w); ``lesion`` (t) is 0 or 1. Dice loss, each cell by its weight:
+    1 - (2 Σpt + 1) / (Σp + Σt + 1).
     """
     each = functional.binary_cross_entropy_with_logits(logits, lesion, reduction="none")
-    entropy = (each * tissue).sum() / tissue.sum().clamp(min=1)
-    found, true = torch.sigmoid(logits) * tissue, lesion * tissue
-    dice = 1 - (2 * (found * true).sum() + 1) / (found.sum() + true.sum() + 1)
+    entropy = (each * weight).sum() / weight.sum().clamp(min=1)
+    found, true = torch.sigmoid(logits) * weight, lesion * weight
+    dice = 1 - (2 * (found * lesion).sum() + 1) / (found.sum() + true.sum() + 1)
     return entropy + _DICE * dice
 
 
@@ -311,7 +312,7 @@ def _train(
             n: pool.get(n) or _planted(films, config, seed, n) for n in range(first, first + _POOL)
         }
         rng = np.random.default_rng([seed, _CUTTING, step])
-        seen, lesion, tissue = cut_crops(rng, list(pool.values()), config.batch_size)
+        seen, lesion, weight = cut_crops(rng, list(pool.values()), config.batch_size)
         rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         optimiser.param_groups[0]["lr"] = rate
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
@@ -321,7 +322,7 @@ def _train(
             loss = outline_loss(
                 logits.float(),
                 torch.from_numpy(lesion).to(device),
-                torch.from_numpy(tissue).to(device),
+                torch.from_numpy(weight).to(device),
             )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
