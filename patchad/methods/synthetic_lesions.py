@@ -4,7 +4,7 @@ Learning from anomalies drawn into normal images: C. Li, K. Sohn, J. Yoon, T. Pf
 CVPR 2021; J. Tan, B. Hou, J. Batten, H. Qiu, B. Kainz: Detecting Outliers with Foreign Patch
 Interpolation, MELBA 2022. The network: O. Ronneberger, P. Fischer, T. Brox: U-Net, MICCAI 2015.
 
-Masses and spiculated masses of 2.5-16 mm radius are drawn into films at cells of 0.8 mm
+Masses and spiculated masses of 2.5-20 mm radius are drawn into films at cells of 0.8 mm
 (:mod:`patchad.methods.lesion_films`), oftener where the breast is dense, with a contrast relative
 to what is around. The network is asked, at each cell, whether it lies in one. It looks at channels
 that hardly depend on the film's brightness and contrast.
@@ -68,6 +68,7 @@ _SHRINKS = 2 ** (len(_WIDTHS) - 1)
 _DICE = 0.3  # weight beside the cross-entropy
 _POOL, _RENEWED = 32, 2  # films that crops are cut from, and how many of them a step replaces
 _MOST_FILMS = 2000  # that lesions are drawn into; of more, as many are chosen at random
+_SAMPLED = 17  # every so many logits of a film are looked at for their scale
 _EVERY = 100  # steps between checkpoints
 _PLANTING, _CUTTING, _CHOOSING = 1, 2, 3  # streams of random numbers
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
@@ -83,11 +84,11 @@ class Config:
     and most, log-uniform, in standard deviations of what is around it (Gaussian, σ 9.6 mm).
     """
 
-    steps: int = 1000
+    steps: int = 500
     batch_size: int = 16
     learning_rate: float = 3e-3
-    radius_mm: tuple[float, float] = (2.5, 16.0)
-    contrast: tuple[float, float] = (0.8, 4.0)
+    radius_mm: tuple[float, float] = (2.5, 20.0)
+    contrast: tuple[float, float] = (0.9, 4.5)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -109,19 +110,20 @@ class Config:
 class SyntheticLesions:
     """The trained network with the scale of negatives: a :class:`patchad.detector.ImageDetector`.
 
-    ``pools`` is the scale of the three pooled logits.
+    ``maps`` is the scale of the logits, ``pools`` that of the three pooled ones.
     """
 
     card: ModelCard
     network: nn.Module
+    maps: Standard
     pools: Standard
 
     def respond(self, image: Prepared, grid: PatchGrid) -> Response:
-        """The map of logits, in the image's frame, and their pools in deviations of negatives."""
+        """The logits and their pools, both in standard deviations of negatives."""
         cells = self.logits(image)
         dense = resize(np.where(np.isnan(cells), np.nanmin(cells), cells), grid.shape)
         return Response(
-            np.where(image.tissue, dense, np.float32(np.nan)),
+            np.where(image.tissue, self.maps(dense[..., None])[..., 0], np.float32(np.nan)),
             self.pools(pool_logits(cells, grid)) @ _WEIGHTS,
         )
 
@@ -141,9 +143,9 @@ class SyntheticLesions:
         return film.whole(np.mean(back, 0)[:rows, :cols])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The network's weights, and the scale of the pools."""
+        """The network's weights, and the scales of map and pools."""
         weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        return {**weights, **self.pools.tensors("pools")}
+        return {**weights, **self.maps.tensors("maps"), **self.pools.tensors("pools")}
 
 
 def fit(
@@ -195,13 +197,18 @@ def fit(
             patch_pooling=POOLING,
         ),
         network.eval().requires_grad_(False),
+        Standard.none(1),
         Standard.none(len(_WEIGHTS)),
     )
-    pools = []
+    maps, pools = [], []
     for number, (image, grid, keep) in enumerate(data.films(card), start=1):
-        pools.append(pool_logits(detector.logits(image), grid)[keep])
+        cells = detector.logits(image)
+        maps.append(cells[np.isfinite(cells)][::_SAMPLED, None])
+        pools.append(pool_logits(cells, grid)[keep])
         progress(f"{METHOD}: scale", number, len(data), math.nan)
-    return replace(detector, pools=Standard.of(np.concatenate(pools)))
+    return replace(
+        detector, maps=Standard.of(np.concatenate(maps)), pools=Standard.of(np.concatenate(pools))
+    )
 
 
 def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -> ImageDetector:
@@ -217,13 +224,13 @@ def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -
         network.load_state_dict(
             {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
         )
-        pools = Standard.restored(tensors, "pools")
+        maps, pools = (Standard.restored(tensors, name) for name in ("maps", "pools"))
     except (ValidationError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"the model is not one of {METHOD} that this patchad can read: {error}; train anew"
         ) from None
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return SyntheticLesions(card, network.eval().requires_grad_(False), pools)
+    return SyntheticLesions(card, network.eval().requires_grad_(False), maps, pools)
 
 
 def pool_logits(cells: Floats, grid: PatchGrid) -> Floats:
