@@ -101,8 +101,12 @@ def train(
     source: Annotated[Path, typer.Argument(help="A manifest, or a folder of negatives.")],
     model: Model = Path("model"),
     config: Annotated[
-        str, typer.Option(help="A packaged configuration's name, or a TOML file.")
-    ] = "wei2018",
+        list[str] | None,
+        typer.Option(
+            help="A packaged configuration or a TOML file; mammography and chest are recommended. "
+            "Of several the best on unlabelled images is kept. Default: wei2018."
+        ),
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
@@ -118,12 +122,15 @@ def train(
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
-        from patchad.verbs.train import train as train_model
+        from patchad.verbs.select import train_best
 
-        trained = train_model(
+        configs = {
+            Path(name).stem: read_config(name, override or ()) for name in config or ["wei2018"]
+        }
+        trained = train_best(
             source,
             model,
-            read_config(config, override or ()),
+            configs,
             device=choose_device(device),
             seed=seed,
             spacing_mm=_spacing(spacing),
@@ -173,6 +180,13 @@ def screen(
     timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
     deidentify: Deidentify = False,
     invent_geometry: InventGeometry = False,
+    two_breasts: Annotated[
+        bool,
+        typer.Option(
+            "--two-breasts",
+            help="Less half of the other breast's score, if listed.",
+        ),
+    ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -199,6 +213,7 @@ def screen(
                 frames,  # type: ignore[arg-type]
                 deidentify,
                 invent_geometry,
+                two_breasts,
             ),
             device=choose_device(device),
             limits=Limits(max_pixels, timeout),

@@ -215,12 +215,14 @@ def save(detector: Detector, folder: Path, calibration: Calibration | None = Non
 
     Returns the card as written, with the digest of the weights.
     """
-    weights = save_tensors({name: t.cpu().contiguous() for name, t in detector.tensors().items()})
-    card = replace(
-        detector.card,
-        calibration=calibration or detector.card.calibration,
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
-    )
+    card = replace(detector.card, calibration=calibration or detector.card.calibration)
+    return write_model(card, detector.tensors(), folder)
+
+
+def write_model(card: ModelCard, tensors: Mapping[str, Tensor], folder: Path) -> ModelCard:
+    """Write a card and its weights; returns the card with the digest of those."""
+    weights = save_tensors({name: t.cpu().contiguous() for name, t in tensors.items()})
+    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
     write_whole(folder / "weights.safetensors", weights)
     write_whole(folder / "card.json", json.dumps(card_as_dict(card), indent=2) + "\n")
     return card
@@ -291,8 +293,9 @@ def card_as_dict(card: ModelCard) -> dict[str, Any]:
         del content["preprocessing"]["assumed_side_mm"]
     if not card.patch_pooling:
         del content["patch_pooling"]
-    if card.calibration is not None and card.calibration.map is None:
-        del content["calibration"]["map"]
+    for name in ("map", "two_breasts"):
+        if card.calibration is not None and getattr(card.calibration, name) is None:
+            del content["calibration"][name]
     return {"digest": _digest(content), **content}
 
 

@@ -66,7 +66,7 @@ def test_cad_report_describes_selected_regions(written: Written) -> None:
         assert (code.CodeValue, code.CodingSchemeDesignator) == ("111099", "DCM")
     first, second = (item.TextValue for item in items(report, "Selected Region Description"))
     assert "score 2, percentile 50 among" in first
-    assert "score of a patch 1.5, percentile 37.5 among" in second
+    assert "score 1.5, percentile 37.5 among" in second
     assert "no probability" in first
     outlines = [item.GraphicData for item in items(report, "Outline")]
     assert_outlines([np.reshape(outline, (-1, 2)) for outline in outlines])

@@ -166,8 +166,8 @@ def assert_outlines(outlines: list[np.ndarray]) -> None:
 
 def test_regions_hold_their_patches(breast: Written) -> None:
     first, second = flagged_regions(breast.screening, 1.0)
-    assert (first.score, first.percentile, first.patches) == (2.0, 50.0, 2)
-    assert (second.score, second.percentile, second.patches) == (1.5, 37.5, 1)
+    assert (first.score, first.percentile) == (2.0, 50.0)
+    assert (second.score, second.percentile) == (1.5, 37.5)
     assert (first.row, first.col, second.row, second.col) == (32, 48, 128, 96)
     assert first.mask.shape == (48, 48)
     assert first.mask.sum() == 2 * 32 * 32 - 16 * 16
@@ -281,9 +281,9 @@ def test_report_says_what_was_measured(written: Written) -> None:
     assert numbers(report, "Anomaly score of the image") == [2]
     assert numbers(report, "Percentile among held-out negative images") == [75]
     assert numbers(report, "Threshold of the image score") == [1.5]
-    assert numbers(report, "Highest anomaly score of a patch in the region") == [2, 1.5]
-    assert numbers(report, "Percentile among held-out negative patches") == [50, 37.5]
-    assert numbers(report, "Threshold of the patch score") == [1, 1]
+    assert numbers(report, "Highest anomaly score in the region") == [2, 1.5]
+    assert numbers(report, "Percentile of the region among held-out negatives") == [50, 37.5]
+    assert numbers(report, "Threshold of a region's score") == [1, 1]
     (flagged,) = items(report, "Score over the threshold")
     assert flagged.ConceptCodeSequence[0].CodeMeaning == "Yes"
     (use,) = items(report, "Intended use")

@@ -16,6 +16,7 @@ from patchad.io.dicom_tones import Voi
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Prepared, prepare
 
+FLAGGED = "flagged"  # how a row's reason begins that says why
 _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
 
 
@@ -27,7 +28,8 @@ class ScreenOptions:
     screens images that differ from the training images, and says so in their row. ``voi`` is what
     scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
     ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind
-    ``pm``.
+    ``pm``. ``two_breasts`` takes half of the other breast's score off an image's, where a manifest
+    has both.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
@@ -38,6 +40,7 @@ class ScreenOptions:
     frames: Literal["one", "all"] = "one"
     deidentify: bool = False
     invent_geometry: bool = False
+    two_breasts: bool = False
 
 
 def screen(
@@ -86,11 +89,7 @@ def screen_prepared(
     )
     flagged = image_score > calibration.image_threshold
     if flagged:
-        reasons.insert(
-            0,
-            f"flagged: score {image_score:.4g} is over the threshold "
-            f"{calibration.image_threshold:.4g}",
-        )
+        reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
     return Screening(
         source=radiograph.source,
         scores=scores,
@@ -102,6 +101,11 @@ def screen_prepared(
         baselines=baseline_scores(prepared.pixels, grid),
         reasons=tuple(reasons),
     )
+
+
+def flag_reason(score: float, threshold: float) -> str:
+    """Why an image is flagged, for its row."""
+    return f"{FLAGGED}: score {score:.4g} is over the threshold {threshold:.4g}"
 
 
 def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:

@@ -34,6 +34,7 @@ from patchad.preprocess import Prepared, prepare
 from patchad.progress import Progress, silent
 from patchad.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
 from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.two_breasts import Side
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +285,14 @@ def _score_negative(
         tiled = score(detector, prepared, negative.tiles.grid).scores
         held_out = tiled.values[negative.tiles.held_out]
     scored = score(detector, prepared, grid)
-    return NegativeImage.of(_patient(negative.row), scored, prepared.spacing_mm, held_out)
+    return NegativeImage.of(
+        _patient(negative.row), _side(negative), scored, prepared.spacing_mm, held_out
+    )
+
+
+def _side(negative: _Negative) -> Side:
+    row, source = negative.row, negative.source
+    return Side(row.patient_id, row.study_id, source.view or row.view, source.laterality)
 
 
 def _describe(training: list[_Negative], aside: list[_Negative], config: Config) -> TrainingData:
