@@ -9,14 +9,28 @@ from typing import Annotated
 
 import typer
 
+from patchad.arguments import (
+    MAX_PIXELS,
+    USUAL_KINDS,
+    VOIS,
+    Deidentify,
+    Device,
+    InventGeometry,
+    MaxPixels,
+    Model,
+    ModelVoi,
+    Overwrite,
+    Resume,
+    Spacing,
+    Timeout,
+    TwoBreasts,
+    Voi,
+    Write,
+)
 from patchad.console import as_lines, finish, spoken, tell, voice
 from patchad.errors import RequestError
-from patchad.export import DEFAULT_KINDS, KINDS
+from patchad.export import KINDS
 from patchad.version import __version__
-
-USUAL_KINDS = ",".join(DEFAULT_KINDS)
-# As in patchad.io, whose imports would keep --help waiting.
-VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
 app = typer.Typer(
     name="patchad",
@@ -26,34 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[
-    Path, typer.Option("--model", envvar="PATCHAD_MODEL", help="Folder of a trained model.")
-]
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
-Spacing = Annotated[
-    str | None,
-    typer.Option(
-        "--spacing-mm",
-        metavar="MM|ROW,COL",
-        help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
-    ),
-]
-Voi = Annotated[
-    str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
-]
-MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
-Write = Annotated[
-    str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
-]
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
-]
-InventGeometry = Annotated[
-    bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -114,19 +100,28 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides split, patches and weights.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
+    voi: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files."),
+    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a detector on negative images alone."""
     with spoken() as progress:
+        overrides = [*(override or ())]
+        if voi is not None:
+            _one_of("--voi", voi, VOIS)
+            overrides.append(f"preprocessing.voi={voi}")
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
+        from patchad.io.workers import Limits
         from patchad.verbs.select import train_best
 
-        configs = {
-            Path(name).stem: read_config(name, override or ()) for name in config or ["wei2018"]
-        }
+        configs = {Path(name).stem: read_config(name, overrides) for name in config or ["wei2018"]}
         trained = train_best(
             source,
             model,
@@ -134,6 +129,7 @@ def train(
             device=choose_device(device),
             seed=seed,
             spacing_mm=_spacing(spacing),
+            limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
             progress=progress,
@@ -172,28 +168,23 @@ def screen(
             "--allow-mismatch", help="Screen images unlike the training images; recorded."
         ),
     ] = False,
-    voi: Voi = "auto",
+    voi: ModelVoi = None,
     frames: Annotated[
         str, typer.Option(metavar="one|all", help="all: each frame of multi-frame images.")
     ] = "one",
     max_pixels: MaxPixels = MAX_PIXELS,
-    timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
+    timeout: Timeout = 120.0,
     deidentify: Deidentify = False,
     invent_geometry: InventGeometry = False,
-    two_breasts: Annotated[
-        bool,
-        typer.Option(
-            "--two-breasts",
-            help="Less half of the other breast's score, if listed.",
-        ),
-    ] = False,
+    two_breasts: TwoBreasts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
-        _one_of("--voi", voi, VOIS)
+        if voi is not None:
+            _one_of("--voi", voi, VOIS)
         _one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
         from patchad.io.workers import Limits
@@ -260,6 +251,38 @@ def evaluate(
 
 
 @app.command()
+def selftest(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    on: Annotated[Path, typer.Option("--on", help="A manifest, or a folder of negatives.")],
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("selftest"),
+    images: Annotated[int, typer.Option(min=1, help="How many negatives to draw.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of images, lesions and places.")] = 0,
+    device: Device = "auto",
+    spacing: Spacing = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw lesions into your own negatives: how small and how faint does a model find them?"""
+    with spoken() as progress:
+        from patchad.device import choose_device
+        from patchad.verbs.selftest import selftest as test_model
+        from patchad.verbs.selftest import summary
+
+        result = test_model(
+            model,
+            on,
+            out,
+            images=images,
+            seed=seed,
+            device=choose_device(device),
+            spacing_mm=_spacing(spacing),
+            overwrite=overwrite,
+            progress=progress,
+        )
+        tell(result, [*summary(result), f"results: {out}"])
+    finish([(path, reason) for path, reason in result["failed"]])
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
     write: Write,
@@ -312,9 +335,11 @@ def inspect(
     spacing: Spacing = None,
     voi: Voi = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
     with spoken():
+        from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 
         _one_of("--voi", voi, VOIS)
@@ -323,7 +348,7 @@ def inspect(
             body_part=body_part,
             spacing_mm=_spacing(spacing),
             voi=voi,  # type: ignore[arg-type]
-            max_pixels=max_pixels,
+            limits=Limits(max_pixels, timeout),
         )
         tell(found, as_lines(found))
 

@@ -422,3 +422,22 @@ def test_a_folder_in_use_is_refused(tmp_path):
         judge(tmp_path, run, out=tmp_path)
     judge(tmp_path, run, out=tmp_path / "new")
     assert (tmp_path / "new" / "evaluation.json").exists()
+
+
+def test_a_file_of_several_frames_is_judged_by_its_highest(tmp_path):
+    scores = {"n1": SCORES["n1"], "p1_frame1": (1, 1, 2, 1), "p1_frame2": SCORES["p1"]}
+    run = make_run(tmp_path, scores)
+    table = pd.read_csv(run / "images.csv")
+    frames = table["id"].str.startswith("p1")
+    table.loc[frames, "path"] = str(tmp_path / "p1.png")
+    table.loc[frames, "frame"] = [1, 2]
+    table.to_csv(run / "images.csv", index=False)
+    truth = "path,patient_id,label\nn1.png,A,negative\np1.png,C,positive\n"
+    regions = "path,x,y,width,height\np1.png,24,4,6,6\np1.png,4,24,6,6\n"
+    result = judge(tmp_path, run, truth, regions)
+    counts = result["counts"]
+    assert (counts["images"], counts["run_images"], counts["matched_by_path"]) == (2, 3, 2)
+    assert result["image"]["auroc"]["value"] == 1  # 6, of the second frame, over 4
+    # positive 1 and 6 of the second frame, against 1, 2, 3, 4 of the negative image and its own 2.5
+    assert result["patch"]["counts"]["positives"] == 2
+    assert any("2 frames of 1 files" in note for note in result["notes"])

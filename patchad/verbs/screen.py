@@ -26,17 +26,17 @@ class ScreenOptions:
 
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
-    scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
-    ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind
-    ``pm``. ``two_breasts`` takes half of the other breast's score off an image's, where a manifest
-    has both.
+    scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
+    of multi-frame images. ``deidentify`` leaves the patient out of DICOM objects;
+    ``invent_geometry`` allows the kind ``pm``. ``two_breasts`` takes half of the other breast's
+    score off an image's, where a manifest has both.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False
-    voi: Voi = "auto"
+    voi: Voi | None = None
     frames: Literal["one", "all"] = "one"
     deidentify: bool = False
     invent_geometry: bool = False
@@ -50,7 +50,8 @@ def screen(
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
     if not isinstance(image, Radiograph):
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=options.voi)
+        voi = options.voi or detector.card.preprocessing.voi
+        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
 
 
@@ -77,7 +78,8 @@ def screen_prepared(
             f"pixel spacing unknown, taken as {_mm(assumed)} since the model takes the longer "
             f"side for {card.preprocessing.assumed_side_mm:g} mm (--spacing-mm says it better)"
         )
-    reasons += [f"caution: {caution}" for caution in radiograph.source.cautions]
+    cautions = (*radiograph.source.cautions, *prepared.cautions)
+    reasons += [f"caution: {caution}" for caution in cautions]
     if grid.stride != card.stride:
         reasons.append(
             f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
@@ -90,7 +92,7 @@ def screen_prepared(
     flagged = image_score > calibration.image_threshold
     if flagged:
         reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
-    return Screening(
+    screening = Screening(
         source=radiograph.source,
         scores=scores,
         heatmap=heatmap_of(card, scored, prepared, radiograph),
@@ -101,6 +103,7 @@ def screen_prepared(
         baselines=baseline_scores(prepared.pixels, grid),
         reasons=tuple(reasons),
     )
+    return screening.mirror() if prepared.mirrored else screening
 
 
 def flag_reason(score: float, threshold: float) -> str:

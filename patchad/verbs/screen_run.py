@@ -69,6 +69,10 @@ def screen_run(
             f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
             f"got {options.stride}"
         )
+    preprocessing = detector.card.preprocessing
+    if options.voi is not None:
+        preprocessing = replace(preprocessing, voi=options.voi)
+    options = replace(options, voi=preprocessing.voi)  # what was used is what run.json says
     card = card_as_dict(detector.card)
     read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
     settings = {
@@ -85,7 +89,7 @@ def screen_run(
     # What tells a score can't be written before both breasts have theirs.
     now = replace(options, kinds=("heatmap",)) if options.two_breasts else options
     todo = [entry for entry in entries if not rows.holds(entry)]
-    how = How(detector.card.preprocessing, options.spacing_mm, options.voi, limits)
+    how = How(preprocessing, options.spacing_mm, limits)
     for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
         rows.add(_screen_entry(entry, read, detector, now, out, rows.taken, seconds))
         progress("screening", number, len(todo), math.nan)
@@ -101,7 +105,8 @@ def screen_run(
         for path, reason in export(out, options.kinds, **allowed, progress=progress).failed:
             log.warning("no pictures or objects of %s: %s", path, reason)
     else:
-        write_run_kinds(out, options.kinds, deidentify=options.deidentify)
+        for path, reason in write_run_kinds(out, options.kinds, deidentify=options.deidentify):
+            log.warning("%s: %s", path, reason)
     return run
 
 
@@ -125,7 +130,7 @@ def _screen_entry(
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
         write_patches(patches_path(out, name), screening)
-        write_image_kinds(
+        passed_over = write_image_kinds(
             out,
             name,
             screening,
@@ -140,6 +145,8 @@ def _screen_entry(
         return _failed(new_id(entry.path.stem, taken), entry, fault_of(error))
     seconds["score"] += scored - start
     seconds["write"] += time.monotonic() - scored
+    if passed_over:
+        screening = replace(screening, reasons=(*screening.reasons, passed_over))
     took = read.seconds + time.monotonic() - start
     return done_row(name, screening, read.radiograph, took, frame=entry.frame)
 

@@ -23,7 +23,7 @@ from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.io.files import claim_folder
 from patchad.io.manifest import ManifestRow, read_manifest
-from patchad.io.workers import Fault, How, read_ahead
+from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, read_ahead
 from patchad.methods import load
 from patchad.progress import Progress, silent
 from patchad.verbs.train import Trained, train
@@ -39,6 +39,7 @@ def train_best(
     device: torch.device,
     seed: int = 0,
     spacing_mm: tuple[float, float] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -57,6 +58,7 @@ def train_best(
         "device": device,
         "seed": seed,
         "spacing_mm": spacing_mm,
+        "limits": limits,
         "progress": progress,
     }
     if len(configs) == 1:
@@ -74,7 +76,7 @@ def train_best(
         trained = train(source, folder, config, **asked, resume=resume)
         failed |= dict.fromkeys(trained.failed)
         found[name] = pseudo_auroc(
-            _image_scores(folder, rows, spacing_mm, device, progress),
+            _image_scores(folder, rows, spacing_mm, limits, device, progress),
             trained.card.calibrated.image_scores,
         )
         log.info("%s: AUCp %.3f", name, found[name])
@@ -111,13 +113,14 @@ def _image_scores(
     model: Path,
     rows: Sequence[ManifestRow],
     spacing_mm: tuple[float, float] | None,
+    limits: Limits,
     device: torch.device,
     progress: Progress,
 ) -> list[float]:
     detector = load(model, device)
     card, calibration = detector.card, detector.card.calibrated
     scores = []
-    how = How(card.preprocessing, spacing_mm)
+    how = How(card.preprocessing, spacing_mm, limits)
     for number, (row, read) in enumerate(read_ahead(rows, how), start=1):
         if isinstance(read, Fault):
             log.warning("left out %s: %s", row.path, read.reason)
