@@ -230,9 +230,10 @@ def test_the_chain_on_phantoms(study, tmp_path: Path) -> None:
         cross_validation.CrossArm("both", str(config)),
         cross_validation.CrossArm("one", str(config), member="convergence"),
         cross_validation.CrossArm("moved", str(config), standardise=True),
+        cross_validation.CrossArm("two", str(config), two_breasts=True),
     )
     whole = cross_validation.CrossStudy(
-        "phantoms", arms, (0,), deal, mias.CROSS_COLUMNS, kinds=("heatmap",)
+        "phantoms", arms, (2,), deal, mias.CROSS_COLUMNS, kinds=("heatmap",)
     )
     report = cross_validation.run_cross_validation(whole, tmp_path / "out", device=CPU)
     assert "# phantoms" in report
@@ -241,12 +242,16 @@ def test_the_chain_on_phantoms(study, tmp_path: Path) -> None:
     within = "within-image AUROC"
     assert results["both", within] == pytest.approx(results["one", within], abs=1e-6)
     assert results["both", "seconds an image"] > 0
-    own = tmp_path / "out" / "seed0"
+    own = tmp_path / "out" / "seed2"
     single = json.loads((own / "fold1" / "models" / "fusion-convergence" / "card.json").read_text())
     assert single["method"] == "convergence"
     assert single["calibration"]["patches"] > 0
     pooled = read_run(own / "pooled" / "both" / "run")
     assert len(pooled.rows) == len(rows)
+    plain = {row.path: row.score for row in pooled.rows}
+    two = {row.path: row.score for row in read_run(own / "pooled" / "two" / "run").rows}
+    right, left = rows["path"][rows["patient_id"] == "P0008"]
+    assert two[right] == pytest.approx(plain[right] - plain[left] / 2, abs=1e-5)
     again = cross_validation.run_cross_validation(
         whole, tmp_path / "out", device=CPU, arms="both,one", resume=True
     )
