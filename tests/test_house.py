@@ -30,6 +30,7 @@ LAYERS = {
     "patchad.progress": 1,
     "patchad.baselines": 1,
     "patchad.calibration": 2,
+    "patchad.registration": 2,
     "patchad.detector": 2,
     "patchad.device": 2,
     "patchad.networks": 2,
