@@ -2,8 +2,9 @@
 
 The template is the mean of the training negatives, refined in rounds of registration (groupwise,
 as in Joshi et al., NeuroImage 23:S151, 2004). A film is scaled and shifted along rows and columns,
-four numbers, so that its normalised cross-correlation with the template is largest. Lengths are
-shares of the frame, so no pixel spacing is needed. Arrays are (row, col).
+four numbers, so that its normalised cross-correlation with the template, weighted towards the
+middle, is largest. Lengths are shares of the frame, so no pixel spacing is needed. Arrays are
+(row, col).
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ SIDE = 256  # of the template's frame, in pixels
 ROUNDS = (35, 35, 50)  # steps of Adam; after each the template is the mean of the registered films
 _FIT = 64  # side of the copies that are registered
 _RATE = 0.02  # of Adam, in log scale and in halves of the frame
-_STIFFNESS = 0.5  # of the penalty ‖p‖² on the four numbers
+_STIFFNESS = 0.2  # of the penalty ‖p‖² on the four numbers
+_WINDOW = 0.35  # σ of the weights of the correlation, in halves of the frame: air counts little
 _CENTRE = 0.1  # of each side that is no part of the centre, which sets the intensities
 _AT_ONCE = 256  # films registered together
 _LEAST_LUNG = 0.02  # of the frame; what is smaller is no lung
@@ -120,7 +122,7 @@ def shrink(film: Prepared) -> tuple[Floats, Mask]:
     chosen = pixels[centre][inside[centre]]
     low, high = np.percentile(chosen if chosen.size else pixels, (2, 98))
     scaled = (pixels - np.float32(low)) / np.float32(max(high - low, 1e-3))
-    return np.clip(scaled, -0.5, 1.5), inside
+    return np.asarray(np.clip(scaled, -0.5, 1.5), np.float32), inside
 
 
 _FITTED: WeakKeyDictionary[TrainingSet, tuple[Registration, list[Registered]]] = WeakKeyDictionary()
@@ -150,8 +152,10 @@ def pool_patches(values: Floats, grid: PatchGrid, lowest: float) -> Floats:
     share = grid.means(spoken)
     total = grid.means(np.where(spoken, values, 0))
     enough = share >= _LEAST_SHARE
-    means = np.divide(total, share, out=np.full(len(grid), lowest), where=enough)
-    return means.astype(np.float32)
+    means: Floats = np.divide(total, share, out=np.full(len(grid), lowest), where=enough).astype(
+        np.float32
+    )
+    return means
 
 
 def _fit(films: Sequence[tuple[Floats, Mask]]) -> tuple[Registration, list[Registered]]:
@@ -170,8 +174,9 @@ def _fit(films: Sequence[tuple[Floats, Mask]]) -> tuple[Registration, list[Regis
     registered = [
         _registered(pixels, inside, p) for (pixels, inside), p in zip(films, numbers, strict=True)
     ]
-    template = np.mean([film.pixels for film in registered], axis=0, dtype=np.float64)
-    template = template.astype(np.float32)
+    template = np.zeros((SIDE, SIDE), np.float32)
+    for film in registered:
+        template += film.pixels / np.float32(len(registered))
     return Registration(template, find_lungs(template)), registered
 
 
@@ -211,21 +216,28 @@ def _align(films: Tensor, target: Tensor, steps: int, start: Tensor) -> Tensor:
     film ends at the same place whatever it is registered along with.
     """
     small = F.interpolate(films[:, None], size=(_FIT, _FIT), mode="area")[:, 0]
-    wanted = target - target.mean()
-    wanted = wanted / wanted.norm().clamp_min(1e-6)
+    ticks = (torch.arange(_FIT) + 0.5) / _FIT * 2 - 1
+    window = torch.exp(-0.5 * (ticks / _WINDOW) ** 2)
+    weight = (window[:, None] * window).flatten()
+    weight = weight / weight.sum()
+    wanted = _standardised(target.flatten(), weight)
     with torch.enable_grad():
         numbers = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([numbers], _RATE)
         for _ in range(steps):
-            moved = _warp(small, numbers, _FIT).flatten(1)
-            moved = moved - moved.mean(1, keepdim=True)
-            moved = moved / moved.norm(dim=1, keepdim=True).clamp_min(1e-6)
-            correlation = moved @ wanted.flatten()
+            moved = _standardised(_warp(small, numbers, _FIT).flatten(1), weight)
+            correlation = moved @ (wanted * weight)
             loss = (_STIFFNESS * numbers.square().sum(1) - correlation).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return numbers.detach()
+
+
+def _standardised(films: Tensor, weight: Tensor) -> Tensor:
+    """Films (…, P) with the weighted mean 0 and the weighted deviation 1."""
+    centred = films - (films * weight).sum(-1, keepdim=True)
+    return centred / (centred.square() * weight).sum(-1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
 def _warp(films: Tensor, numbers: Tensor, side: int) -> Tensor:
@@ -243,5 +255,5 @@ def _registered(pixels: Floats, inside: Mask, numbers: Tensor) -> Registered:
     stack = torch.from_numpy(np.stack([pixels, inside.astype(np.float32)]))
     moved = _warp(stack, numbers.expand(2, 4), SIDE).numpy()
     row, col = numbers[:2].exp().tolist()
-    affine = (row, col, *numbers[2:].tolist())
+    affine = (row, col, float(numbers[2]), float(numbers[3]))
     return Registered(moved[0], moved[1] >= 0.5, affine)

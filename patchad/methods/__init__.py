@@ -9,7 +9,7 @@ import torch
 from patchad.detector import PatchDetector, read_model
 from patchad.errors import RequestError
 
-METHODS = ("wei2018",)
+METHODS = ("wei2018", "position_gaussian")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import wei2018
 
             return wei2018
+        case "position_gaussian":
+            from patchad.methods import position_gaussian
+
+            return position_gaussian
         case _:
             raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
 
