@@ -25,6 +25,7 @@ LAYERS = {
     "patchad.filters": 1,
     "patchad.foreground": 1,
     "patchad.synthesis": 1,
+    "patchad.synthesis_chest": 1,
     "patchad.anatomy": 1,
     "patchad.phantom": 1,
     "patchad.progress": 1,

@@ -9,7 +9,7 @@ import torch
 from patchad.detector import PatchDetector, read_model
 from patchad.errors import RequestError
 
-METHODS = ("wei2018", "position_gaussian")
+METHODS = ("wei2018", "position_gaussian", "dae", "synthetic_opacities")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import position_gaussian
 
             return position_gaussian
+        case "dae":
+            from patchad.methods import dae
+
+            return dae
+        case "synthetic_opacities":
+            from patchad.methods import synthetic_opacities
+
+            return synthetic_opacities
         case _:
             raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
 

@@ -10,7 +10,7 @@ the mean and the covariance of the negatives there; the score is the Mahalanobis
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -235,14 +235,21 @@ def fit_places(features: Floats, smooth_cells: float, ridge: float) -> PlaceMode
 
 
 def respond(
-    film: Registered, cells: Floats, near: Mask, image: Prepared, grid: PatchGrid, lowest: float
+    film: Registered,
+    cells: Floats,
+    near: Mask,
+    image: Prepared,
+    grid: PatchGrid,
+    lowest: float,
+    pool: Callable[[Floats], np.float32] = np.mean,
 ) -> Response:
     """The response of scores on a registered film's ``cells`` (32, 32), ``near`` the lungs.
 
-    The image score is their mean over the cells near the lungs that lie in the film's foreground.
+    The image score is what ``pool`` makes of the cells near the lungs that lie in the film's
+    foreground; ``lowest`` where there are none.
     """
     counted = cells_of(near & film.inside)
-    score = float(cells[counted].mean()) if counted.any() else lowest
+    score = float(pool(cells[counted])) if counted.any() else lowest
     area = film.to_film(near.astype(np.float32), grid.shape) >= 0.5
     values = np.where(
         area & image.foreground.mask, film.to_film(cells, grid.shape), np.float32(np.nan)
