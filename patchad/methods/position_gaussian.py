@@ -222,16 +222,14 @@ def describe(pixels: Floats, lungs: Mask) -> Floats:
 
 def fit_places(features: Floats, smooth_cells: float, ridge: float) -> PlaceModel:
     """Mean and covariance by cell of features (N, 32, 32, F); neighbours share covariances."""
-    mean = features.mean(0, dtype=np.float64)
-    deviation = np.maximum(features.std(0, dtype=np.float64), 1e-3)
+    mean = features.mean(0, dtype=np.float64).astype(np.float32)
+    deviation = np.maximum(features.std(0, dtype=np.float64), 1e-3).astype(np.float32)
     z = np.clip((features - mean) / deviation, -8, 8)
-    covariance = np.einsum("nrci,nrcj->rcij", z, z, optimize=True) / len(z)
+    covariance = np.einsum("nrci,nrcj->rcij", z, z, optimize=True).astype(np.float64) / len(z)
     covariance = ndimage.gaussian_filter(covariance, (smooth_cells, smooth_cells, 0, 0))
     covariance += ridge * np.eye(features.shape[-1])
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
-    return PlaceModel(
-        mean.astype(np.float32), deviation.astype(np.float32), whitening.astype(np.float32)
-    )
+    return PlaceModel(mean, deviation, whitening.astype(np.float32))
 
 
 def respond(
