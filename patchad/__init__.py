@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from patchad.version import __version__
 
 if TYPE_CHECKING:
-    from patchad.detector import PatchDetector
+    from patchad.detector import Detector
     from patchad.image import Radiograph, Screening
 
 __all__ = ["__version__", "load", "screen"]
@@ -20,7 +20,7 @@ __all__ = ["__version__", "load", "screen"]
 # torch takes seconds to import, so both wait with it until they are called.
 
 
-def load(folder: str | Path, device: str = "auto") -> "PatchDetector":
+def load(folder: str | Path, device: str = "auto") -> "Detector":
     """Load a trained model; ``device`` is ``auto`` (CUDA, then MPS, then CPU), or one of them.
 
     Raises:
@@ -34,7 +34,7 @@ def load(folder: str | Path, device: str = "auto") -> "PatchDetector":
 
 def screen(
     image: "str | Path | Radiograph",
-    detector: "PatchDetector",
+    detector: "Detector",
     *,
     stride: int | None = None,
     spacing_mm: tuple[float, float] | None = None,

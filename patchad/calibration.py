@@ -11,14 +11,41 @@ Pooling = Literal["max", "top_mean", "excess"]
 
 
 @dataclass(frozen=True)
+class MapCalibration:
+    """What the values of a detector's own dense map mean.
+
+    ``threshold``: what lies over it is outlined. ``quantiles`` are the values of the map's peaks
+    among held-out negatives, at ``levels`` in [0, 1].
+    """
+
+    threshold: float
+    levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TwoBreasts:
+    """What an image score less that of the patient's other breast means.
+
+    ``ordinary`` is the median image score of held-out negatives, for a breast that isn't there;
+    ``image_scores`` and ``image_threshold`` are as in :class:`Calibration`.
+    """
+
+    ordinary: float
+    image_scores: tuple[float, ...]
+    image_threshold: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What scores mean, learnt from held-out negatives alone.
 
     ``quantiles`` are the patch scores at ``levels`` (in [0, 1]) among the negative patches;
     ``image_scores`` the sorted image scores of the negative images. A patch above
-    ``patch_threshold`` is drawn, an image above ``image_threshold`` is flagged;
-    ``display_range`` is what every overlay of this model spans. ``statements`` say in words what
-    the thresholds promise, and how little that is when n is small.
+    ``patch_threshold`` is drawn, an image above ``image_threshold`` is flagged; ``display_range``
+    is what every overlay of this model spans. Where the detector gives a dense map, ``map`` says
+    what of it is drawn instead. ``statements`` say in words what the thresholds promise, and how
+    little that is when n is small.
     """
 
     pooling: Pooling
@@ -32,6 +59,13 @@ class Calibration:
     patients: int
     patches: int
     statements: tuple[str, ...] = ()
+    map: MapCalibration | None = None  # None where the map is stitched from patch scores
+    two_breasts: TwoBreasts | None = None  # None where no patient had both among the held-out
+
+    @property
+    def drawn_over(self) -> float:
+        """What a heatmap's values must exceed to be outlined."""
+        return self.patch_threshold if self.map is None else self.map.threshold
 
 
 def pool(
@@ -58,6 +92,11 @@ def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> 
     """The share in [0, 100] of negative patches that score lower: (N,) float32, NaN kept."""
     shares = np.interp(values, calibration.quantiles, calibration.levels)
     return (100 * shares).astype(np.float32)
+
+
+def region_percentile(calibration: MapCalibration, score: float) -> float:
+    """The share in [0, 100] of the peaks in negatives' maps that are lower than ``score``."""
+    return float(100 * np.interp(score, calibration.quantiles, calibration.levels))
 
 
 def image_percentile(calibration: Calibration, score: float) -> float:

@@ -6,20 +6,19 @@ that names it.
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from patchad.calibration import Pooling
 from patchad.errors import RequestError
 from patchad.grid import Weighting
 from patchad.methods import METHODS, module_of
+from patchad.options import parse
 from patchad.preprocess import Preprocessing
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -120,43 +119,13 @@ def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config
     rest = {key: value for key, value in content.items() if key != method}
     if "options" in rest:
         raise RequestError(f"{source}: the method's own options stand in the table [{method}]")
-    options = _parse(module_of(method).Config, own, f"{source}: {method}.")
-    return _parse(Config, {**rest, "options": options}, f"{source}: ")
+    options = parse(module_of(method).Config, own, f"{source}: {method}.")
+    return parse(Config, {**rest, "options": options}, f"{source}: ")
 
 
 def packaged() -> dict[str, Path]:
     """The packaged configurations by name."""
     return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
-
-
-def _parse(kind: type[_T], content: Any, prefix: str) -> _T:
-    unknown = _unknown(kind, content, prefix)
-    if unknown:
-        raise RequestError("\n".join(unknown))
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        raise RequestError(
-            "\n".join(
-                f"{prefix}{'.'.join(map(str, fault['loc']))}: "
-                f"{fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
-                for fault in error.errors(include_url=False)
-            )
-        ) from None
-
-
-def _unknown(kind: Any, content: Any, prefix: str) -> list[str]:
-    """A line for each key of ``content``, at any depth, that dataclass ``kind`` does not have."""
-    if not (is_dataclass(kind) and isinstance(content, Mapping)):
-        return []
-    known = get_type_hints(kind)
-    lines = []
-    for key, value in content.items():
-        if key in known:
-            lines += _unknown(known[key], value, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix}{key}: no such option; there are {', '.join(known)}")
-    return lines
 
 
 def _set(content: dict[str, Any], override: str) -> None:

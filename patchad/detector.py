@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from patchad.calibration import Calibration
+from patchad.calibration import Calibration, Pooling, pool
 from patchad.errors import ModelError
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
@@ -26,9 +26,20 @@ from patchad.io.files import write_whole
 from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
-# Of the model folder; raised whenever an older patchad could misread a newer one. A model trained
-# on For Processing images has format 2: patchad that knows only 1 would let other images through.
+# Of the model folder; raised whenever an older patchad could misread a newer one. Format 2 has
+# something in its card that a patchad which knows only 1 would pass over; see :func:`format_of`.
 FORMATS = (1, 2)
+# What cards didn't always have. Left out where it says nothing, so that digests of older ones hold.
+_LATER: tuple[tuple[str | None, str, Any], ...] = (
+    (None, "patch_pooling", ""),
+    ("data", "for_processing", False),
+    ("preprocessing", "canonical_side", False),
+    ("preprocessing", "voi", "auto"),
+    ("preprocessing", "assumed_side_mm", None),
+    ("calibration", "map", None),
+    ("calibration", "two_breasts", None),
+)
+_NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
@@ -98,14 +109,12 @@ class Response:
     ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: what lies over the card's map
     threshold is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
     pooled from maps as the card says. ``image`` is the image's score where the method has its own;
-    NaN: the patch scores are pooled, as for any method. ``offset`` is taken off an image's score:
-    what negative images of this density and noise have as theirs.
+    NaN: the patch scores are pooled, as for any method.
     """
 
     map: NDArray[np.float32]
     patches: NDArray[np.float32]
     image: float = math.nan
-    offset: float = 0.0
 
 
 @runtime_checkable
@@ -152,8 +161,49 @@ def score_patches(
             patches = torch.from_numpy(grid.cut(pixels, keep[part])).to(device)
             values[keep[part]] = detector.score(patches[:, None]).float().cpu().numpy()
     if not np.isfinite(values[keep]).all():
-        raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
+        raise ModelError(_NO_NUMBERS)
     return PatchScores(grid, values, foreground)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a detector of either kind says of a prepared image; see :class:`Response`.
+
+    ``map`` (H', W') is None where the patch scores are still to be stitched.
+    """
+
+    scores: PatchScores
+    map: NDArray[np.float32] | None = None
+    image: float = math.nan
+
+    def image_score(self, pooling: Pooling, top_k: int, patch_threshold: float) -> float:
+        """The method's own image score, or else the pooled patch scores."""
+        if math.isfinite(self.image):
+            return self.image
+        return pool(self.scores.values, pooling, top_k, patch_threshold)
+
+
+def score(detector: Detector, image: Prepared, grid: PatchGrid) -> Scored:
+    """Score one image, prepared as the detector's card says, on a grid in its frame."""
+    if not isinstance(detector, ImageDetector):
+        return Scored(score_patches(detector, image.pixels, image.foreground.mask, grid))
+    foreground = grid.means(image.foreground.mask).astype(np.float32)
+    keep = foreground >= detector.card.min_foreground
+    if not keep.any():
+        return Scored(PatchScores(grid, np.full(len(grid), np.nan, np.float32), foreground))
+    response = detector.respond(image, grid)
+    if not np.isfinite(response.patches[keep]).all():
+        raise ModelError(_NO_NUMBERS)
+    values = np.where(keep, response.patches, np.float32(np.nan)).astype(np.float32)
+    return Scored(PatchScores(grid, values, foreground), response.map, response.image)
+
+
+def heatmap_of(card: ModelCard, scored: Scored, image: Prepared, radiograph: Radiograph) -> Heatmap:
+    """The detector's map, or its patch scores stitched, in the frame of the image as stored."""
+    if scored.map is None:
+        return stitch_scores(card, scored.scores, image.foreground.mask, radiograph)
+    values = to_source_frame(scored.map, radiograph.shape)
+    return Heatmap(values, card.score_unit, radiograph.spacing_mm)
 
 
 def stitch_scores(
@@ -170,19 +220,19 @@ def stitch_scores(
     )
 
 
-def save(
-    detector: PatchDetector, folder: Path, calibration: Calibration | None = None
-) -> ModelCard:
+def save(detector: Detector, folder: Path, calibration: Calibration | None = None) -> ModelCard:
     """Write the model folder, with a calibration that was made since.
 
     Returns the card as written, with the digest of the weights.
     """
-    weights = save_tensors({name: t.cpu().contiguous() for name, t in detector.tensors().items()})
-    card = replace(
-        detector.card,
-        calibration=calibration or detector.card.calibration,
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
-    )
+    card = replace(detector.card, calibration=calibration or detector.card.calibration)
+    return write_model(card, detector.tensors(), folder)
+
+
+def write_model(card: ModelCard, tensors: Mapping[str, Tensor], folder: Path) -> ModelCard:
+    """Write a card and its weights; returns the card with the digest of those."""
+    weights = save_tensors({name: t.cpu().contiguous() for name, t in tensors.items()})
+    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
     write_whole(folder / "weights.safetensors", weights)
     write_whole(folder / "card.json", json.dumps(card_as_dict(card), indent=2) + "\n")
     return card
@@ -246,8 +296,10 @@ def read_card(folder: Path) -> ModelCard:
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
-    if card.format == 1:
-        del content["data"]["for_processing"]  # which it doesn't have, so that its digest holds
+    for part, name, nothing in _LATER:
+        holder = content if part is None else content[part]
+        if holder is not None and holder[name] == nothing:
+            del holder[name]
     return {"digest": _digest(content), **content}
 
 
@@ -261,6 +313,12 @@ def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
             f"{where} is not a card that patchad {__version__} can read "
             f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train anew"
         ) from None
+
+
+def format_of(data: TrainingData, preprocessing: Preprocessing) -> int:
+    """The format of a card: 2 where images have to be read or prepared in a newer way."""
+    newer = data.for_processing, preprocessing.canonical_side, preprocessing.voi != "auto"
+    return 2 if any(newer) else 1
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What methods are fitted to: prepared negative images, held once, and where patches lie."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchad.detector import ModelCard
 from patchad.errors import RequestError
+from patchad.grid import PatchGrid
 from patchad.image import Foreground
 from patchad.preprocess import Prepared
 
@@ -138,6 +140,14 @@ class TrainingSet:
             packed.brightness,
             packed.spacing_mm,
         )
+
+    def films(self, card: ModelCard) -> Iterator[tuple[Prepared, PatchGrid, NDArray[np.bool_]]]:
+        """Each whole image, its patches as they are screened, and which of those are scored."""
+        for number in range(len(self)):
+            image = self.film(number)
+            mask = image.foreground.mask
+            grid = PatchGrid((mask.shape[0], mask.shape[1]), card.patch_size, card.stride)
+            yield image, grid, grid.means(mask) >= card.min_foreground
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,19 @@ from hypothesis import strategies as st
 
 from patchad.calibration import image_percentile, patch_percentiles, pool
 from patchad.config import CalibrationConfig
+from patchad.detector import Scored
 from patchad.errors import TrainingError
+from patchad.grid import PatchGrid
+from patchad.image import PatchScores
 from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.two_breasts import Side
 
 
 def negative(patient: str, *values: float) -> NegativeImage:
-    scores = np.array(values, np.float32)
-    return NegativeImage(patient, scores, scores)
+    scores = np.array(values or (np.nan,), np.float32)
+    grid = PatchGrid((1, len(scores)), 1, 1)
+    scored = Scored(PatchScores(grid, scores, np.ones(len(scores), np.float32)))
+    return NegativeImage.of(patient, Side("", "", "", ""), scored, None)
 
 
 def test_pooling_by_hand() -> None:

@@ -189,7 +189,7 @@ def test_says_what_was_run_and_what_the_thresholds_promise(tmp_path: Path) -> No
         "A promise of n = 4.",
         "Restarted once: the first seed died.",
         "Line: image threshold 0.45",
-        "Line: patch threshold 0.5",
+        "Line: threshold 0.5",
         "stride not given",
         "2 screened 1 flagged 0 failed 0 skipped",
         "4 held-out negative images of the model, 0 over the threshold",

@@ -1,5 +1,6 @@
 """Pixels as samples: heatmaps against regions, kept as histograms so that memory stays small."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import Ranking, rank
-from patchad.evaluation.truth import Truth
+from patchad.evaluation.truth import Case, Truth
 from patchad.export.tiff import read_heatmap
 from patchad.io.run import Run
 
@@ -39,7 +40,7 @@ def tally_pixels(
 
     Positive are pixels inside a region, negative all others of these images; pixels that were not
     scored rank nowhere, but as lesion count as missed. The levels are quantiles of the patch
-    scores, which is where the heatmap's values lie densest.
+    scores, which is where a stitched heatmap's values lie densest, or of a dense map's values.
 
     Returns:
         None where no region was marked, or a heatmap is missing.
@@ -52,8 +53,11 @@ def tally_pixels(
         run.heatmap_path(case.image_id).exists() for case in cases
     ):
         return None
-    edges = np.unique(np.quantile(patch_scores, np.linspace(0, 1, LEVELS - 1))).astype(np.float32)
-    threshold = run.settings["card"]["calibration"]["patch_threshold"]
+    calibration = run.settings["card"]["calibration"]
+    own = calibration.get("map")  # of a dense map, whose values are no patch scores
+    threshold = calibration["patch_threshold"] if own is None else own["threshold"]
+    known = patch_scores if own is None else _sampled(run, cases)
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, LEVELS - 1))).astype(np.float32)
     tally = np.zeros((truth.patients, 2, len(edges) + 1), np.int64)
     overlaps = np.zeros((truth.patients, 3))
     unscored = 0
@@ -90,3 +94,13 @@ def tally_pixels(
     }
     without = int(tally[:, 0].any(1).sum())
     return Pixels(ranking, torch.from_numpy(overlaps).to(device), without, counts)
+
+
+def _sampled(run: Run, cases: Sequence[Case]) -> NDArray[np.float32]:
+    """Some thousand heatmap values an image: (n,) float32."""
+    parts = []
+    for case in cases:
+        values = read_heatmap(run.heatmap_path(case.image_id)).values
+        values = values[np.isfinite(values)]
+        parts.append(values[:: max(1, len(values) // LEVELS)])
+    return np.concatenate(parts)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,6 +38,21 @@ class Distribution:
     threshold: float
     unit: str
     labels: tuple[str, str]  # of negatives and positives
+
+
+@dataclass(frozen=True, eq=False)
+class DetailLine:
+    """Lesions of one size: the share ``found`` (C,) at each ``contrast`` (C,), float64.
+
+    ``interval`` (C, 2) is that of the share; ``half`` the contrast at which half are found, NaN
+    where that was not reached. Contrasts are in local standard deviations.
+    """
+
+    diameter_mm: float
+    contrast: NDArray[np.float64]
+    found: NDArray[np.float64]
+    interval: NDArray[np.float64]
+    half: float
 
 
 def plot_roc(path: Path, panels: Mapping[str, Sequence[Line]]) -> None:
@@ -100,6 +116,64 @@ def plot_histogram(path: Path, panels: Mapping[str, Distribution]) -> None:
         axis.set_ylabel("share")
         axis.legend(fontsize=8)
     _write(path, figure)
+
+
+def plot_contrast_detail(
+    path: Path, panels: Mapping[str, Sequence[DetailLine]], false_marks: float
+) -> None:
+    """Draw how small and how faint a lesion may be and still be found, a column a kind.
+
+    Above, the share found over contrast, a line a size, with intervals; below, the contrast at
+    which half are found over size. A size at which half were never found is an arrow at the top.
+    """
+    figure = Figure(figsize=(4.6 * len(panels), 7.6), layout="constrained")
+    axes = figure.subplots(2, len(panels), squeeze=False, sharey="row")
+    drawn = np.concatenate([line.contrast for lines in panels.values() for line in lines])
+    contrasts = sorted({float(contrast) for contrast in drawn if contrast > 0})
+    low, high = contrasts[0] / 1.3, contrasts[-1] * 1.3
+    sizes = sorted({line.diameter_mm for lines in panels.values() for line in lines})
+    for (above, below), (kind, lines) in zip(axes.T, panels.items(), strict=True):
+        above.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
+        for number, line in enumerate(lines):
+            colour, dashes = _STYLES[number % len(_STYLES)]
+            x = line.contrast * 1.04 ** (number - (len(lines) - 1) / 2)  # bars side by side
+            bars = np.abs(line.interval.T - line.found)
+            above.errorbar(
+                x, line.found, bars, color=colour, linestyle=dashes, marker="o", markersize=4,
+                elinewidth=0.8, capsize=2, label=f"{line.diameter_mm:g} mm",
+            )  # fmt: skip
+        above.set_title(kind)
+        above.set_ylim(-0.02, 1.02)
+        above.set_xlabel("contrast (local s.d.)")
+        above.legend(fontsize=8, title="diameter", title_fontsize=8)
+        _log_ticks(above, "x", contrasts, (low, high))
+        size = np.array([line.diameter_mm for line in lines])
+        half = np.array([line.half for line in lines])
+        reached = np.isfinite(half)
+        below.plot(size[reached], half[reached], color="black", marker="o")
+        at_top = np.full(int((~reached).sum()), high / 1.12)
+        below.plot(size[~reached], at_top, "^", color="#D55E00", label="half not reached")
+        if not reached.all():
+            below.legend(fontsize=8)
+        below.set_xlabel("diameter (mm)")
+        _log_ticks(below, "x", sizes, (sizes[0] / 1.3, sizes[-1] * 1.3))
+        _log_ticks(below, "y", contrasts, (low, high))
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    plural = "s" * (false_marks != 1)
+    axes[0, 0].set_ylabel(f"share found at {false_marks:g} false mark{plural} an image")
+    axes[1, 0].set_ylabel("contrast at which half are found (local s.d.)")
+    _write(path, figure)
+
+
+def _log_ticks(
+    axis: Axes, which: Literal["x", "y"], ticks: Sequence[float], ends: tuple[float, float]
+) -> None:
+    """Make an axis logarithmic; it names these values and no others."""
+    axis.set(**{f"{which}scale": "log", f"{which}lim": ends})
+    drawn = axis.xaxis if which == "x" else axis.yaxis
+    drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    drawn.set_ticks([], minor=True)
 
 
 def _shares(

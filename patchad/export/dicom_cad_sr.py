@@ -109,9 +109,9 @@ def _finding(found: Finding, number: int, region: FlaggedRegion, breast: bool) -
     centre = [region.col + cols.mean() + 0.5, region.row + rows.mean() + 0.5]
     has = "HAS PROPERTIES"
     told = (
-        f"region {number}: highest anomaly score of a patch {region.score:.4g}, percentile "
-        f"{region.percentile:.4g} among held-out negative patches, threshold "
-        f"{found.card.calibrated.patch_threshold:.4g}. A score is no probability. "
+        f"region {number}: highest anomaly score {region.score:.4g}, percentile "
+        f"{region.percentile:.4g} among held-out negatives, threshold "
+        f"{found.card.calibrated.drawn_over:.4g}. A score is no probability. "
         "Research use only, unverified."
     )
     return _code(

@@ -37,9 +37,9 @@ IMAGE_SCORE = _own("image_score", "Anomaly score of the image")
 IMAGE_PERCENTILE = _own("image_percentile", "Percentile among held-out negative images")
 IMAGE_THRESHOLD = _own("image_threshold", "Threshold of the image score")
 FLAGGED = _own("flagged", "Score over the threshold")
-REGION_SCORE = _own("region_score", "Highest anomaly score of a patch in the region")
-REGION_PERCENTILE = _own("region_percentile", "Percentile among held-out negative patches")
-PATCH_THRESHOLD = _own("patch_threshold", "Threshold of the patch score")
+REGION_SCORE = _own("region_score", "Highest anomaly score in the region")
+REGION_PERCENTILE = _own("region_percentile", "Percentile of the region among held-out negatives")
+REGION_THRESHOLD = _own("region_threshold", "Threshold of a region's score")
 INTENDED_USE = _own("intended_use", "Intended use")
 RESEARCH = _own("research", "Research use only, not for diagnosis")
 
@@ -122,7 +122,8 @@ def _region(
         measurements=_measured(
             (REGION_SCORE, region.score, codes.UCUM.NoUnits),
             (REGION_PERCENTILE, region.percentile, codes.UCUM.Percent),
-            (PATCH_THRESHOLD, found.card.calibrated.patch_threshold, codes.UCUM.NoUnits),
+            (REGION_THRESHOLD, found.card.calibrated.drawn_over, codes.UCUM.NoUnits),
+            (codes.SCT.Area, region.area_mm2, codes.UCUM.SquareMillimeter),
         ),
     )
 

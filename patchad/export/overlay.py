@@ -41,6 +41,7 @@ def overlay(
     threshold: float,
     boxes: NDArray[np.float64],
     scores: NDArray[np.float32] | None = None,
+    marked: NDArray[np.bool_] | None = None,
     caption: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
     """Draw the film with its heatmap, a colour bar to the right and the caption beneath.
@@ -53,6 +54,8 @@ def overlay(
         boxes: (K, 4) float64 (row, col, height, width) in source pixels: the patches over the
             threshold. The outline of all together is drawn.
         scores: (K,) float32, the scores of ``boxes``: the highest one is drawn too, with its score.
+        marked: (H, W) bool: of a dense map, the pixels over the threshold. They are outlined in
+            place of ``boxes``, which then bound the regions.
         caption: lines of text; file or SOP names, never a patient's.
 
     Returns:
@@ -62,18 +65,20 @@ def overlay(
         ImageError: the heatmap is of another size than the film.
     """
     shape = display_shape(radiograph.shape, radiograph.spacing_mm)
-    index = layer(radiograph, heatmap, shape, display_range=display_range, boxes=boxes)
+    index = layer(
+        radiograph, heatmap, shape, display_range=display_range, boxes=boxes, marked=marked
+    )
     thickness = _thickness(shape)
     highest = None
     if scores is not None and len(boxes):
         top = int(np.argmax(scores))
         highest = _pixels(boxes[top : top + 1], radiograph.shape, shape)[0]
-        # twice as thick as the outline of all
-        index[_outline(highest[None], shape, 2 * thickness)] = OUTLINE
+        if marked is None:  # twice as thick as the outline of all
+            index[_inner_edge(_union(highest[None], shape), 2 * thickness)] = OUTLINE
     film = blend(film_grey(radiograph, shape), index)
 
     ink = _Ink.of_height(max(shape))
-    count = "no patch" if not len(boxes) else f"{len(boxes)} patch{'es' * (len(boxes) > 1)}"
+    count = f"{len(boxes) or 'no'} {_named(len(boxes), marked is not None)}"
     below = f"{count} over the threshold {threshold:.4g}{', outlined' * bool(len(boxes))}"
     bar = _colour_bar(ink, shape[0], heatmap.unit, display_range, threshold)
     width = max(shape[1] + bar.width, 36 * ink.advance)
@@ -118,11 +123,12 @@ def layer(
     *,
     display_range: tuple[float, float],
     boxes: NDArray[np.float64],
+    marked: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """What lies over the film, drawn at ``shape``: (rows, columns) uint8 indices of the palette.
 
     Arguments are those of :func:`overlay`; 0 is transparent, :data:`OUTLINE` runs along the inner
-    edge of the union of ``boxes``.
+    edge of what is ``marked``, or else of the union of ``boxes``.
     """
     if heatmap.values.shape != radiograph.shape:
         raise ImageError(
@@ -130,7 +136,11 @@ def layer(
             f"{radiograph.shape}: it belongs to another image, screen this one again"
         )
     index = levels(_resampled(heatmap.values, shape), display_range)
-    index[_outline(_pixels(boxes, radiograph.shape, shape), shape, _thickness(shape))] = OUTLINE
+    if marked is None:
+        union = _union(_pixels(boxes, radiograph.shape, shape), shape)
+    else:
+        union = _resampled(marked.astype(np.float32), shape) >= 0.5
+    index[_inner_edge(union, _thickness(shape))] = OUTLINE
     return index
 
 
@@ -201,15 +211,25 @@ def _pixels(
     return np.clip(pixels, 0, np.tile(shape, 2))
 
 
-def _outline(edges: NDArray[np.int64], shape: tuple[int, int], thickness: int) -> NDArray[np.bool_]:
-    """The inner edge of the union of boxes, as (rows, columns) bool."""
+def _union(edges: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels (rows, columns) bool of boxes."""
     union = np.zeros(shape, np.bool_)
     for r0, c0, r1, c1 in edges:
         union[r0:r1, c0:c1] = True
+    return union
+
+
+def _inner_edge(union: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
+    """The pixels of ``union`` (rows, columns) bool that lie on its edge."""
     if not union.any():
         return union
     inner: NDArray[np.bool_] = ndimage.binary_erosion(union, np.ones((3, 3), bool), thickness)
     return union & ~inner
+
+
+def _named(count: int, dense: bool) -> str:
+    one, many = ("region", "regions") if dense else ("patch", "patches")
+    return many if count > 1 else one
 
 
 def _thickness(shape: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""Flagged regions: where patches over the threshold lie together, as masks and outlines."""
+"""Flagged regions: what lies over the threshold, as masks and outlines."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from patchad.image import Screening
+from patchad.calibration import Calibration, MapCalibration, region_percentile
+from patchad.image import Heatmap, PatchScores, Screening
 
 
 @dataclass(frozen=True, eq=False)
 class FlaggedRegion:
-    """Patches over the threshold that overlap or share an edge, in the frame of the stored image.
+    """Patches or pixels over the threshold that lie together, in the frame of the stored image.
 
     ``row`` and ``col`` are the first of the box that ``mask`` (height, width) bool fills; holes
     belong to the region. ``outline`` (K, 2) float64 (x, y) is its edge, first point = last, in
     pixel edges: an image of W columns reaches from x = 0 to W, and the centre of its first pixel
-    is (0.5, 0.5), as in DICOM. ``score`` and ``percentile`` are those of its highest patch.
+    is (0.5, 0.5), as in DICOM. ``score`` and ``percentile`` are those of its highest patch or
+    pixel; ``area_mm2`` is NaN where the pixel spacing is unknown.
     """
 
     row: int
@@ -26,11 +28,63 @@ class FlaggedRegion:
     outline: NDArray[np.float64]
     score: float
     percentile: float
-    patches: int
+    area_mm2: float
+
+
+def regions_of(screening: Screening, calibration: Calibration) -> tuple[FlaggedRegion, ...]:
+    """The regions of an image, the highest score first: of its dense map, else of its patches."""
+    if calibration.map is None:
+        return flagged_regions(screening, calibration.patch_threshold)
+    return map_regions(screening.heatmap, calibration.map)
+
+
+@dataclass(frozen=True, eq=False)
+class Outlined:
+    """What a picture outlines: patches, or the pixels of a dense map.
+
+    ``boxes`` (K, 4) float64 (row, col, height, width) in source pixels with their ``scores`` (K,)
+    float32: the patches over the threshold, or what bounds the regions whose pixels are ``marked``
+    (H, W) bool.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    marked: NDArray[np.bool_] | None = None
+    regions: tuple[tuple[float, float], ...] = ()  # of a dense map: score, area in mm²
+
+
+def outlined(scores: PatchScores, heatmap: Heatmap, calibration: Calibration) -> Outlined:
+    """What is over the threshold, as pictures show it."""
+    shape = (heatmap.values.shape[0], heatmap.values.shape[1])
+    if calibration.map is None:
+        over = scores.values > calibration.patch_threshold
+        return Outlined(scores.grid.boxes(shape)[over], scores.values[over])
+    regions = map_regions(heatmap, calibration.map)
+    boxes = [(region.row, region.col, *region.mask.shape) for region in regions]
+    return Outlined(
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array([region.score for region in regions], np.float32),
+        heatmap.values > calibration.map.threshold,
+        tuple((region.score, region.area_mm2) for region in regions),
+    )
+
+
+def map_regions(heatmap: Heatmap, calibration: MapCalibration) -> tuple[FlaggedRegion, ...]:
+    """Connected pixels of a dense map over its threshold, holes included, the highest first."""
+    values = heatmap.values
+    over = ndimage.binary_fill_holes(values > calibration.threshold)  # NaN isn't
+    labels, count = ndimage.label(over)
+    found = []
+    for number, (rows, cols) in enumerate(ndimage.find_objects(labels, count), start=1):
+        mask = labels[rows, cols] == number
+        score = float(np.nanmax(values[rows, cols][mask]))
+        percentile = region_percentile(calibration, score)
+        found.append(_region(heatmap, rows.start, cols.start, mask, score, percentile))
+    return tuple(sorted(found, key=lambda region: -region.score))
 
 
 def flagged_regions(screening: Screening, patch_threshold: float) -> tuple[FlaggedRegion, ...]:
-    """The regions of an image, the highest score first.
+    """Patches over the threshold that overlap or share an edge, the highest score first.
 
     The patches decide, not the heatmap: its smoothing can sink a patch's score below the threshold.
     """
@@ -46,18 +100,24 @@ def flagged_regions(screening: Screening, patch_threshold: float) -> tuple[Flagg
         mask = labels[rows, cols] == number
         own = over[owner == number]
         top = own[np.argmax(screening.scores.values[own])]
-        found.append(
-            FlaggedRegion(
-                row=rows.start,
-                col=cols.start,
-                mask=mask,
-                outline=_outline(mask) + np.array([cols.start, rows.start]),
-                score=float(screening.scores.values[top]),
-                percentile=float(screening.patch_percentiles[top]),
-                patches=len(own),
-            )
-        )
+        score = float(screening.scores.values[top])
+        percentile = float(screening.patch_percentiles[top])
+        found.append(_region(screening.heatmap, rows.start, cols.start, mask, score, percentile))
     return tuple(sorted(found, key=lambda region: -region.score))
+
+
+def _region(
+    heatmap: Heatmap,
+    row: int,
+    col: int,
+    mask: NDArray[np.bool_],
+    score: float,
+    percentile: float,
+) -> FlaggedRegion:
+    spacing = heatmap.spacing_mm or (np.nan, np.nan)
+    outline = _outline(mask) + np.array([col, row])
+    area = float(mask.sum()) * spacing[0] * spacing[1]
+    return FlaggedRegion(row, col, mask, outline, score, percentile, area)
 
 
 def _pixel_edges(boxes: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from patchad.baselines import BASELINES
-from patchad.detector import ModelCard, card_from_dict, stitch_scores
+from patchad.detector import ModelCard, card_from_dict
 from patchad.errors import PatchadError, RequestError
 from patchad.export.overlay import (
     OUTLINE,
@@ -31,16 +31,24 @@ from patchad.export.overlay import (
     levels,
     palette,
 )
-from patchad.export.tiff import read_heatmap
-from patchad.image import Heatmap, PatchScores, Radiograph
+from patchad.export.regions import outlined
+from patchad.export.tiff import stored_heatmap
 from patchad.io.files import write_whole
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
-from patchad.preprocess import prepare
+from patchad.io.workers import Fault, Ready, required
 from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
 _JPEG_QUALITY = 85
-_SECTIONS = ("patch", "image", "froc", "threshold", "pixel")  # of evaluation.json
+_SECTIONS = (
+    "patch",
+    "image",
+    "patient",
+    "pointing",
+    "froc",
+    "threshold",
+    "pixel",
+)  # of evaluation.json
 _CURVES = {
     "roc.png": "Receiver operating characteristic",
     "pr.png": "Precision against recall",
@@ -78,7 +86,10 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             scale=_uri(_scale(card), "PNG"),
             strips=_strips(ranked, card),
             ranked=ranked,
-            shown=[(row, _picture(run, row, card)) for row in ranked[:top]],
+            shown=[
+                (row, _picture(run, row, read, card))
+                for row, read in read_again(run, ranked[:top], card.preprocessing)
+            ],
             flagged=sum(bool(row.flagged) for row in ranked),
             failures=[row for row in run.rows if row.status != "ok"],
             evaluation=_evaluation(run_folder / "evaluation"),
@@ -97,7 +108,8 @@ class _Picture:
     height: int = 0
     film: str = ""
     heat: str = ""
-    over: int = 0  # patches over the threshold
+    over: int = 0  # patches, or regions of a dense map, over the threshold
+    regions: Sequence[tuple[float, float]] = ()  # of a dense map: score, area in mm²
     missing: str = ""
 
 
@@ -115,20 +127,21 @@ def _rank(row: ImageRow) -> tuple[float, str]:
     return (math.inf if row.score is None else -row.score, row.path)
 
 
-def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
+def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _Picture:
     calibration = card.calibrated
     try:
-        radiograph = read_again(run, row)
+        radiograph = required(read).radiograph
         scores = stored_scores(run, row)
-        heatmap = _heatmap(run, row, radiograph, scores, card)
-        over = scores.values > calibration.patch_threshold
+        heatmap = stored_heatmap(run, row, required(read), scores, card)
+        drawn = outlined(scores, heatmap, calibration)
         shape = display_shape(radiograph.shape, radiograph.spacing_mm, _LONG_SIDE)
         index = layer(
             radiograph,
             heatmap,
             shape,
             display_range=calibration.display_range,
-            boxes=scores.grid.boxes(radiograph.shape)[over],
+            boxes=drawn.boxes,
+            marked=drawn.marked,
         )
     except PatchadError as error:
         return _Picture(missing=str(error))
@@ -139,29 +152,19 @@ def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
         height=shape[0],
         film=_uri(Image.fromarray(film_grey(radiograph, shape)), "JPEG", quality=_JPEG_QUALITY),
         heat=_uri(heat, "PNG", optimize=True),
-        over=int(over.sum()),
+        over=len(drawn.boxes),
+        regions=drawn.regions,
     )
-
-
-def _heatmap(
-    run: Run, row: ImageRow, radiograph: Radiograph, scores: PatchScores, card: ModelCard
-) -> Heatmap:
-    """The heatmap as stored, or stitched again where it wasn't asked for."""
-    path = run.heatmap_path(row.id)
-    if path.exists():
-        return read_heatmap(path)
-    mask = prepare(radiograph, card.preprocessing).foreground.mask
-    return stitch_scores(card, scores, mask, radiograph)
 
 
 def _scale(card: ModelCard) -> Image.Image:
     """The colour scale, low to high from left to right, on a ground from black to white.
 
-    A line marks the patch threshold, at an end where it lies beyond.
+    A line marks the threshold of what is drawn, at an end where it lies beyond.
     """
     low, high = card.calibrated.display_range
     index = np.tile(levels(np.linspace(low, high, 512, dtype=np.float32), (low, high)), (24, 1))
-    mark = round(510 * (card.calibrated.patch_threshold - low) / (high - low))
+    mark = round(510 * (card.calibrated.drawn_over - low) / (high - low))
     mark = min(max(mark, 0), 510)
     index[:, mark : mark + 2] = OUTLINE
     ground = np.repeat(np.linspace(0, 255, 24).astype(np.uint8)[:, None], 512, axis=1)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from patchad.detector import ModelCard, stitch_scores
 from patchad.errors import ImageError
-from patchad.image import Heatmap
+from patchad.image import Heatmap, PatchScores
 from patchad.io.files import write_whole
+from patchad.io.run import ImageRow, Run
+from patchad.io.workers import Ready
 
 _MM_PER_CM = 10.0
 
@@ -68,3 +71,21 @@ def read_heatmap(path: Path) -> Heatmap:
         raise ImageError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from None
     except Exception as error:  # a damaged file fails anywhere: struct, zlib, codec, JSON …
         raise ImageError(f"{path} is not a heatmap of patchad ({error}): {remedy}") from None
+
+
+def stored_heatmap(
+    run: Run, row: ImageRow, read: Ready, scores: PatchScores, card: ModelCard
+) -> Heatmap:
+    """The heatmap of a screened image as stored, or stitched again where it wasn't asked for.
+
+    Raises:
+        ImageError: a detector's own dense map is missing, which nothing stored can replace; or the
+            file is damaged.
+    """
+    path = run.heatmap_path(row.id)
+    if path.exists():
+        return read_heatmap(path)
+    if card.calibrated.map is not None:
+        raise ImageError(f"{path} is missing, and only screening makes it: screen this image again")
+    mask = read.prepared.as_stored().foreground.mask
+    return stitch_scores(card, scores, mask, read.radiograph)

@@ -6,10 +6,18 @@ from types import ModuleType
 
 import torch
 
-from patchad.detector import PatchDetector, read_model
+from patchad.detector import Detector, read_model
 from patchad.errors import RequestError
 
-METHODS = ("wei2018", "position_gaussian", "dae", "synthetic_opacities")
+METHODS = (
+    "wei2018",
+    "convergence",
+    "calcification",
+    "position_gaussian",
+    "dae",
+    "synthetic_opacities",
+    "fused",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,18 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import wei2018
 
             return wei2018
+        case "convergence":
+            from patchad.methods import convergence
+
+            return convergence
+        case "calcification":
+            from patchad.methods import calcification
+
+            return calcification
+        case "fused":
+            from patchad.methods import fused
+
+            return fused
         case "position_gaussian":
             from patchad.methods import position_gaussian
 
@@ -54,7 +74,7 @@ def about() -> list[About]:
     return [module_of(name).ABOUT for name in METHODS]
 
 
-def load(folder: Path, device: torch.device) -> PatchDetector:
+def load(folder: Path, device: torch.device) -> Detector:
     """Load a trained detector from its model folder onto ``device``.
 
     Raises:
@@ -62,5 +82,5 @@ def load(folder: Path, device: torch.device) -> PatchDetector:
         RequestError: its method is unknown here.
     """
     card, tensors = read_model(folder)
-    detector: PatchDetector = module_of(card.method).restore(card, tensors, device)
+    detector: Detector = module_of(card.method).restore(card, tensors, device)
     return detector

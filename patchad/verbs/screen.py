@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from patchad.baselines import baseline_scores
-from patchad.calibration import image_percentile, patch_percentiles, pool
-from patchad.detector import ModelCard, PatchDetector, score_patches, stitch_scores
+from patchad.calibration import image_percentile, patch_percentiles
+from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
 from patchad.grid import PatchGrid
@@ -16,6 +16,7 @@ from patchad.io.dicom_tones import Voi
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Prepared, prepare
 
+FLAGGED = "flagged"  # how a row's reason begins that says why
 _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
 
 
@@ -25,34 +26,37 @@ class ScreenOptions:
 
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
-    scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
-    ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind
-    ``pm``.
+    scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
+    of multi-frame images. ``deidentify`` leaves the patient out of DICOM objects;
+    ``invent_geometry`` allows the kind ``pm``. ``two_breasts`` takes half of the other breast's
+    score off an image's, where a manifest has both.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False
-    voi: Voi = "auto"
+    voi: Voi | None = None
     frames: Literal["one", "all"] = "one"
     deidentify: bool = False
     invent_geometry: bool = False
+    two_breasts: bool = False
 
 
 def screen(
     image: str | Path | Radiograph,
-    detector: PatchDetector,
+    detector: Detector,
     options: ScreenOptions,
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
     if not isinstance(image, Radiograph):
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=options.voi)
+        voi = options.voi or detector.card.preprocessing.voi
+        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
 
 
 def screen_prepared(
-    radiograph: Radiograph, prepared: Prepared, detector: PatchDetector, options: ScreenOptions
+    radiograph: Radiograph, prepared: Prepared, detector: Detector, options: ScreenOptions
 ) -> Screening:
     """Screen an image that was read and prepared already; see :func:`screen`."""
     card, calibration = detector.card, detector.card.calibrated
@@ -61,36 +65,50 @@ def screen_prepared(
         raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it all the same")
     mask = prepared.foreground.mask
     grid = PatchGrid(prepared.pixels.shape, card.patch_size, options.stride or card.stride)
-    scores = score_patches(detector, prepared.pixels, mask, grid)
+    scored = score(detector, prepared, grid)
+    scores = scored.scores
     if not scores.scored.any():
         raise ImageError(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
             f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
         )
-    reasons += [f"caution: {caution}" for caution in radiograph.source.cautions]
+    assumed = card.preprocessing.assumed(radiograph.shape)
+    if radiograph.spacing_mm is None and assumed is not None:
+        reasons.append(
+            f"pixel spacing unknown, taken as {_mm(assumed)} since the model takes the longer "
+            f"side for {card.preprocessing.assumed_side_mm:g} mm (--spacing-mm says it better)"
+        )
+    cautions = (*radiograph.source.cautions, *prepared.cautions)
+    reasons += [f"caution: {caution}" for caution in cautions]
     if grid.stride != card.stride:
         reasons.append(
             f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
         )
     if min(grid.shape) < grid.size:
         reasons.append(f"smaller than a patch ({grid.size} pixels): its edge was repeated")
-    score = pool(scores.values, calibration.pooling, calibration.top_k, calibration.patch_threshold)
-    flagged = score > calibration.image_threshold
+    image_score = scored.image_score(
+        calibration.pooling, calibration.top_k, calibration.patch_threshold
+    )
+    flagged = image_score > calibration.image_threshold
     if flagged:
-        reasons.insert(
-            0, f"flagged: score {score:.4g} is over the threshold {calibration.image_threshold:.4g}"
-        )
-    return Screening(
+        reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
+    screening = Screening(
         source=radiograph.source,
         scores=scores,
-        heatmap=stitch_scores(card, scores, mask, radiograph),
-        score=score,
-        percentile=image_percentile(calibration, score),
+        heatmap=heatmap_of(card, scored, prepared, radiograph),
+        score=image_score,
+        percentile=image_percentile(calibration, image_score),
         flagged=flagged,
         patch_percentiles=patch_percentiles(calibration, scores.values),
         baselines=baseline_scores(prepared.pixels, grid),
         reasons=tuple(reasons),
     )
+    return screening.mirror() if prepared.mirrored else screening
+
+
+def flag_reason(score: float, threshold: float) -> str:
+    """Why an image is flagged, for its row."""
+    return f"{FLAGGED}: score {score:.4g} is over the threshold {threshold:.4g}"
 
 
 def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:

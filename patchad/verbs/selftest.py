@@ -1,0 +1,376 @@
+"""What can a model find on one's own images? Draw lesions into negatives, and screen them.
+
+Synthetic lesions of graded size and contrast are drawn into the pixels as read, so that the whole
+chain is tested: foreground, resampling, intensity, scores, marks. No labels are needed.
+"""
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from patchad import synthesis
+from patchad.detector import Detector, card_as_dict, score
+from patchad.errors import ImageError, MismatchError, RequestError
+from patchad.evaluation.detail import (
+    Level,
+    Tried,
+    half_found,
+    levels_of,
+    mark_threshold,
+    marks_and_places,
+)
+from patchad.evaluation.labelling import find_marks
+from patchad.export.curves import DetailLine, plot_contrast_detail
+from patchad.foreground import find_foreground
+from patchad.grid import PatchGrid
+from patchad.image import PatchScores, Radiograph
+from patchad.io.files import claim_folder, write_whole
+from patchad.io.manifest import ManifestRow
+from patchad.io.read import find_images, read_entry
+from patchad.io.run import row_path
+from patchad.methods import load
+from patchad.preprocess import prepare
+from patchad.progress import Progress, silent
+from patchad.verbs.screen import mismatches
+from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
+from patchad.version import __version__
+
+log = logging.getLogger(__name__)
+
+CONTRASTS = (0.5, 1.0, 2.0, 4.0)  # in standard deviations of the tissue around the lesion
+FALSE_MARKS = 1.0  # an untouched image, on average: where lesions count as found
+_LESIONS = 20  # at least, of each kind, size and contrast
+_AROUND_MM = 12.8  # half the side of the square whose deviation is the unit of contrast
+_APART = 2  # sides of a patch between lesions: no patch sees two, no mark silences another's
+_PREFERRED = ("test", "validation", "unlabelled", "", "train")
+
+
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """One image: the marks of the untouched film (M,), its lesions, how many lacked room."""
+
+    marks: NDArray[np.float64]
+    tried: list[Tried]
+    screenings: int
+    not_placed: int
+
+
+def selftest(
+    model: Path,
+    on: Path,
+    out: Path,
+    *,
+    images: int = 20,
+    seed: int = 0,
+    device: torch.device,
+    spacing_mm: tuple[float, float] | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Test a model on synthetic lesions in negatives; write table, figures and picture.
+
+    Args:
+        model: folder of a trained model.
+        on: a manifest, whose negatives are taken (those of the split test first), or a folder all
+            of whose images are taken as negatives.
+        out: the folder to write ``selftest.json``, ``detail.csv`` and ``contrast_detail.png``.
+        images: how many to draw from these; all where there are fewer.
+        seed: decides the images, the lesions and their places.
+        device: what to score on.
+        spacing_mm: (row, col) for images that carry no pixel spacing.
+        overwrite: replace a self-test that is there.
+        progress: told of images done.
+
+    Returns:
+        What ``selftest.json`` holds.
+
+    Raises:
+        RequestError: no negatives, or none of them can be used.
+        ModelError: the model folder cannot be used.
+        OutputError: the folder cannot be written.
+    """
+    rows = _negatives(on, seed)
+    detector = load(model, device)
+    claim_folder(out, ("selftest.json", "detail.csv"), resume=False, overwrite=overwrite)
+    result = measure(
+        detector, rows, images=images, seed=seed, spacing_mm=spacing_mm, progress=progress
+    )
+    result = {"patchad": __version__, "on": str(on), **result}
+    write_whole(out / "detail.csv", pd.DataFrame(_table(result)).to_csv(index=False))
+    _picture(out / "contrast_detail.png", result)
+    write_whole(out / "selftest.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return result
+
+
+def measure(
+    detector: Detector,
+    rows: Sequence[ManifestRow],
+    *,
+    images: int,
+    seed: int,
+    spacing_mm: tuple[float, float] | None = None,
+    kinds: Sequence[Kind] | None = None,
+    contrasts: Sequence[float] = CONTRASTS,
+    lesions: int = _LESIONS,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """The figures of a self-test on the first ``images`` of ``rows`` that can be read.
+
+    ``kinds`` are those of the model's body part unless given. Of each size and contrast at least
+    ``lesions`` are drawn, spread evenly over the images.
+    """
+    card = detector.card
+    kinds = KINDS[card.preprocessing.body_part] if kinds is None else kinds
+    images = min(images, len(rows))
+    wanted = [
+        Wanted(kind, float(diameter), float(contrast))
+        for kind in kinds
+        for diameter in kind.diameters_mm
+        for contrast in contrasts
+    ] * math.ceil(lesions / images)
+    used: list[ManifestRow] = []
+    tested: list[_Tested] = []
+    failed: list[tuple[str, str]] = []
+    for row in rows:
+        rng = np.random.default_rng([seed, len(used)])
+        try:
+            tested.append(_test_image(detector, read_entry(row, spacing_mm), wanted, rng))
+        except ImageError as error:
+            failed.append((row_path(row.path), str(error)))
+            continue
+        used.append(row)
+        progress("self-test", len(used), images, math.nan)
+        if len(used) == images:
+            break
+    tried = [one for image in tested for one in image.tried]
+    if not tried:
+        reason = failed[0][1] if failed else "no lesion fits into what of them is scored"
+        raise RequestError(f"no image could be tested: {reason}")
+    names = [kind.name for kind in kinds]
+    threshold = mark_threshold([image.marks for image in tested], FALSE_MARKS)
+    levels = levels_of(sorted(tried, key=lambda one: names.index(one.kind)), threshold)
+    over = sum(int((image.marks > threshold).sum()) for image in tested)
+    return {
+        "method": card.method,
+        "model": card_as_dict(card)["digest"],
+        "seed": seed,
+        "definitions": _DEFINITIONS,
+        "notes": _notes(used),
+        "counts": {
+            "images": len(used),
+            "screenings": sum(image.screenings for image in tested),
+            "lesions": len(tried),
+            "lesions_without_room": sum(image.not_placed for image in tested),
+        },
+        "images": [{"path": row_path(row.path), "split": row.split} for row in used],
+        "threshold": threshold,
+        "false_marks_an_image": over / len(used),
+        "levels": [asdict(level) for level in levels],
+        "half_found": _half_found(levels),
+        "failed": [list(fault) for fault in failed],
+    }
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of ``selftest.json``: a line each kind and size."""
+    levels, counts, false = result["levels"], result["counts"], result["false_marks_an_image"]
+    contrasts = sorted({level["contrast"] for level in levels})
+    shares = {(x["kind"], x["diameter_mm"], x["contrast"]): f"{x['found']:.2f}" for x in levels}
+    chance = sum(level["by_chance"] * level["n"] for level in levels) / counts["lesions"]
+    least, most = (end(level["n"] for level in levels) for end in (min, max))
+    lines = [
+        f"{counts['lesions']} synthetic lesions in {counts['images']} negative images: share found "
+        f"at {false:g} false mark{'s' * (false != 1)} an image, by contrast in local s.d.",
+        f"{'':<26}" + "".join(f"{contrast:<7g}" for contrast in contrasts) + "half found at",
+    ]
+    for half in result["half_found"]:
+        size = half["kind"], half["diameter_mm"]
+        row = "".join(f"{shares.get((*size, contrast), '-'):<7}" for contrast in contrasts)
+        lines.append(f"{size[0] + f', {size[1]:g} mm':<26}{row}{_half_in_words(half)}")
+    return [
+        *lines,
+        f"{least if least == most else f'{least} to {most}'} lesions a figure; {chance:.2f} of "
+        "their places are marked without them",
+        *result["notes"],
+    ]
+
+
+def _negatives(on: Path, seed: int) -> list[ManifestRow]:
+    """The negatives of ``on`` in the order in which they are taken: drawn, by split."""
+    rows = find_images([on])
+    if on.suffix.lower() in (".csv", ".parquet"):
+        found = [row for row in rows if row.label == "negative"]
+        if not found:
+            raise RequestError(
+                f"{on} has no row with label negative (of {len(rows)} rows): lesions are drawn "
+                "into negatives, for there every other mark is a false one"
+            )
+        rows = found
+    else:
+        log.warning("%s is no manifest: all %d images are taken as negatives", on, len(rows))
+    drawn = np.random.default_rng(seed).permutation(len(rows))
+    return sorted((rows[n] for n in drawn), key=lambda row: _PREFERRED.index(row.split))
+
+
+def _test_image(
+    detector: Detector, radiograph: Radiograph, wanted: list[Wanted], rng: np.random.Generator
+) -> _Tested:
+    """Screen one image untouched, and with lesions until all that are wanted were drawn."""
+    how = detector.card.preprocessing
+    spacing = radiograph.spacing_mm or how.assumed(radiograph.shape)
+    if spacing is None:
+        raise ImageError(
+            "lesions are drawn in millimetres, and the file doesn't say its pixel spacing: give "
+            "it by --spacing-mm, or by a column spacing_mm in the manifest"
+        )
+    if detector.card.data.spacing_mm is None and how.spacing_mm is None:
+        # A model that knows no millimetres: here they only say how large to draw the lesions.
+        radiograph = replace(radiograph, spacing_mm=None)
+    scores = _screened(detector, radiograph, check=True)
+    boxes = scores.grid.boxes(radiograph.shape)
+    mask = find_foreground(radiograph, how.body_part).mask
+    places = find_places(radiograph, mask, how.body_part, spacing)
+    apart = boxes[0, 2] * _APART, boxes[0, 3] * _APART
+    tried: list[Tried] = []
+    screenings = 1
+    for drawn in packed(rng, wanted, places, apart):
+        pixels, regions = radiograph.pixels, []
+        for one, centre in drawn:
+            lesion = one.kind.draw(rng, diameter_mm=one.diameter_mm, spacing_mm=spacing)
+            deviation = synthesis.local_deviation(
+                radiograph.pixels, mask, centre, radius_mm=_AROUND_MM, spacing_mm=spacing
+            )
+            pixels, region = synthesis.insert(
+                pixels, mask, lesion, centre, amplitude=one.contrast * deviation
+            )
+            regions.append(region)
+        touched = _screened(detector, replace(radiograph, pixels=pixels))
+        screenings += 1
+        after = marks_and_places(boxes, touched.values, regions)
+        before = marks_and_places(boxes, scores.values, regions)
+        tried += [
+            Tried(
+                one.kind.name,
+                one.diameter_mm,
+                one.contrast,
+                mark=float(after[0][n]),
+                mark_without=float(before[0][n]),
+                place=float(after[1][n]),
+                place_without=float(before[1][n]),
+            )
+            for n, (one, _) in enumerate(drawn)
+        ]
+    values = scores.values.astype(np.float64)
+    marks = values[find_marks(boxes, values)]
+    return _Tested(marks, tried, screenings, len(wanted) - len(tried))
+
+
+def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False) -> PatchScores:
+    """The patch scores of an image as ``screen`` makes them; checked as there if asked for."""
+    card = detector.card
+    prepared = prepare(radiograph, card.preprocessing)
+    if check and (faults := mismatches(radiograph, prepared, card)):
+        raise MismatchError("; ".join(faults))
+    grid = PatchGrid(prepared.pixels.shape, card.patch_size, card.stride)
+    scores = score(detector, prepared, grid).scores
+    if check and not scores.scored.any():
+        raise ImageError(
+            f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground: "
+            "nothing to score"
+        )
+    return scores
+
+
+def _half_found(levels: Sequence[Level]) -> list[dict[str, Any]]:
+    found = []
+    for (kind, diameter), group in groupby(levels, key=lambda x: (x.kind, x.diameter_mm)):
+        cell = [level for level in group if level.contrast > 0]
+        contrast = half_found(cell) if cell else math.nan
+        found.append(
+            {
+                "kind": kind,
+                "diameter_mm": diameter,
+                "contrast": contrast if math.isfinite(contrast) else None,
+                "or_less": bool(cell) and contrast == cell[0].contrast,
+            }
+        )
+    return found
+
+
+def _half_in_words(half: Mapping[str, Any]) -> str:
+    if half["contrast"] is None:
+        return "not reached"
+    return f"{half['contrast']:.2g}" + (" or less" if half["or_less"] else "")
+
+
+def _table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a level, with the contrast at which half of its kind and size are found."""
+    half = {(x["kind"], x["diameter_mm"]): x["contrast"] for x in result["half_found"]}
+    return [
+        {
+            **{name: value for name, value in level.items() if name != "ci95"},
+            "found_low": level["ci95"][0],
+            "found_high": level["ci95"][1],
+            "half_found_at": half[level["kind"], level["diameter_mm"]],
+        }
+        for level in result["levels"]
+    ]
+
+
+def _picture(path: Path, result: Mapping[str, Any]) -> None:
+    panels: dict[str, list[DetailLine]] = {}
+    for half in result["half_found"]:
+        own = [
+            level
+            for level in result["levels"]
+            if (level["kind"], level["diameter_mm"]) == (half["kind"], half["diameter_mm"])
+        ]
+        line = DetailLine(
+            half["diameter_mm"],
+            np.array([level["contrast"] for level in own]),
+            np.array([level["found"] for level in own]),
+            np.array([level["ci95"] for level in own]),
+            math.nan if half["contrast"] is None else half["contrast"],
+        )
+        panels.setdefault(half["kind"], []).append(line)
+    plot_contrast_detail(path, panels, result["false_marks_an_image"])
+
+
+def _notes(used: Sequence[ManifestRow]) -> list[str]:
+    splits = Counter(row.split or "none" for row in used)
+    named = ", ".join(f"{count} of split {split}" for split, count in splits.items())
+    return [
+        f"Images that the model was trained on flatter it ({named}): its card holds one digest of "
+        "all its training images, which cannot tell whether these were among them.",
+        "The lesions are synthetic: what finds them may miss real ones; what misses them when "
+        "they are large and bright will hardly find real ones.",
+    ]
+
+
+_DEFINITIONS = {
+    "contrast": "What the brightest pixel of a lesion adds, in standard deviations of the tissue "
+    f"within ± {_AROUND_MM:g} mm of its centre; the pixels as read, before any preprocessing.",
+    "diameter_mm": "Of the outline; of a spiculated mass the core, of calcifications the cluster.",
+    "found": "Share of the lesions that a mark above the threshold hits. A mark is a patch whose "
+    "centre lies in no higher mark; it hits a lesion if its centre lies in it, or if one covers at "
+    "least half of the other: as in FROC.",
+    "ci95": "Wilson's interval. It takes lesions for independent; those in one image are less so.",
+    "threshold": f"The lowest score that at most {FALSE_MARKS:g} mark an image exceed on average, "
+    "on the very same images untouched: it describes these images and is no threshold to use.",
+    "by_chance": "Share of the same places that the untouched image marks above the threshold.",
+    "outranks_twin": "Share of the lesions whose nearest patch (by its centre) scores higher with "
+    "the lesion than without it; ties count half.",
+    "half_found": "The contrast at which half are found: linear in log contrast along the rising "
+    "curve that fits best; null: not reached; or_less: the lowest contrast is enough.",
+}
