@@ -13,6 +13,7 @@ METHODS = (
     "wei2018",
     "convergence",
     "calcification",
+    "synthetic_lesions",
     "position_gaussian",
     "dae",
     "synthetic_opacities",
@@ -49,6 +50,10 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import calcification
 
             return calcification
+        case "synthetic_lesions":
+            from patchad.methods import synthetic_lesions
+
+            return synthetic_lesions
         case "fused":
             from patchad.methods import fused
 
