@@ -9,7 +9,16 @@ import torch
 from patchad.detector import Detector, read_model
 from patchad.errors import RequestError
 
-METHODS = ("wei2018", "convergence", "calcification", "synthetic_lesions", "fused")
+METHODS = (
+    "wei2018",
+    "convergence",
+    "calcification",
+    "synthetic_lesions",
+    "position_gaussian",
+    "dae",
+    "synthetic_opacities",
+    "fused",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,18 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import fused
 
             return fused
+        case "position_gaussian":
+            from patchad.methods import position_gaussian
+
+            return position_gaussian
+        case "dae":
+            from patchad.methods import dae
+
+            return dae
+        case "synthetic_opacities":
+            from patchad.methods import synthetic_opacities
+
+            return synthetic_opacities
         case _:
             raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
 
