@@ -258,22 +258,14 @@ def selftest(
     """Draw lesions into your own negatives: how small and how faint does a model find them?"""
     with spoken() as progress:
         from patchad.device import choose_device
-        from patchad.verbs.selftest import selftest as test_model
-        from patchad.verbs.selftest import summary
+        from patchad.verbs import selftest as verb
 
-        result = test_model(
-            model,
-            on,
-            out,
-            images=images,
-            seed=seed,
-            device=choose_device(device),
-            spacing_mm=_spacing(spacing),
-            overwrite=overwrite,
-            progress=progress,
-        )
-        tell(result, [*summary(result), f"results: {out}"])
-    finish([(path, reason) for path, reason in result["failed"]])
+        result = verb.selftest(
+            model, on, out, images=images, seed=seed, device=choose_device(device),
+            spacing_mm=_spacing(spacing), overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+        tell(result, [*verb.summary(result), f"results: {out}"])
+    finish(result["failed"])
 
 
 @app.command()
