@@ -24,6 +24,19 @@ class MapCalibration:
 
 
 @dataclass(frozen=True)
+class TwoBreasts:
+    """What an image score less that of the patient's other breast means.
+
+    ``ordinary`` is the median image score of held-out negatives, for a breast that isn't there;
+    ``image_scores`` and ``image_threshold`` are as in :class:`Calibration`.
+    """
+
+    ordinary: float
+    image_scores: tuple[float, ...]
+    image_threshold: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What scores mean, learnt from held-out negatives alone.
 
@@ -47,6 +60,7 @@ class Calibration:
     patches: int
     statements: tuple[str, ...] = ()
     map: MapCalibration | None = None  # None where the map is stitched from patch scores
+    two_breasts: TwoBreasts | None = None  # None where no patient had both among the held-out
 
     @property
     def drawn_over(self) -> float:

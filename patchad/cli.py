@@ -44,7 +44,12 @@ Spacing = Annotated[
 Voi = Annotated[
     str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
 ]
+ModelVoi = Annotated[
+    str | None,
+    typer.Option("--voi", metavar="|".join(VOIS), help="As the model was trained, by default."),
+]
 MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
 Write = Annotated[
     str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
 ]
@@ -101,8 +106,12 @@ def train(
     source: Annotated[Path, typer.Argument(help="A manifest, or a folder of negatives.")],
     model: Model = Path("model"),
     config: Annotated[
-        str, typer.Option(help="A packaged configuration's name, or a TOML file.")
-    ] = "wei2018",
+        list[str] | None,
+        typer.Option(
+            help="A packaged configuration or a TOML file; mammography and chest are recommended. "
+            "Of several the best on unlabelled images is kept. Default: wei2018."
+        ),
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
@@ -110,23 +119,36 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides split, patches and weights.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
+    voi: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files."),
+    ] = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a detector on negative images alone."""
     with spoken() as progress:
+        overrides = [*(override or ())]
+        if voi is not None:
+            _one_of("--voi", voi, VOIS)
+            overrides.append(f"preprocessing.voi={voi}")
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
-        from patchad.verbs.train import train as train_model
+        from patchad.io.workers import Limits
+        from patchad.verbs.select import train_best
 
-        trained = train_model(
+        configs = {Path(name).stem: read_config(name, overrides) for name in config or ["wei2018"]}
+        trained = train_best(
             source,
             model,
-            read_config(config, override or ()),
+            configs,
             device=choose_device(device),
             seed=seed,
             spacing_mm=_spacing(spacing),
+            limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
             progress=progress,
@@ -165,21 +187,29 @@ def screen(
             "--allow-mismatch", help="Screen images unlike the training images; recorded."
         ),
     ] = False,
-    voi: Voi = "auto",
+    voi: ModelVoi = None,
     frames: Annotated[
         str, typer.Option(metavar="one|all", help="all: each frame of multi-frame images.")
     ] = "one",
     max_pixels: MaxPixels = MAX_PIXELS,
-    timeout: Annotated[float, typer.Option(help="Seconds for reading one image.")] = 120.0,
+    timeout: Timeout = 120.0,
     deidentify: Deidentify = False,
     invent_geometry: InventGeometry = False,
+    two_breasts: Annotated[
+        bool,
+        typer.Option(
+            "--two-breasts",
+            help="Less half of the other breast's score, if listed.",
+        ),
+    ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
         kinds, given = _kinds(write), _spacing(spacing)
-        _one_of("--voi", voi, VOIS)
+        if voi is not None:
+            _one_of("--voi", voi, VOIS)
         _one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
         from patchad.io.workers import Limits
@@ -199,6 +229,7 @@ def screen(
                 frames,  # type: ignore[arg-type]
                 deidentify,
                 invent_geometry,
+                two_breasts,
             ),
             device=choose_device(device),
             limits=Limits(max_pixels, timeout),
@@ -321,9 +352,11 @@ def inspect(
     spacing: Spacing = None,
     voi: Voi = "auto",
     max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
     with spoken():
+        from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 
         _one_of("--voi", voi, VOIS)
@@ -332,7 +365,7 @@ def inspect(
             body_part=body_part,
             spacing_mm=_spacing(spacing),
             voi=voi,  # type: ignore[arg-type]
-            max_pixels=max_pixels,
+            limits=Limits(max_pixels, timeout),
         )
         tell(found, as_lines(found))
 

@@ -26,9 +26,19 @@ from patchad.io.files import write_whole
 from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
-# Of the model folder; raised whenever an older patchad could misread a newer one. A model trained
-# on For Processing images has format 2: patchad that knows only 1 would let other images through.
+# Of the model folder; raised whenever an older patchad could misread a newer one. Format 2 has
+# something in its card that a patchad which knows only 1 would pass over; see :func:`format_of`.
 FORMATS = (1, 2)
+# What cards didn't always have. Left out where it says nothing, so that digests of older ones hold.
+_LATER: tuple[tuple[str | None, str, Any], ...] = (
+    (None, "patch_pooling", ""),
+    ("data", "for_processing", False),
+    ("preprocessing", "canonical_side", False),
+    ("preprocessing", "voi", "auto"),
+    ("preprocessing", "assumed_side_mm", None),
+    ("calibration", "map", None),
+    ("calibration", "two_breasts", None),
+)
 _NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
@@ -215,12 +225,14 @@ def save(detector: Detector, folder: Path, calibration: Calibration | None = Non
 
     Returns the card as written, with the digest of the weights.
     """
-    weights = save_tensors({name: t.cpu().contiguous() for name, t in detector.tensors().items()})
-    card = replace(
-        detector.card,
-        calibration=calibration or detector.card.calibration,
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
-    )
+    card = replace(detector.card, calibration=calibration or detector.card.calibration)
+    return write_model(card, detector.tensors(), folder)
+
+
+def write_model(card: ModelCard, tensors: Mapping[str, Tensor], folder: Path) -> ModelCard:
+    """Write a card and its weights; returns the card with the digest of those."""
+    weights = save_tensors({name: t.cpu().contiguous() for name, t in tensors.items()})
+    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
     write_whole(folder / "weights.safetensors", weights)
     write_whole(folder / "card.json", json.dumps(card_as_dict(card), indent=2) + "\n")
     return card
@@ -284,15 +296,10 @@ def read_card(folder: Path) -> ModelCard:
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
-    # What older cards don't have is left out where it says nothing, so that their digests hold.
-    if card.format == 1:
-        del content["data"]["for_processing"]
-    if card.preprocessing.assumed_side_mm is None:
-        del content["preprocessing"]["assumed_side_mm"]
-    if not card.patch_pooling:
-        del content["patch_pooling"]
-    if card.calibration is not None and card.calibration.map is None:
-        del content["calibration"]["map"]
+    for part, name, nothing in _LATER:
+        holder = content if part is None else content[part]
+        if holder is not None and holder[name] == nothing:
+            del holder[name]
     return {"digest": _digest(content), **content}
 
 
@@ -306,6 +313,12 @@ def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
             f"{where} is not a card that patchad {__version__} can read "
             f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train anew"
         ) from None
+
+
+def format_of(data: TrainingData, preprocessing: Preprocessing) -> int:
+    """The format of a card: 2 where images have to be read or prepared in a newer way."""
+    newer = data.for_processing, preprocessing.canonical_side, preprocessing.voi != "auto"
+    return 2 if any(newer) else 1
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,7 @@ Pure geometry on numpy arrays: axes are (row, col), in pixels, origin at the top
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,11 +20,14 @@ class PatchGrid:
 
     Neighbours lie ``stride`` pixels apart; the last row and column of patches are shifted inward
     so that they end with the image. Nothing is padded, unless the image is smaller than a patch.
+    ``mirrored`` counts columns from the right edge instead of the left: the grid of the mirror
+    image, seen in this one. In an image narrower than a patch, its corners lie left of column 0.
     """
 
     shape: tuple[int, int]
     size: int = 128
     stride: int = 128
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
@@ -39,6 +42,8 @@ class PatchGrid:
     def corners(self) -> NDArray[np.int64]:
         """Top-left pixel of each patch: (N, 2) int64 (row, col), in reading order."""
         rows, cols = (_starts(length, self.size, self.stride) for length in self.shape)
+        if self.mirrored:
+            cols = self.shape[1] - self.size - cols[::-1]
         grid = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
         grid.flags.writeable = False
         return grid
@@ -52,16 +57,18 @@ class PatchGrid:
         """Copy the patches ``which`` (indices; all by default) out of ``pixels`` (H, W).
 
         Returns (N, size, size) of the dtype of ``pixels``. Where the image is smaller than a
-        patch, its edge is repeated below and to the right.
+        patch, its edge is repeated below and to the right; to the left if mirrored.
         """
         if pixels.shape != self.shape:
             raise ValueError(f"this grid is for shape {self.shape}, the image has {pixels.shape}")
-        short = [max(self.size - length, 0) for length in self.shape]
-        if any(short):
-            pixels = np.pad(pixels, [(0, n) for n in short], mode="edge")
+        below, beside = (max(self.size - length, 0) for length in self.shape)
+        if below or beside:
+            aside = (beside, 0) if self.mirrored else (0, beside)
+            pixels = np.pad(pixels, [(0, below), aside], mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(pixels, (self.size, self.size))
         corners = self.corners if which is None else self.corners[which]
-        patches: NDArray[np.float32] = windows[corners[:, 0], corners[:, 1]]
+        first = -beside if self.mirrored else 0  # the column that padding begins at
+        patches: NDArray[np.float32] = windows[corners[:, 0], corners[:, 1] - first]
         return patches
 
     def means(self, values: NDArray[np.floating[Any]] | NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -73,7 +80,7 @@ class PatchGrid:
             raise ValueError(f"this grid is for shape {self.shape}, the image has {values.shape}")
         total = np.zeros((self.shape[0] + 1, self.shape[1] + 1))
         total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
-        (r0, c0), (r1, c1) = self.corners.T, self._ends.T
+        (r0, c0), (r1, c1) = self._begins.T, self._ends.T
         inside = total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0]
         means: NDArray[np.float64] = inside / ((r1 - r0) * (c1 - c0))
         return means
@@ -83,10 +90,24 @@ class PatchGrid:
 
         Returns (N, 4) float64, in pixel edges: an image of H rows reaches from 0 to H.
         """
-        edges = np.hstack([self.corners, self._ends - self.corners]).astype(np.float64)
+        edges = np.hstack([self._begins, self._ends - self._begins]).astype(np.float64)
         if shape is not None:
             edges *= np.tile(np.divide(shape, self.shape), 2)
         return edges
+
+    def mirror(self) -> "PatchGrid":
+        """The same patches in the mirror image (left and right exchanged), in reading order."""
+        return replace(self, mirrored=not self.mirrored)
+
+    def mirror_values(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One value a patch (N,), in the order of the patches of :meth:`mirror`."""
+        rows = len(_starts(self.shape[0], self.size, self.stride))
+        return values.reshape(rows, -1)[:, ::-1].ravel()
+
+    @cached_property
+    def _begins(self) -> NDArray[np.int64]:
+        """The first pixel of each patch that lies inside the image: (N, 2) (row, col)."""
+        return np.maximum(self.corners, 0)
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -115,6 +136,10 @@ def stitch(
     """
     if values.shape != (len(grid),):
         raise ValueError(f"one value a patch is needed: {len(grid)}, got shape {values.shape}")
+    if grid.mirrored:  # sewn as it was scored, so that the last digit is the same
+        turned = None if mask is None else mask[:, ::-1]
+        sewn = stitch(grid.mirror(), grid.mirror_values(values), weighting=weighting, mask=turned)
+        return np.ascontiguousarray(sewn[:, ::-1])
     profile = window_profile(grid.size, weighting)
     rows, cols = (np.unique(axis) for axis in grid.corners.T)
     spoken = np.isfinite(values).reshape(len(rows), len(cols))

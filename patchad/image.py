@@ -4,7 +4,8 @@ All are frozen; their arrays are made read-only. Axes are (row, col), origin at 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ class Source:
     modality: str = ""  # MG, DX, CR …; empty for formats that do not say
     laterality: str = ""  # L, R, B or empty
     view: str = ""  # CC, MLO, AP, PA … or empty
+    anterior: Literal["left", "right", ""] = ""  # side of the picture, by Patient Orientation
+    voi: Literal["lut", "window", "full", ""] = ""  # what of a DICOM header scaled the grey
     reading: tuple[str, ...] = ()  # what was decided while reading: the window, the spacing …
     cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
     for_processing: bool | None = None  # raw detector values; None where the file does not say
@@ -137,6 +140,11 @@ class PatchScores:
         """(N,) bool: true for the patches that have a score."""
         return np.isfinite(self.values)
 
+    def mirror(self) -> "PatchScores":
+        """The same scores, seen in the mirror image."""
+        turn = self.grid.mirror_values
+        return PatchScores(self.grid.mirror(), turn(self.values), turn(self.foreground))
+
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
@@ -180,6 +188,18 @@ class Screening:
         """Each patch as (row, col, height, width), (N, 4) float64, in pixels of the source."""
         rows, cols = self.heatmap.values.shape
         return self.scores.grid.boxes((rows, cols))
+
+    def mirror(self) -> "Screening":
+        """The same result, seen in the mirror image."""
+        turn = self.scores.grid.mirror_values
+        values = np.ascontiguousarray(self.heatmap.values[:, ::-1])
+        return replace(
+            self,
+            scores=self.scores.mirror(),
+            heatmap=replace(self.heatmap, values=values),
+            patch_percentiles=turn(self.patch_percentiles),
+            baselines={name: turn(scores) for name, scores in self.baselines.items()},
+        )
 
 
 def _freeze(array: NDArray[np.generic], name: str, dtype: type[np.generic], ndim: int = 2) -> None:

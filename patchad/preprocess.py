@@ -1,8 +1,8 @@
 """The preprocessing contract: foreground, pixel spacing, intensity; and the way back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,10 @@ from patchad.errors import ImageError, RequestError
 from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph
+from patchad.io.dicom_tones import Voi
+from patchad.orientation import chest_wall
 
+_T = TypeVar("_T", bound=np.generic)
 Intensity = Literal["voi", "percentiles", "local"]
 FLAT = 1e-3  # smallest local standard deviation, about a quarter of an 8-bit grey level
 MOST_PIXELS = 2**28  # that resampling may make of one image: 1 GiB of float32
@@ -25,6 +28,9 @@ class Preprocessing:
     read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local`` subtracts the
     local mean and divides by the local standard deviation, both Gaussian with ``local_radius_mm``.
     ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
+    ``canonical_side`` mirrors breasts whose chest wall lies on the right, so that a method sees
+    all of them alike; see :func:`patchad.orientation.chest_wall`. ``voi`` is what scales the grey
+    of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`.
     ``assumed_side_mm`` stands for the longer side of an image whose spacing nobody said, which is
     told in its row; None leaves it unknown.
     """
@@ -34,6 +40,8 @@ class Preprocessing:
     percentiles: tuple[float, float] = (1.0, 99.0)
     local_radius_mm: float = 6.4
     spacing_mm: float | None = None
+    canonical_side: bool = False
+    voi: Voi = "auto"
     assumed_side_mm: float | None = None
 
     def __post_init__(self) -> None:
@@ -41,12 +49,18 @@ class Preprocessing:
             raise RequestError(f"body_part is breast or chest, not {self.body_part!r}")
         if self.intensity not in get_args(Intensity):
             raise RequestError(f"intensity is voi, percentiles or local, not {self.intensity!r}")
+        if self.voi not in get_args(Voi):
+            raise RequestError(f"voi is {', '.join(get_args(Voi))}, not {self.voi!r}")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise RequestError(f"percentiles must rise within 0..100, got {self.percentiles}")
         if not 0 < self.local_radius_mm < np.inf:
             raise RequestError(f"local_radius_mm must be positive, got {self.local_radius_mm}")
         if self.spacing_mm is not None and not 0 < self.spacing_mm < np.inf:
             raise RequestError(f"spacing_mm must be positive or left out, got {self.spacing_mm}")
+        if self.canonical_side and self.body_part != "breast":
+            raise RequestError(
+                f"canonical_side is for breasts, body_part is {self.body_part}: leave it out"
+            )
         if self.assumed_side_mm is not None and not 0 < self.assumed_side_mm < np.inf:
             raise RequestError(
                 f"assumed_side_mm must be positive or left out, got {self.assumed_side_mm}"
@@ -66,16 +80,27 @@ class Prepared:
 
     ``pixels`` (H', W') float32 in [0, 1] and ``foreground`` lie in the same, perhaps resampled
     frame, whose pixels are ``spacing_mm`` (row, col) apart, None where nobody said; ``brightness``
-    is the median of the foreground's pixels as read, before normalisation.
+    is the median of the foreground's pixels as read, before normalisation. ``mirrored``: left and
+    right are exchanged, so that all that is found must be mirrored back. ``cautions`` are what a
+    reader of the result must know.
     """
 
     pixels: NDArray[np.float32]
     foreground: Foreground
     brightness: float
     spacing_mm: tuple[float, float] | None
+    mirrored: bool = False
+    cautions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
+
+    def as_stored(self) -> "Prepared":
+        """The same with left and right as in the image as stored."""
+        if not self.mirrored:
+            return self
+        foreground = replace(self.foreground, mask=_mirror(self.foreground.mask))
+        return replace(self, pixels=_mirror(self.pixels), foreground=foreground, mirrored=False)
 
     @cached_property
     def tissue(self) -> NDArray[np.bool_]:
@@ -95,7 +120,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     outwards: padding beyond is in no patch. Resampling keeps the whole extent:
     H' = round(H · spacing / target), likewise W', so square pixels come out to within half a pixel
     over the image. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
-    becomes 0.5.
+    becomes 0.5. Mirroring comes first, so that a film and its mirror image become the same.
 
     Raises:
         ImageError: nothing to be found in the image, or its pixel spacing is needed and unknown.
@@ -104,6 +129,12 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     pixels, mask = radiograph.film, found.mask
     brightness = float(np.median(pixels[mask]))
     spacing = radiograph.spacing_mm or preprocessing.assumed(radiograph.shape)
+    mirrored, cautions = False, tuple[str, ...]()
+    if preprocessing.canonical_side:
+        wall = chest_wall(radiograph.source, mask)
+        mirrored, cautions = wall.side == "right", wall.cautions
+    if mirrored:
+        pixels, mask = _mirror(pixels), _mirror(mask)
     if preprocessing.spacing_mm is not None:
         spacing = _known(spacing, f"to resample to {preprocessing.spacing_mm:g} mm")
         shape = _resampled_shape(radiograph.shape, spacing, preprocessing.spacing_mm)
@@ -124,7 +155,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
             radius = preprocessing.local_radius_mm
             pixels = _local(pixels, mask, (radius / spacing[0], radius / spacing[1]))
     foreground = Foreground(mask, found.method, found.threshold, found.measures)
-    return Prepared(pixels, foreground, brightness, spacing)
+    return Prepared(pixels, foreground, brightness, spacing, mirrored, cautions)
 
 
 def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -144,6 +175,10 @@ def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDAr
     )
     nearest = spoken[np.ix_(row, col)] & (weight > 0)
     return np.divide(total, weight, out=np.full(shape, np.nan, np.float32), where=nearest)
+
+
+def _mirror(picture: NDArray[_T]) -> NDArray[_T]:
+    return np.ascontiguousarray(picture[:, ::-1])
 
 
 def _known(spacing: tuple[float, float] | None, why: str) -> tuple[float, float]:

@@ -93,17 +93,31 @@ def spiculated_mass(
     count = int(rng.integers(9, 19))
     angles = (np.arange(count) + rng.uniform(-0.35, 0.35, count)) * 2 * np.pi / count
     for angle in angles:
-        length, width = radius * rng.uniform(1.6, 2.8), rng.uniform(0.3, 0.8) / 2
-        along = x * np.cos(angle) + y * np.sin(angle)
-        bend = rng.normal(0, 0.12) * along**2 / length
-        across = y * np.cos(angle) - x * np.sin(angle) + bend
-        # Thinner than a pixel, a spicule loses brightness rather than width.
-        seen = np.hypot(width * np.clip(1.3 - along / length, 0.3, 1), min(spacing_mm) / 2)
-        spicule = np.clip(1.15 - along / length, 0, 0.7) * np.exp(-0.5 * (across / seen) ** 2)
-        spicule *= (along > 0) * width / np.hypot(width, min(spacing_mm) / 2)
+        spicule = _spicule(rng, y, x, angle, radius * rng.uniform(1.6, 2.8), spacing_mm)
         added = np.maximum(added, spicule)
         outline |= spicule > 0.2
     return _lesion(added, outline, "spiculated mass")
+
+
+def architectural_distortion(
+    rng: np.random.Generator, *, diameter_mm: float, spacing_mm: tuple[float, float]
+) -> Lesion:
+    """8-20 spicules that radiate from a middle without a dense core.
+
+    They are those of a spiculated mass, reach 0.35 to 0.5 ``diameter_mm`` from the middle and fade
+    where they would meet. The mask is their convex hull.
+    """
+    radius = diameter_mm / 2
+    y, x = _plane(1.15 * radius + 1, diameter_mm, spacing_mm)
+    added = np.zeros(np.broadcast_shapes(y.shape, x.shape))
+    count = int(rng.integers(8, 21))
+    angles = (np.arange(count) + rng.uniform(-0.45, 0.45, count)) * 2 * np.pi / count
+    for angle in angles:
+        length = radius * rng.uniform(0.7, 1)
+        added = np.maximum(added, _spicule(rng, y, x, angle, length, spacing_mm))
+    added *= 1 - np.exp2(-(((y**2 + x**2) / (0.3 * radius) ** 2) ** 2))  # half at 0.3 radii
+    hull = convex_hull_image(added > 0.2 * added.max())  # type: ignore[no-untyped-call]
+    return _lesion(added, hull, "architectural distortion")
 
 
 def calcification_cluster(
@@ -291,6 +305,29 @@ def _lobed_radius(
     distance: Array = np.hypot(along * ratio, across / ratio)
     distance /= radius_mm * np.maximum(outline, 0.5)
     return distance
+
+
+def _spicule(
+    rng: np.random.Generator,
+    y: Array,
+    x: Array,
+    angle: float,
+    length_mm: float,
+    spacing_mm: tuple[float, float],
+) -> Array:
+    """A line of 0.3-0.8 mm from the middle towards ``angle``, slightly bent, tapering to nothing.
+
+    At most 0.7, and 0 from 1.15 ``length_mm`` on; (h, w) for the ``y`` (h, 1) and ``x`` (1, w).
+    """
+    width = rng.uniform(0.3, 0.8) / 2
+    along = x * np.cos(angle) + y * np.sin(angle)
+    bend = rng.normal(0, 0.12) * along**2 / length_mm
+    across = y * np.cos(angle) - x * np.sin(angle) + bend
+    # Thinner than a pixel, a spicule loses brightness rather than width.
+    seen = np.hypot(width * np.clip(1.3 - along / length_mm, 0.3, 1), min(spacing_mm) / 2)
+    spicule = np.clip(1.15 - along / length_mm, 0, 0.7) * np.exp(-0.5 * (across / seen) ** 2)
+    taken: Array = spicule * (along > 0) * width / np.hypot(width, min(spacing_mm) / 2)
+    return taken
 
 
 def _lesion(added: Array, mask: NDArray[np.bool_], kind: str) -> Lesion:

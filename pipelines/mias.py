@@ -4,6 +4,7 @@ Suckling et al., "The Mammographic Image Analysis Society Digital Mammogram Data
 Medica International Congress Series 1069 (1994) 375-378. Its licence: research only; cite.
 
     python pipelines/mias.py all-mias.tar.gz --out studies/mias --quick --seeds 0,1,2
+    python pipelines/mias.py all-mias.tar.gz --out studies/mias-cross --quick --cross-validate 3
 
 DATA is ``all-mias.tar.gz`` or the folder it was extracted to, with ``Info.txt`` inside or beside.
 """
@@ -13,11 +14,15 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
+from cross_tables import Column
+from cross_validation import CrossArm, CrossStudy, run_cross_validation
+from folds import Folds, write_folds
 from study import Arm, Data, Study, read_seeds, run_study, split_patients
 from study_tables import write_table
 
@@ -188,6 +193,33 @@ def prepare(
     )
 
 
+def deal(
+    findings: Sequence[Finding], films: Mapping[str, Path], seed: int, folder: Path, folds: int
+) -> Folds:
+    """Write the tables of a cross-validation; kinds of lesions are grouped as in ``GROUPS``."""
+    rows = [
+        {
+            "path": films[film],
+            "patient_id": patient_of(film),
+            "label": "negative" if kind == "NORM" else "positive",
+            "view": "MLO",
+            "spacing_mm": SPACING_MM,
+        }
+        for film, kind in sorted({f.film: f.kind for f in findings}.items())
+        if film in films
+    ]
+    boxes = [(films[f.film], *f.box, GROUPS[f.kind]) for f in findings if f.film in films and f.box]
+    return write_folds(
+        pd.DataFrame(rows),
+        pd.DataFrame(boxes, columns=["path", "x", "y", "width", "height", "kind"]),
+        folder,
+        folds=folds,
+        seed=seed,
+        subsets={},
+        notes=(f"Abnormalities without a region: {'; '.join(_unmarked(findings, films))}.",),
+    )
+
+
 def _unmarked(findings: Sequence[Finding], films: Mapping[str, Path]) -> list[str]:
     """Why abnormalities have no region, a sentence each with the films it is true of."""
     reasons: dict[str, list[str]] = {}
@@ -211,6 +243,40 @@ QUICK_CUTS = (
     "60 epochs in batches of 50 (about 900 steps), instead of the paper's 500 in batches of 200.",
 )
 PUBLISHED = {"Wei et al. 2018, as published, on INbreast": "0.84"}  # in their abstract
+GROUPS = {
+    "CALC": "CALC",
+    **dict.fromkeys(("CIRC", "SPIC", "MISC"), "mass"),
+    **dict.fromkeys(("ARCH", "ASYM"), "ARCH, ASYM"),
+}
+# All on one grid, so that patches and marks are the same; members need no training of their own.
+CROSS_ARMS = (
+    CrossArm("mammography", "mammography"),
+    CrossArm("mammography-two-breasts", "mammography", two_breasts=True),
+    CrossArm("convergence", "mammography", member="convergence"),
+    CrossArm("calcification", "mammography", member="calcification"),
+    CrossArm("synthetic_lesions", "mammography", member="synthetic_lesions"),
+    CrossArm("wei2018_leaky", "wei2018_leaky", ("stride=32",), standardise=True),
+)
+CROSS_COLUMNS = {
+    "patch AUROC": Column("patch", "auroc"),
+    "… CALC": Column("patch", "auroc", "CALC"),
+    "… masses": Column("patch", "auroc", "mass"),
+    "… ARCH, ASYM": Column("patch", "auroc", "ARCH, ASYM"),
+    "within-image AUROC": Column("patch", "within_image_auroc"),
+    "image AUROC": Column("image", "auroc"),
+    "patient AUROC": Column("patient", "auroc"),
+    "pointing game": Column("pointing", "hits"),
+    "lesions found at 0.5 false marks": Column("froc", "sensitivity_at_0.5"),
+    "… at 1": Column("froc", "sensitivity_at_1"),
+    "… at 2": Column("froc", "sensitivity_at_2"),
+    "seconds an image": Column("seconds", "image"),
+    "… to score": Column("seconds", "scoring"),
+    "seconds to train": Column("seconds", "training"),
+}
+CROSS_NOTES = (
+    "Films of 1994, digitised at 0.2 mm and 8 bit. Masses are CIRC, SPIC and MISC. False marks are "
+    "counted on normal films, a film each.",
+)
 NOTES = (
     "Test: all patients with an abnormal film, with both their films, and half of the others. So "
     "many a negative film is the other breast of a patient with a lesion.",
@@ -218,6 +284,12 @@ NOTES = (
     "digitised films of 1994 at 0.2 mm and 8 bit, split by patient: the two lines are not to be "
     "compared as if only the code differed.",
 )
+
+
+def _cut(arm: CrossArm) -> CrossArm:
+    """The arm in the quick setting."""
+    quick = QUICK if arm.config.startswith("wei2018") else ()
+    return replace(arm, overrides=(*arm.overrides, *quick))
 
 
 def main(
@@ -228,12 +300,33 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
+    cross_validate: Annotated[
+        int, typer.Option(help="Folds by patient; every film is then scored. 0: one split.")
+    ] = 0,
+    arms: Annotated[str, typer.Option(help="Of a cross-validation: a,b; all by default.")] = "",
 ) -> None:
     """Train on normal films, screen the others, and print the paper's table beside ours."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         if not data.exists():
             raise RequestError(f"{data} does not exist: give all-mias.tar.gz or its folder")
+        if cross_validate:
+            cross = CrossStudy(
+                title=f"mini-MIAS, {cross_validate} folds" + (", quick" if quick else ""),
+                arms=tuple(_cut(arm) if quick else arm for arm in CROSS_ARMS),
+                seeds=read_seeds(seeds),
+                deal=lambda seed, folder: deal(*locate(data, out), seed, folder, cross_validate),
+                columns=CROSS_COLUMNS,
+                cuts=tuple(f"wei2018_leaky: {cut}" for cut in QUICK_CUTS) if quick else (),
+                notes=CROSS_NOTES,
+            )
+            on = choose_device(device)
+            print(
+                run_cross_validation(
+                    cross, out, device=on, arms=arms, resume=resume, overwrite=overwrite
+                )
+            )
+            return
         study = Study(
             title="mini-MIAS" + (", quick" if quick else ""),
             arms=tuple(

@@ -1,24 +1,29 @@
-"""The study on NIH ChestX-ray: Wei et al. (2018) and the trivial baselines, on chest radiographs.
+r"""The study on NIH ChestX-ray: Wei et al. (2018) and the trivial baselines, on chest radiographs.
 
 X. Wang, Y. Peng, L. Lu, Z. Lu, M. Bagheri, R. M. Summers: ChestX-ray8: hospital-scale chest X-ray
 database and benchmarks … CVPR 2017, 2097-2106. Provided by the NIH Clinical Center.
 
     python pipelines/nih_cxr.py DATA --out studies/nih_cxr --quick --finding Pneumonia
+    python pipelines/nih_cxr.py DATA --out studies/nih-cross --quick --finding Pneumonia \
+        --cross-validate 3
 
 DATA is the release's folder: ``images/`` or ``images_001/images/`` …, ``Data_Entry_2017_v2020.csv``
 (or ``Data_Entry_2017.csv``) and ``BBox_List_2017.csv``.
 """
 
-import csv
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
+from cross_tables import Column
+from cross_validation import CrossArm, CrossStudy, run_cross_validation
+from folds import Folds, write_folds
+from nih_release import BOXES, TABLES, Box, Entry, find_images, read_boxes, read_entries
 from study import Arm, Data, Study, read_seeds, run_study, sample, split_patients
 from study_tables import write_table
 
@@ -27,142 +32,8 @@ from patchad.errors import PatchadError, RequestError
 
 log = logging.getLogger("study")
 
-TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-BOXES = "BBox_List_2017.csv"
 NO_FINDING = "No Finding"
-SIDE = 1024  # pixels of every PNG of the release
-ADULT, OLDEST = 18, 120  # years; the first release has ages of up to 414
-EXTENT_MM = (200, 500)  # of a plausible image side: a cassette is 350 × 430 mm
-# The list of boxes and the table name this finding differently.
-SAME = {"Infiltrate": "Infiltration"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the table: ``view`` AP or PA, ``age`` in years, None where it makes no sense.
-
-    ``spacing_mm`` (row, col) is that of the PNG, None where the table's is not plausible.
-    """
-
-    image: str
-    patient: str
-    findings: tuple[str, ...]
-    age: int | None
-    view: str
-    spacing_mm: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Box:
-    """A marked finding, in pixels of the PNG from its top-left corner."""
-
-    image: str
-    finding: str
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-def read_entries(path: Path) -> list[Entry]:
-    """Read ``Data_Entry_2017*.csv``; the names of its pairs are split by commas, or quoted.
-
-    Raises:
-        RequestError: a column is missing, or a row has too few cells.
-    """
-    header, rows = _rows(path)
-    where = {name: at for at, name in enumerate(header)}
-    names = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position",
-             "OriginalImage[Width", "OriginalImagePixelSpacing[x")  # fmt: skip
-    missing = [name for name in names if name not in where]
-    if missing:
-        raise RequestError(f"{path} lacks {', '.join(missing)}: give the table of the release")
-    image, findings, patient, age, view, width, spacing = (where[name] for name in names)
-    entries = []
-    for number, row in rows:
-        if len(row) < spacing + 2:
-            raise RequestError(f"{path}, row {number}: {len(row)} cells, the header has more")
-        entries.append(
-            Entry(
-                row[image],
-                row[patient],
-                tuple(row[findings].split("|")),
-                _age(row[age]),
-                row[view],
-                _png_spacing(row[width : width + 2], row[spacing : spacing + 2]),
-            )
-        )
-    return entries
-
-
-def read_boxes(path: Path) -> list[Box]:
-    """Read ``BBox_List_2017.csv``: x, y, width, height are columns 3 to 6, however they are named.
-
-    Raises:
-        RequestError: the columns are others, or a number is missing.
-    """
-    header, rows = _rows(path)
-    if header[:2] != ["Image Index", "Finding Label"] or not header[2:3][0].startswith("Bbox"):
-        raise RequestError(f"{path} names {', '.join(header)}: give the list of the release")
-    boxes = []
-    for number, row in rows:
-        try:
-            x, y, width, height = (float(cell) for cell in row[2:6])
-        except ValueError:
-            raise RequestError(
-                f"{path}, row {number}: found {row[2:6]}, needed x, y, w, h"
-            ) from None
-        boxes.append(Box(row[0], SAME.get(row[1], row[1]), x, y, width, height))
-    return boxes
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header with its quoted pairs taken apart, and the rows with their numbers."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = csv.reader(file)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read as a table: {error}") from None
-    names = [name.strip() for name in ",".join(header).split(",")]
-    return names, [(number, row) for number, row in enumerate(rows, start=2) if any(row)]
-
-
-def _age(text: str) -> int | None:
-    """Years from ``58`` or ``058Y``; an age in months or days is a child's."""
-    found = re.fullmatch(r"0*(\d+)([YMD]?)", text.strip())
-    if found is None:
-        return None
-    years = int(found[1]) if found[2] in ("", "Y") else 0
-    return years if years <= OLDEST else None
-
-
-def _png_spacing(size: Sequence[str], spacing: Sequence[str]) -> tuple[float, float] | None:
-    """Spacing (row, col) of the PNG, from width and height of the original and its spacing (x, y).
-
-    The originals were squeezed to 1024 × 1024 without regard to their shape: the round L of an
-    original of 2500 × 2048 pixels stands upright in its PNG, that of one of 2048 × 2500 lies.
-    """
-    try:
-        width, height = (float(cell) for cell in size)
-        x, y = (float(cell) for cell in spacing)
-    except ValueError:
-        return None
-    extents = (height * y, width * x)
-    if not all(EXTENT_MM[0] <= extent <= EXTENT_MM[1] for extent in extents):
-        return None
-    return extents[0] / SIDE, extents[1] / SIDE
-
-
-def find_images(data: Path) -> dict[str, Path]:
-    """The PNG files below ``data`` by name.
-
-    Raises:
-        RequestError: there are none.
-    """
-    images = {path.name: path.resolve() for path in sorted(data.rglob("*.png"))}
-    if not images:
-        raise RequestError(f"{data} holds no PNG files: give the folder with the release's images")
-    return images
+ADULT = 18  # years
 
 
 def choose(
@@ -205,6 +76,59 @@ def view_auroc(rows: Sequence[tuple[Entry, str]]) -> float:
     return 0.5 + (share["positive"] - share["negative"]) / 2
 
 
+def take_part(
+    chosen: Sequence[tuple[Entry, str]], boxes: Sequence[Box], patients: int, seed: int
+) -> list[tuple[Entry, str]]:
+    """The images of so many patients; those who have boxes always take part."""
+    boxed = {box.image for box in boxes}
+    marked = {entry.patient for entry, _ in chosen if entry.image in boxed}
+    part = marked | sample((entry.patient for entry, _ in chosen), patients, seed)
+    return [row for row in chosen if row[0].patient in part]
+
+
+def deal(
+    chosen: Sequence[tuple[Entry, str]],
+    boxes: Sequence[Box],
+    images: Mapping[str, Path],
+    seed: int,
+    folder: Path,
+    *,
+    patients: int,
+    folds: int,
+) -> Folds:
+    """Write the tables of a cross-validation; AP and PA views are judged apart, too.
+
+    As :func:`prepare`, but all patients are dealt, and every image is scored.
+    """
+    chosen = take_part(chosen, boxes, patients, seed)
+    rows = pd.DataFrame(
+        {
+            "path": images[entry.image],
+            "patient_id": entry.patient,
+            "label": label,
+            "view": entry.view,
+            "spacing_mm": " ".join(f"{mm:.6g}" for mm in entry.spacing_mm or ()),
+        }
+        for entry, label in chosen
+    )
+    positives = {entry.image for entry, label in chosen if label == "positive"}
+    regions = [
+        (images[b.image], b.x, b.y, b.width, b.height, b.finding)
+        for b in boxes
+        if b.image in positives
+    ]
+    subsets = {view: rows["view"] == view for view in ("AP", "PA")}
+    dealt = write_folds(
+        rows,
+        pd.DataFrame(regions, columns=["path", "x", "y", "width", "height", "kind"]),
+        folder,
+        folds=folds,
+        seed=seed,
+        subsets={v: own for v, own in subsets.items() if rows["label"][own].nunique() == 2},
+    )
+    return replace(dealt, facts={**dealt.facts, "image AUROC of «PA» alone": view_auroc(chosen)})
+
+
 def prepare(
     chosen: Sequence[tuple[Entry, str]],
     boxes: Sequence[Box],
@@ -227,10 +151,8 @@ def prepare(
         folder: to write into.
         patients: how many take part; those who have boxes always do.
     """
-    boxed = {box.image for box in boxes}
-    marked = {entry.patient for entry, _ in chosen if entry.image in boxed}
-    part = marked | sample((entry.patient for entry, _ in chosen), patients, seed)
-    chosen = [row for row in chosen if row[0].patient in part]
+    chosen = take_part(chosen, boxes, patients, seed)
+    part = {entry.patient for entry, _ in chosen}
     positive = {entry.patient for entry, label in chosen if label == "positive"}
     tested, aside = split_patients(part, positive, seed)
     manifest, test = [], []
@@ -285,12 +207,53 @@ QUICK_CUTS = (
     "60 epochs of 800 patches in batches of 50 (960 steps), instead of 500 epochs of as many "
     "patches as tile the training images, in batches of 200.",
 )
+CROSS_ARMS = (
+    CrossArm("chest", "chest"),
+    CrossArm("position_gaussian", "chest", member="position_gaussian"),
+    CrossArm("dae", "chest", member="dae"),
+    CrossArm("synthetic_opacities", "chest", member="synthetic_opacities"),
+    CrossArm(
+        "wei2018_leaky",
+        "wei2018_leaky",
+        ("preprocessing.intensity=local", *CHEST),
+        standardise=True,
+    ),
+)
+CROSS_COLUMNS = {
+    "image AUROC": Column("image", "auroc"),
+    "… AP": Column("image", "auroc", subset="AP"),
+    "… PA": Column("image", "auroc", subset="PA"),
+    "patient AUROC": Column("patient", "auroc"),
+    "places, by film": Column("places", "by_film"),
+    "places, pooled": Column("places", "pooled"),
+    "patch AUROC": Column("patch", "auroc"),
+    "pointing game": Column("pointing", "hits"),
+    "seconds an image": Column("seconds", "image"),
+    "… to score": Column("seconds", "scoring"),
+    "seconds to train": Column("seconds", "training"),
+}
+CROSS_NOTES = (
+    "Places: AUROC of the heatmap's values in boxes against outside of them, on positive films "
+    "that have boxes and only where the heatmap speaks: inside the lungs for the chest detectors, "
+    "over the whole field for wei2018, whose figure is not to be compared with theirs. By film: "
+    "the mean of each film's own.",
+)
 _NOTES = (
     "Labels were mined from reports, so some are wrong. Boxes mark some findings of some images: "
     "a patch outside of them may well show disease, within-image figures are a lower bound.",
     "AP views are mostly taken in bed, of sicker patients, so the view alone may tell something "
     "of the label: see the last column of the data. Figures of one view alone are free of that.",
 )
+
+
+def _taking_part(patients: int, told: str) -> str:
+    return f"At most {patients} patients, those with boxes before others. Images left out: {told}."
+
+
+def _cut(arm: CrossArm) -> CrossArm:
+    """The arm in the quick setting."""
+    quick = QUICK if arm.config.startswith("wei2018") else ()
+    return replace(arm, overrides=(*arm.overrides, *quick))
 
 
 def main(
@@ -305,6 +268,10 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
+    cross_validate: Annotated[
+        int, typer.Option(help="Folds by patient; every image is then scored. 0: one split.")
+    ] = 0,
+    arms: Annotated[str, typer.Option(help="Of a cross-validation: a,b; all by default.")] = "",
 ) -> None:
     """Train on adults without finding, screen the others, AP and PA together and apart."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -319,6 +286,27 @@ def main(
         if not any(label == "positive" for _, label in chosen):
             raise RequestError(f"no adult's image has {finding or 'a finding'}: see {table.name}")
         told = ", ".join(f"{why}: {count}" for why, count in left_out.items()) or "none"
+        if cross_validate:
+            cross = CrossStudy(
+                title=f"NIH ChestX-ray, {finding or 'any finding'}, {cross_validate} folds"
+                + (", quick" if quick else ""),
+                arms=tuple(_cut(arm) if quick else arm for arm in CROSS_ARMS),
+                seeds=read_seeds(seeds),
+                deal=lambda seed, folder: deal(
+                    chosen, boxes, images, seed, folder, patients=patients, folds=cross_validate
+                ),
+                columns=CROSS_COLUMNS,
+                kinds=("heatmap",),
+                cuts=tuple(f"wei2018_leaky: {cut}" for cut in QUICK_CUTS) if quick else (),
+                notes=(*_NOTES, *CROSS_NOTES, _taking_part(patients, told)),
+            )
+            on = choose_device(device)
+            print(
+                run_cross_validation(
+                    cross, out, device=on, arms=arms, resume=resume, overwrite=overwrite
+                )
+            )
+            return
         study = Study(
             title=f"NIH ChestX-ray, {finding or 'any finding'}" + (", quick" if quick else ""),
             arms=tuple(
@@ -331,11 +319,7 @@ def main(
                 chosen, boxes, images, seed, folder, patients=patients
             ),
             cuts=QUICK_CUTS if quick else (),
-            notes=(
-                *_NOTES,
-                f"At most {patients} patients, those with boxes before others. Images left out: "
-                f"{told}.",
-            ),
+            notes=(*_NOTES, _taking_part(patients, told)),
         )
         print(
             run_study(study, out, device=choose_device(device), resume=resume, overwrite=overwrite)

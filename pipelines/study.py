@@ -106,8 +106,7 @@ def run_study(
     Raises:
         PatchadError: of the chain; or ``out`` holds another study.
     """
-    claim_folder(out, ("study.json",), resume=resume, overwrite=overwrite)
-    _same_study(out / "study.json", _described(study))
+    claim_study(out, _described(study), resume=resume, overwrite=overwrite)
     start, worked = time.monotonic(), time.process_time()
     rows: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
@@ -131,7 +130,7 @@ def run_study(
     write_whole(out / "results.csv", results.to_csv(index=False))
     write_whole(out / "facts.csv", pd.DataFrame(facts).to_csv(index=False))
     took = (time.monotonic() - start, time.process_time() - worked)
-    head = _head(study, [*notes], device, took)
+    head = head_of(study.title, study.seeds, study.cuts, [*study.notes, *notes], device, took)
     report = head + results_report(results, pd.DataFrame(facts), [*cards], study.published)
     write_whole(out / "results.md", report)
     return report
@@ -141,7 +140,7 @@ def _run_arm(
     arm: Arm, data: Data, folder: Path, *, seed: int, device: torch.device
 ) -> tuple[ModelCard, dict[str, dict[str, Any]]]:
     """Train, screen and evaluate; the card, and what evaluation.json holds for each subset."""
-    progress = _say(f"{arm.name}, seed {seed}")
+    progress = say(f"{arm.name}, seed {seed}")
     card = train(
         data.training,
         folder / "model",
@@ -173,18 +172,23 @@ def _run_arm(
     return card, judged
 
 
-def _head(
-    study: Study, notes: Sequence[str], device: torch.device, took: tuple[float, float]
+def head_of(
+    title: str,
+    seeds: Sequence[int],
+    cuts: Sequence[str],
+    notes: Sequence[str],
+    device: torch.device,
+    took: tuple[float, float],
 ) -> str:
-    """``took``: seconds on the clock, and of all CPU cores together."""
+    """A report's beginning; ``took``: seconds on the clock, and of all CPU cores together."""
     clock, cpu = (f"{seconds / 60:.0f}" for seconds in took)
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
-        f"# {study.title}",
-        f"{datetime.now(UTC):%Y-%m-%d}, seeds {', '.join(map(str, study.seeds))}, on "
+        f"# {title}",
+        f"{datetime.now(UTC):%Y-%m-%d}, seeds {', '.join(map(str, seeds))}, on "
         f"{device.type}: {clock} minutes, {cpu} of CPU time. {used}.",
-        "Cut: " + (" ".join(study.cuts) or "nothing, this is the long setting."),
-        "\n".join(f"* {note}" for note in (*study.notes, *notes)),
+        "Cut: " + (" ".join(cuts) or "nothing, this is the long setting."),
+        "\n".join(f"* {note}" for note in notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n\n"
 
@@ -226,7 +230,14 @@ def _described(study: Study) -> dict[str, Any]:
     }
 
 
-def _same_study(path: Path, described: Mapping[str, Any]) -> None:
+def claim_study(out: Path, described: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Take the folder for the study that ``described`` tells of.
+
+    Raises:
+        OutputError: it holds another study, or something else.
+    """
+    claim_folder(out, ("study.json",), resume=resume, overwrite=overwrite)
+    path = out / "study.json"
     if not path.exists():
         write_whole(path, json.dumps(described, indent=2) + "\n")
     elif json.loads(path.read_text("utf-8")) != json.loads(json.dumps(described)):
@@ -236,7 +247,9 @@ def _same_study(path: Path, described: Mapping[str, Any]) -> None:
         )
 
 
-def _say(what: str) -> Callable[[str, int, int, float], None]:
+def say(what: str) -> Callable[[str, int, int, float], None]:
+    """A progress that logs each stage when it is done."""
+
     def progress(stage: str, done: int, total: int, value: float) -> None:
         if done == total:
             said = "" if value != value else f", loss {value:.5g}"

@@ -68,7 +68,7 @@ def results_report(
     """
     parts = [
         "## Data, by seed",
-        table([*facts.columns], [[_count(v) for v in row] for row in facts.to_numpy()]),
+        table([*facts.columns], [[count(v) for v in row] for row in facts.to_numpy()]),
         "## Figures: mean over the seeds (lowest–highest)",
         "Baselines come from the same prepared pixels. *beats* counts the seeds in which the "
         "method's patch AUROC is above that of every baseline, by the 95 % interval of the paired "
@@ -101,7 +101,7 @@ def figures_table(results: pd.DataFrame, published: Mapping[str, str]) -> str:
     whole = results[results["kind"] == ""]
     lines = [[label, value, *[""] * len(FIGURES)] for label, value in published.items()]
     for label, method, part in _scorers(whole):
-        cells = [_spread(part.loc[part["figure"] == name, "value"]) for name in FIGURES]
+        cells = [spread(part.loc[part["figure"] == name, "value"]) for name in FIGURES]
         beats = part.drop_duplicates("seed")["beats_all_baselines"]
         known = beats.notna().sum()
         verdict = f"{int((beats == True).sum())} of {known}" if known else "unknown"  # noqa: E712
@@ -119,7 +119,7 @@ def kinds_table(results: pd.DataFrame, kinds: Sequence[str]) -> str:
         low, high = int(counts.min()), int(counts.max())
         heads.append(f"{kind} (n = {low}" + (f"–{high})" if high > low else ")"))
     lines = [
-        [label, *(_spread(part.loc[part["kind"] == kind, "value"]) for kind in kinds)]
+        [label, *(spread(part.loc[part["kind"] == kind, "value"]) for kind in kinds)]
         for label, _, part in _scorers(chosen)
     ]
     return table(["", *heads], lines)
@@ -135,7 +135,7 @@ def seeds_table(results: pd.DataFrame) -> str:
         for seed in seeds:
             one = part[part["seed"] == seed].iloc[0]
             cells.append(
-                "{} [{}, {}]".format(*(_two(one[name]) for name in ("value", "low", "high")))
+                "{} [{}, {}]".format(*(two(one[name]) for name in ("value", "low", "high")))
             )
         lines.append([label, *cells])
     return table(["", *(f"seed {seed}" for seed in seeds)], lines)
@@ -168,16 +168,19 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
     write_whole(path, text.getvalue())
 
 
-def _spread(values: "pd.Series[float]") -> str:
+def spread(values: "pd.Series[float]") -> str:
+    """Mean (lowest–highest)."""
     known = values.dropna()
     if known.empty:
         return "–"
     return f"{known.mean():.2f} ({known.min():.2f}–{known.max():.2f})"
 
 
-def _two(value: float) -> str:
+def two(value: float) -> str:
+    """Two digits."""
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def _count(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() else _two(value)
+def count(value: float) -> str:
+    """Whole numbers whole."""
+    return f"{value:.0f}" if float(value).is_integer() else two(value)

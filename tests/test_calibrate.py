@@ -12,13 +12,14 @@ from patchad.errors import TrainingError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores
 from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.two_breasts import Side
 
 
 def negative(patient: str, *values: float) -> NegativeImage:
     scores = np.array(values or (np.nan,), np.float32)
     grid = PatchGrid((1, len(scores)), 1, 1)
     scored = Scored(PatchScores(grid, scores, np.ones(len(scores), np.float32)))
-    return NegativeImage.of(patient, scored, None)
+    return NegativeImage.of(patient, Side("", "", "", ""), scored, None)
 
 
 def test_pooling_by_hand() -> None:

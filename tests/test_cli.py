@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -107,6 +108,9 @@ def test_inspect_shows_what_is_read(study) -> None:
     shown = patchad("inspect", film).stdout
     for part in ("rows: 256", "spacing_mm: 0.8, 0.8", "modality: MG", "VOI", "share_of_image"):
         assert part in shown
+    side = {"L": "left", "R": "right"}[pydicom.dcmread(film).ImageLaterality]
+    assert f"chest_wall: {side}, by Patient Orientation" in shown
+    assert "chest_wall" not in patchad("inspect", film, "--body-part", "chest").stdout
     card = json.loads(patchad("--json", "inspect", study.model).stdout)
     assert card["method"] == "wei2018"
 

@@ -22,11 +22,13 @@ import pytest
 from pydicom.dataset import Dataset
 from test_dicom_out import CARD, CASES, KINDS, LESIONS, SHAPE, film, items, screened
 
-from patchad.export.write import write_image_kinds
+from patchad.detector import card_as_dict
+from patchad.export.write import write_image_kinds, write_run_kinds
 from patchad.io.read import read_radiograph
-from patchad.io.run import write_run
+from patchad.io.run import done_row, write_run
 from patchad.verbs.push import push
 
+STUDIES = ("breast", "chest")  # each with its selection of flagged images
 pytestmark = pytest.mark.conformance
 
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -56,7 +58,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The objects of every case of test_dicom_out.py, in one run folder."""
     folder = tmp_path_factory.mktemp("conformance")
-    films = {}
+    films, rows = {}, []
     for number, case in enumerate(CASES):
         path = films[case] = film(folder / f"film{number}.dcm", case)
         data = pydicom.dcmread(path)
@@ -66,14 +68,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         radiograph, screening = screened(path, LESIONS)
         name = case.replace(" ", "-")
         write_image_kinds(folder, name, screening, radiograph, CARD, KINDS)
-    write_run(folder, {}, [])
+        rows.append(done_row(name, screening, radiograph, 0.0))
+    write_run(folder, {"card": card_as_dict(CARD)}, rows)
+    assert write_run_kinds(folder, ("ko",)) == ()
     return Run(folder, films)
 
 
 def test_dciodvfy_finds_no_error(run: Run) -> None:
     dciodvfy = part("dciodvfy", "dicom3tools")
     objects = sorted(run.folder.glob("dicom/*/*.dcm"))
-    assert len(objects) == len(CASES) * len(KINDS)
+    assert len(objects) == len(CASES) * len(KINDS) + len(STUDIES)
     faults = []
     for path in objects:  # it prints its findings and always exits with 0
         done = subprocess.run([dciodvfy, path], capture_output=True, text=True, check=False)

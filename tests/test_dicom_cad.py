@@ -224,3 +224,24 @@ def test_text_burned_into_a_film_is_not_passed_on(tmp_path: Path) -> None:
 def test_export_refuses_before_it_reads(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--invent-geometry"):
         export(tmp_path / "no run", ("pm",))
+
+
+def test_a_flagged_film_that_is_gone_costs_the_selection_that_film(tmp_path: Path) -> None:
+    rows = []
+    for number in (1, 2):
+        path = film(tmp_path / f"film{number}.dcm", "R-MLO")
+        data = pydicom.dcmread(path)
+        data.SOPInstanceUID += f".{number}"
+        data.save_as(path)
+        radiograph, screening = screened(path, LESIONS)
+        rows.append(done_row(f"a{number}", screening, radiograph, 0.0))
+    write_run(tmp_path / "run", {"card": card_as_dict(CARD)}, rows)
+    (tmp_path / "film1.dcm").unlink()
+    exported = export(tmp_path / "run", ["ko"])
+    ((path, reason),) = exported.failed
+    assert Path(path).name == "film1.dcm"
+    assert reason.startswith("not among the key objects: film1.dcm is gone")
+    (selection,) = (pydicom.dcmread(ko) for ko in (tmp_path / "run").rglob("ko.dcm"))
+    images = [item for item in selection.ContentSequence if item.ValueType == "IMAGE"]
+    named = [image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for image in images]
+    assert named == [rows[1].sop_instance_uid]

@@ -158,6 +158,58 @@ def test_a_compressed_frame_of_several(path):
     np.testing.assert_allclose(pixels, GREY[::-1] / 4095, rtol=1e-6)
 
 
+def group(**parts):
+    """A functional group: macros by name, each an item of elements."""
+    item = Dataset()
+    for name, elements in parts.items():
+        macro = Dataset()
+        for keyword, value in elements.items():
+            setattr(macro, keyword, value)
+        setattr(item, name, Sequence([macro]))
+    return item
+
+
+def test_what_functional_groups_say_of_a_frame(path):
+    stored = np.concatenate([RAMP, RAMP])
+    shared = group(
+        PixelMeasuresSequence={"PixelSpacing": [0.1, 0.2]},
+        FrameVOILUTSequence={"WindowCenter": 2048, "WindowWidth": 4096},
+        FrameAnatomySequence={"FrameLaterality": "R"},
+        PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": 0},
+        PatientOrientationInFrameSequence={"PatientOrientation": ["P", "FL"]},
+    )
+    frames = [Dataset(), group(FrameVOILUTSequence={"WindowCenter": 4, "WindowWidth": 5})]
+    write(
+        path,
+        stored,
+        NumberOfFrames=2,
+        Rows=2,
+        SOPClassUID=uid.BreastTomosynthesisImageStorage,
+        SharedFunctionalGroupsSequence=Sequence([shared]),
+        PerFrameFunctionalGroupsSequence=Sequence(frames),
+    )
+    first, second = (read_dicom(path, frame=number) for number in (1, 2))
+    for read in (first, second):
+        assert read.spacing_mm == (0.1, 0.2)
+        assert (read.source.laterality, read.source.anterior) == ("R", "left")
+    np.testing.assert_allclose(first.pixels, np.minimum(2.0 * RAMP / 4095, 1), rtol=1e-6)
+    # c = 4, w = 5 of 2 x: (2 x - 3.5) / 4 + 0.5
+    np.testing.assert_allclose(second.pixels[0], [0, 0.125, 0.625, 1], atol=1e-6)
+    assert "rescaled: slope 2, intercept 0" in second.source.reading
+    assert "VOI: the first window, centre 4, width 5, LINEAR" in second.source.reading
+    assert any(note.startswith("functional groups: ") for note in second.source.reading)
+
+
+def test_damaged_functional_groups_say_nothing(path):
+    broken = group(PixelMeasuresSequence={"PixelSpacing": [0.1, 0.2]})
+    del broken.PixelMeasuresSequence[0].PixelSpacing
+    broken.FrameVOILUTSequence = Sequence()
+    write(path, SharedFunctionalGroupsSequence=Sequence([broken]))
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(radiograph.pixels, RAMP / 4095, rtol=1e-6)
+    assert not any("functional" in note for note in radiograph.source.reading)
+
+
 def test_a_number_of_frames_that_lies(path):
     frame = bytes(imagecodecs.jpegls_encode(GREY))
     for offsets in (True, False):

@@ -18,11 +18,12 @@ from patchad.calibration import Calibration
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import Maker, can_be_referred_to, finding, write_object
+from patchad.export.dicom_object import Maker, finding, obstacle, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph, Screening
+from patchad.io.dicom_tones import Voi
 from patchad.io.read import read_radiograph
 from patchad.phantom import chest, mammogram, write_dicom
 from patchad.preprocess import Preprocessing
@@ -56,9 +57,11 @@ CARD = ModelCard(
 KINDS = ("sc", "gsps", "sr", "seg", "heatmap-seg", "cad-sr", "pm")
 
 
-def screened(path: Path, scores: dict[tuple[int, int], float]) -> tuple[Radiograph, Screening]:
+def screened(
+    path: Path, scores: dict[tuple[int, int], float], voi: Voi = "auto"
+) -> tuple[Radiograph, Screening]:
     """An image whose patches score 0.5, but for those named by their corner (row, col)."""
-    radiograph = read_radiograph(path)
+    radiograph = read_radiograph(path, voi=voi)
     grid = PatchGrid(radiograph.shape, 32, 16)
     values = np.full(len(grid), 0.5, np.float32)
     for corner, score in scores.items():
@@ -385,19 +388,37 @@ def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
     Image.fromarray(grey).save(tmp_path / "film.png")
     radiograph, screening = screened(tmp_path / "film.png", LESIONS)
     assert finding(screening, CARD) is None
-    write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
+    told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
+    assert told == ""  # nobody expects any
     assert (tmp_path / "overlays" / "a.png").exists()
     assert not (tmp_path / "dicom").exists()
 
 
 @pytest.mark.parametrize(
-    "change", [{"SOPClassUID": ""}, {"StudyInstanceUID": ""}, {"NumberOfFrames": 2}]
+    ("change", "why"),
+    [
+        ({"SOPClassUID": ""}, "it lacks SOP Class UID"),
+        (
+            {"StudyInstanceUID": "", "SeriesInstanceUID": ""},
+            "it lacks Study Instance UID, Series Instance UID",
+        ),
+        ({"NumberOfFrames": 2}, "it has several frames"),
+    ],
 )
-def test_what_cannot_be_referred_to(breast: Written, change: dict[str, object]) -> None:
-    header = pydicom.dcmread(breast.film, stop_before_pixels=True)
-    assert can_be_referred_to(header)
-    header.update(change)
-    assert not can_be_referred_to(header)
+def test_what_cannot_be_referred_to_is_said(
+    breast: Written, tmp_path: Path, change: dict[str, object], why: str
+) -> None:
+    data = pydicom.dcmread(breast.film)
+    assert obstacle(data) == ""
+    data.update(change)
+    assert obstacle(data) == why
+    if "NumberOfFrames" not in change:
+        path = tmp_path / "film.dcm"
+        data.save_as(path)
+        radiograph, screening = screened(path, LESIONS)
+        told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, KINDS)
+        assert told == f"no DICOM objects: {why}"
+        assert not (tmp_path / "dicom").exists()
 
 
 def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) -> None:
@@ -522,3 +543,33 @@ def test_dcmtk_shows_the_film_as_patchad_read_it(written: Written, tmp_path: Pat
     with Image.open(shown) as picture:
         grey = np.asarray(picture) / 255
     np.testing.assert_allclose(grey, read_radiograph(written.film).pixels, atol=1 / 255)
+
+
+@pytest.mark.parametrize("voi", ["lut", "window", "full"])
+@pytest.mark.parametrize("monochrome1", [False, True])
+def test_the_presentation_state_scales_the_grey_as_patchad_did(
+    tmp_path: Path, voi, monochrome1
+) -> None:
+    path = film(tmp_path / "film.dcm", "MONOCHROME1" if monochrome1 else "L-MLO")
+    data = pydicom.dcmread(path)
+    data.WindowCenter, data.WindowWidth = 1500, 1200
+    table = Dataset()
+    curve = (np.arange(4096) ** 2 >> 8).astype("<u2")
+    table.LUTDescriptor, table.LUTData = [4096, 0, 16], curve.tobytes()
+    data.VOILUTSequence = [table]
+    data.save_as(path)
+    radiograph, screening = screened(path, LESIONS, voi)
+    assert radiograph.source.voi == voi
+    write_image_kinds(tmp_path, "a", screening, radiograph, CARD, ("gsps",))
+    state = pydicom.dcmread(tmp_path / "dicom" / "a" / "gsps.dcm")
+    (shown,) = state.get("SoftcopyVOILUTSequence") or [Dataset()]
+    assert ("VOILUTSequence" in shown) == (voi == "lut")
+    assert shown.get("WindowCenter") == (1500 if voi == "window" else None)
+    assert_conforms(tmp_path)
+    if shutil.which("dcmp2pgm") is None:
+        pytest.skip("dcmp2pgm is not installed: apt install dcmtk")
+    state, shown = tmp_path / "dicom" / "a" / "gsps.dcm", tmp_path / "shown.pgm"
+    subprocess.run(["dcmp2pgm", "-p", state, path, shown], check=True, capture_output=True)
+    with Image.open(shown) as picture:
+        grey = np.asarray(picture) / 255
+    np.testing.assert_allclose(grey, radiograph.pixels, atol=1.5 / 255)

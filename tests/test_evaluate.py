@@ -132,6 +132,50 @@ def test_images_by_hand(judged):
     assert result["image"]["counts"]["positives"] == 2
 
 
+def test_patients_by_hand(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    truth = TRUTH.replace("p2.png,D", "p2.png,A").replace("n2.png,B", "n2.png,C")
+    truth += "n3.png,F,negative\nn4.png,F,negative\n"
+    run = make_run(tmp_path, {**SCORES, "n3": (0, 6.5, 0, 0), "n4": (0, 1, 0, 0)})
+    result = judge(tmp_path, run, truth)
+    # A has n1 (4) and p2 (7), C has n2 (5) and p1 (6), F has n3 (6.5) and n4 (1).
+    assert result["patient"]["auroc"]["value"] == 1 / 2
+    assert result["patient"]["counts"]["positives"] == 2
+    assert result["patient"]["counts"]["negatives"] == 1
+    # p1 and p2 against n1, n2, n3, n4: only 6 lies below 6.5.
+    assert result["image"]["auroc"]["value"] == 7 / 8
+    calcification = result["by_kind"]["calcification"]["patient"]
+    assert (calcification["auroc"]["value"], calcification["counts"]["positives"]) == (1, 1)
+
+
+def test_the_pointing_game_by_hand(judged):
+    _, result = judged
+    # p1's highest patch is its third, off the lesion; p2's is its second: x 20-40, y 0-20, with
+    # its centre (30, 10) just outside of the region that ends there.
+    assert result["pointing"] == {
+        "hits": {"value": 0.0, "ci95": [None, None], "dropped": 0},
+        "counts": {"images": 2, "hits": 0, "patients": 2},
+    }
+
+
+def test_pointing_by_kind(tmp_path):
+    regions = """path,x,y,width,height,kind
+p1.png,2,22,10,10,mass
+p2.png,26,6,6,6,mass
+p2.png,2,2,6,6,calcification
+"""
+    run = make_run(tmp_path, SCORES)
+    result = judge(tmp_path, run, regions=regions)
+    # The centre of p1's third patch is (10, 30), of p2's second (30, 10).
+    assert result["pointing"]["hits"]["value"] == 1
+    assert result["by_kind"]["mass"]["pointing"]["hits"]["value"] == 1
+    other = result["by_kind"]["calcification"]["pointing"]
+    assert (other["hits"]["value"], other["counts"]["images"]) == (0, 1)
+    # Turned over, the highest patches are p1's second and p2's first, or its last without a score.
+    turned = result["by_kind"]["mass"]["baselines"]["gradient_energy"]["pointing"]
+    assert turned["hits"]["value"] == 0
+
+
 def test_lesions_by_hand(judged):
     _, result = judged
     # Best marks 7, 2.5 and none; false marks 5, 4, 3, 2, 1, 1, 0, 0 on two images.
@@ -296,7 +340,7 @@ def test_one_class_is_null_never_a_half(tmp_path):
     run = make_run(tmp_path, {name: SCORES[name] for name in ("n1", "n2")})
     truth = "path,patient_id,label\nn1.png,A,negative\nn2.png,B,negative\n"
     result = judge(tmp_path, run, truth, regions=None)
-    for level in ("patch", "image", "froc"):
+    for level in ("patch", "image", "patient", "pointing", "froc"):
         assert set(values(result[level]).values()) == {None}
     assert result["pixel"] is None
     assert result["by_kind"] == {}
@@ -378,3 +422,22 @@ def test_a_folder_in_use_is_refused(tmp_path):
         judge(tmp_path, run, out=tmp_path)
     judge(tmp_path, run, out=tmp_path / "new")
     assert (tmp_path / "new" / "evaluation.json").exists()
+
+
+def test_a_file_of_several_frames_is_judged_by_its_highest(tmp_path):
+    scores = {"n1": SCORES["n1"], "p1_frame1": (1, 1, 2, 1), "p1_frame2": SCORES["p1"]}
+    run = make_run(tmp_path, scores)
+    table = pd.read_csv(run / "images.csv")
+    frames = table["id"].str.startswith("p1")
+    table.loc[frames, "path"] = str(tmp_path / "p1.png")
+    table.loc[frames, "frame"] = [1, 2]
+    table.to_csv(run / "images.csv", index=False)
+    truth = "path,patient_id,label\nn1.png,A,negative\np1.png,C,positive\n"
+    regions = "path,x,y,width,height\np1.png,24,4,6,6\np1.png,4,24,6,6\n"
+    result = judge(tmp_path, run, truth, regions)
+    counts = result["counts"]
+    assert (counts["images"], counts["run_images"], counts["matched_by_path"]) == (2, 3, 2)
+    assert result["image"]["auroc"]["value"] == 1  # 6, of the second frame, over 4
+    # positive 1 and 6 of the second frame, against 1, 2, 3, 4 of the negative image and its own 2.5
+    assert result["patch"]["counts"]["positives"] == 2
+    assert any("2 frames of 1 files" in note for note in result["notes"])

@@ -284,3 +284,34 @@ def test_batches_cover_each_index_once(count, size):
     parts = list(batches(count, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
     assert all(0 < part.stop - part.start <= size for part in parts)
+
+
+@given(grids_and_values())
+def test_the_mirrored_grid_is_the_grid_of_the_mirror_image(case):
+    grid, values, rng = case
+    there, turned = grid.mirror(), grid.mirror_values(values)
+    assert there.mirror() == grid
+    np.testing.assert_array_equal(there.mirror_values(turned), values)
+    order = grid.mirror_values(np.arange(len(grid))).astype(int)
+    top, left, height, width = grid.boxes()[order].T
+    mirror_image = np.stack([top, grid.shape[1] - left - width, height, width], 1)
+    np.testing.assert_array_equal(there.boxes(), mirror_image)
+    corners = [tuple(corner) for corner in there.corners]
+    assert corners == sorted(corners)  # reading order
+    pixels = rng.random(grid.shape, np.float32)
+    mirrored = np.ascontiguousarray(pixels[:, ::-1])
+    np.testing.assert_array_equal(there.cut(mirrored), grid.cut(pixels)[order][..., ::-1])
+    np.testing.assert_allclose(there.means(mirrored), grid.means(pixels)[order], rtol=1e-9)
+    mask = rng.random(grid.shape) < 0.8
+    sewn = stitch(there, turned, mask=mask[:, ::-1])
+    np.testing.assert_array_equal(sewn, stitch(grid, values, mask=mask)[:, ::-1])
+
+
+def test_a_mirrored_grid_counts_columns_from_the_right():
+    grid = PatchGrid((4, 7), size=3, stride=3, mirrored=True)
+    assert grid.corners.tolist() == [[0, 0], [0, 1], [0, 4], [1, 0], [1, 1], [1, 4]]
+    narrow = PatchGrid((3, 2), size=3, stride=3, mirrored=True)
+    assert narrow.corners.tolist() == [[0, -1]]
+    assert narrow.boxes().tolist() == [[0, 0, 3, 2]]
+    pixels = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    assert narrow.cut(pixels)[0].tolist() == [[1, 1, 2], [3, 3, 4], [5, 5, 6]]

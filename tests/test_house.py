@@ -25,6 +25,8 @@ LAYERS = {
     "patchad.preprocess": 1,
     "patchad.filters": 1,
     "patchad.foreground": 1,
+    "patchad.orientation": 1,
+    "patchad.specks": 1,
     "patchad.synthesis": 1,
     "patchad.anatomy": 1,
     "patchad.phantom": 1,

@@ -138,6 +138,22 @@ def test_all_are_sent_once(run: Path) -> None:
         assert data == pydicom.dcmread(path)
 
 
+def test_two_pushes_of_a_run_do_not_meet(run: Path) -> None:
+    refused = []
+
+    def meanwhile(uid: str) -> int:
+        with pytest.raises(OutputError, match=r"another push of .* is under way") as raised:
+            push(run, "ANY@127.0.0.1:104")
+        refused.append(raised.value)
+        return 0
+
+    with scp(meanwhile) as (to, got):
+        assert push(run, to).accepted == 3
+    assert len(refused) == len(got) == 3
+    with scp() as (to, _):
+        assert push(run, to).accepted == 3  # the lock is gone
+
+
 def test_another_destination_is_another_matter(run: Path) -> None:
     with scp() as (to, _):
         push(run, to)

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import patchad
-from patchad.detector import read_model
+from patchad.detector import ModelCard, Response, read_model
 from patchad.errors import ImageError, MismatchError, ModelError
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Radiograph
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.methods import load
-from patchad.preprocess import prepare
+from patchad.preprocess import Prepared, prepare
 from patchad.verbs.screen import mismatches
 
 
@@ -132,3 +132,79 @@ def test_a_changed_model_is_refused(study, tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(card.replace('"stride": 16', '"stride": 8', 1))
     with pytest.raises(ModelError, match="changed"):
         load(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("columns", [208, 200, 24])  # the grid's last column shifted, or narrower
+def test_a_film_and_its_mirror_image_give_mirrored_results(film: Path, detector, columns) -> None:
+    preprocessing = replace(detector.card.preprocessing, canonical_side=True)
+    canonical = replace(detector, card=replace(detector.card, preprocessing=preprocessing))
+    read = read_radiograph(film)
+    assert (read.source.laterality, read.source.anterior) == ("R", "left")
+    pixels = read.pixels[:, ::-1][:, :columns]
+    if columns < 32:  # fading out towards the other side, as a breast does
+        shade = np.linspace(1, 0, columns) > np.abs(np.linspace(-1, 1, 256))[:, None]
+        pixels = np.where(shade, 0.3 + 0.5 * pixels, 0).astype(np.float32)
+    right = replace(read, pixels=np.ascontiguousarray(pixels[:, ::-1]))
+    source = replace(read.source, laterality="L", anterior="right")
+    left = replace(read, pixels=np.ascontiguousarray(pixels), source=source)
+    found = patchad.screen(left, canonical, allow_mismatch=True)
+    turned = patchad.screen(right, canonical, allow_mismatch=True)
+    assert (found.scores.grid.mirrored, turned.scores.grid.mirrored) == (False, True)
+    assert turned.score == found.score
+    np.testing.assert_array_equal(turned.heatmap.values, found.heatmap.values[:, ::-1])
+    order = found.scores.grid.mirror_values(np.arange(len(found.boxes))).astype(int)
+    top, start, height, width = found.boxes[order].T
+    np.testing.assert_array_equal(
+        turned.boxes, np.stack([top, columns - start - width, height, width], 1)
+    )
+    np.testing.assert_array_equal(turned.scores.values, found.scores.values[order])
+    np.testing.assert_array_equal(turned.patch_percentiles, found.patch_percentiles[order])
+    for name, scores in found.baselines.items():
+        np.testing.assert_array_equal(turned.baselines[name], scores[order])
+
+
+def test_regions_of_a_mirrored_film_lie_where_the_film_has_them(film: Path, detector) -> None:
+    # A bright square is drawn into a right breast; the region found must cover it.
+    preprocessing = replace(detector.card.preprocessing, canonical_side=True)
+    canonical = replace(detector, card=replace(detector.card, preprocessing=preprocessing))
+    read = read_radiograph(film)
+    pixels = read.pixels.copy()
+    rows, cols = np.nonzero(prepare(read, preprocessing).as_stored().foreground.mask)
+    row, col = int(np.median(rows)), int(np.median(cols))
+    board = np.indices((24, 24)).sum(0) % 6 < 3
+    pixels[row - 12 : row + 12, col - 12 : col + 12] = np.where(board, 1, 0.1)
+    result = patchad.screen(replace(read, pixels=pixels), canonical, allow_mismatch=True)
+    assert result.scores.grid.mirrored
+    top, left, height, width = result.boxes[np.nanargmax(result.scores.values)]
+    assert abs(top + height / 2 - row) <= 16
+    assert abs(left + width / 2 - col) <= 16
+    peak = np.unravel_index(np.nanargmax(result.heatmap.values), result.heatmap.values.shape)
+    assert np.abs(np.subtract(peak, (row, col))).max() <= 24
+
+
+@dataclass(frozen=True, eq=False)
+class Brightness:
+    """An image detector whose map is the picture, and whose patches are its means."""
+
+    card: ModelCard
+
+    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+        spoken = np.where(image.foreground.mask, image.pixels, np.nan).astype(np.float32)
+        return Response(spoken, grid.means(image.pixels).astype(np.float32))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detector) -> None:
+    preprocessing = replace(detector.card.preprocessing, canonical_side=True)
+    card = replace(detector.card, preprocessing=preprocessing, patch_pooling="mean")
+    read = read_radiograph(film)
+    assert read.source.anterior == "left"  # a right breast
+    result = patchad.screen(read, Brightness(card))
+    spoken = np.isfinite(result.heatmap.values)
+    assert spoken.mean() > 0.2
+    np.testing.assert_array_equal(result.heatmap.values[spoken], read.pixels[spoken])
+    means = PatchGrid((256, 208), 32, 16, mirrored=True).means(read.pixels)
+    scored = result.scores.scored
+    np.testing.assert_allclose(result.scores.values[scored], means[scored], rtol=1e-5)

@@ -12,7 +12,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from patchad.detector import read_card, save
+from patchad.detector import card_as_dict, read_card, save
 from patchad.errors import ModelError, OutputError, RequestError
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
@@ -337,6 +337,11 @@ def test_each_frame_is_a_row_where_that_is_asked_for(study, films, tmp_path: Pat
     first, second, _ = run.rows
     assert (first.id + "x").replace("_frame1x", "_frame2") == second.id
     assert first.score == second.score
+    assert first.reason == second.reason == ""
+    options = ScreenOptions(("sc",), frames="all")
+    run = screen_run([frames], study.model, tmp_path / "objects", options, device=CPU)
+    assert {row.reason for row in run.rows} == {"no DICOM objects: it has several frames"}
+    run = read_run(tmp_path / "all")
     assert export(run.folder, ["overlay"]).failed == ()
 
 
@@ -367,3 +372,58 @@ def test_a_run_may_be_deidentified_and_so_may_what_is_exported(
     assert [made.SOPInstanceUID for made in first] == [made.SOPInstanceUID for made in again]
     export(out, ["sr"])
     assert pydicom.dcmread(objects / "sr.dcm").PatientID == pydicom.dcmread(films[0]).PatientID
+
+
+def test_what_was_mirrored_for_the_model_is_stored_and_exported_as_the_film_lies(
+    study, films, tmp_path: Path
+) -> None:
+    detector = load(study.model, CPU)
+    preprocessing = replace(detector.card.preprocessing, canonical_side=True)
+    card = replace(detector.card, preprocessing=preprocessing, format=2)
+    save(replace(detector, card=card), tmp_path / "model")
+    assert read_card(tmp_path / "model").preprocessing.canonical_side
+    ds = pydicom.dcmread(films[0])
+    assert ds.PatientOrientation[0].startswith("P")  # a right breast
+    turned = edited(
+        films[0],
+        tmp_path / "turned.dcm",
+        PixelData=np.ascontiguousarray(ds.pixel_array[:, ::-1]).tobytes(),
+        PatientOrientation=["A", *ds.PatientOrientation[1:]],
+        SOPInstanceUID=ds.SOPInstanceUID + ".1",
+    )
+    run = screen_run(
+        [turned, films[0]],
+        tmp_path / "model",
+        tmp_path / "run",
+        ScreenOptions(("heatmap", "overlay", "report")),
+        device=CPU,
+    )
+    one, other = run.rows
+    assert (one.status, other.status) == ("ok", "ok")
+    assert one.score == other.score
+    assert "mirrored for the model" not in one.reading
+    assert "mirrored for the model" in other.reading
+    tables = [run.patches(row.id) for row in run.rows]
+    mirror_x = 208 - tables[0]["x"] - tables[0]["width"]
+    keys = [tables[0].assign(x=mirror_x), tables[1]]
+    same = [table.sort_values(["y", "x"])[["y", "x", "score"]].to_numpy() for table in keys]
+    np.testing.assert_array_equal(*same)
+    assert stored_scores(run, other).values.tolist() == pytest.approx(
+        tables[1]["score"].tolist(), nan_ok=True
+    )
+    paths = [run.heatmap_path(other.id), run.overlay_path(other.id)]
+    maps = [tifffile.imread(run.heatmap_path(row.id)) for row in run.rows]
+    np.testing.assert_array_equal(maps[1], maps[0][:, ::-1])
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    assert export(run.folder, ["heatmap", "overlay", "report"]).failed == ()
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_cards_without_newer_fields_keep_their_digest(study) -> None:
+    content = json.loads((study.model / "card.json").read_text())
+    assert "canonical_side" not in content["preprocessing"]
+    assert "for_processing" not in content["data"]
+    assert "patch_pooling" not in content
+    assert card_as_dict(read_card(study.model))["digest"] == content["digest"]

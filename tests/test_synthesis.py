@@ -47,6 +47,7 @@ def test_the_profiles_are_what_they_say():
     [
         synthesis.mass,
         synthesis.spiculated_mass,
+        synthesis.architectural_distortion,
         synthesis.calcification_cluster,
         synthesis.opacity,
     ],
@@ -81,6 +82,23 @@ def test_spicules_reach_beyond_the_core():
         # Beyond the core, only a part of each circle is spicule.
         ring = lesion.mask[(away > 7.5) & (away < 8)]
         assert ring.mean() < 0.5
+
+
+def test_a_distortion_has_spicules_and_no_core():
+    for seed in range(5):
+        lesion = synthesis.architectural_distortion(rng(seed), diameter_mm=20, spacing_mm=FINE)
+        y, x = np.indices(lesion.mask.shape)
+        away = 0.1 * np.hypot(y - lesion.mask.shape[0] // 2, x - lesion.mask.shape[1] // 2)
+        assert lesion.added[away < 1].max() < 0.1
+        assert lesion.mask[away < 4].all()
+        assert 7 < away[lesion.mask].max() < 1.15 * 10
+        # Spicules are lines: on a circle around the middle, most is dark and some is bright.
+        ring = lesion.added[(away > 6.5) & (away < 7)]
+        assert (ring > 0.3).mean() < 0.5
+        assert ring.max() > 0.5
+        runs = ndimage.label((lesion.added > 0.3) & (away > 6))[1]
+        assert runs >= 8  # apart from one another
+        assert lesion.kind == "architectural distortion"
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,10 @@ from PIL import Image
 from patchad.config import Config, read_config
 from patchad.detector import read_model
 from patchad.errors import OutputError, RequestError
+from patchad.io import workers
 from patchad.io.manifest import read_manifest
+from patchad.verbs.screen import ScreenOptions
+from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import _one_intent, train
 
 CPU = torch.device("cpu")
@@ -151,3 +155,59 @@ def test_raw_and_finished_images_are_not_mixed() -> None:
     images = [SimpleNamespace(source=SimpleNamespace(for_processing=v)) for v in (True, False)]
     with pytest.raises(RequestError, match="1 of 2 training images are For Processing"):
         _one_intent(images)
+
+
+def serve_badly(link, how):
+    """A process that reads images, until one kills it."""
+    read = workers._read
+
+    def badly(entry, how):
+        if entry.path.stem == "crash":
+            os.abort()
+        return read(entry, how)
+
+    workers._read = badly
+    serve(link, how)
+
+
+serve = workers._serve
+
+
+def test_a_film_that_crashes_its_decoder_is_left_out(
+    study, tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_serve", serve_badly)
+    films = tmp_path / "films"
+    films.mkdir()
+    for row in [r for r in read_manifest(study.manifest) if r.split == "train"][:5]:
+        shutil.copy(row.path, films / f"{row.path.parent.name}-{row.path.name}")
+    (films / "crash.dcm").write_bytes(row.path.read_bytes())
+    trained = train(films, tmp_path / "model", tiny_config, device=CPU)
+    ((path, reason),) = trained.failed
+    assert Path(path).name == "crash.dcm"
+    assert "died of SIGABRT" in reason
+    assert trained.card.data.images + trained.card.data.calibration_images == 5
+
+
+def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_path: Path) -> None:
+    config = read_config(
+        "wei2018_leaky",
+        [
+            *("patch_size=32", "stride=16", "split.held_out=0.4", "preprocessing.voi=full"),
+            *("wei2018.epochs=1", "wei2018.patches_per_epoch=200"),
+        ],
+    )
+    card = train(study.manifest, tmp_path / "model", config, device=CPU).card
+    assert (card.preprocessing.voi, card.format) == ("full", 2)
+    assert card.config["preprocessing"]["voi"] == "full"
+    films = [row.path for row in read_manifest(study.manifest) if row.split == "test"][:1]
+    model = tmp_path / "model"
+    run = screen_run(films, model, tmp_path / "run", ScreenOptions(()), device=CPU)
+    assert run.settings["settings"]["voi"] == "full"
+    assert "VOI: full was asked for" in run.rows[0].reading
+    asked = ScreenOptions((), voi="window")
+    run = screen_run(films, model, tmp_path / "window", asked, device=CPU)
+    assert run.settings["settings"]["voi"] == "window"
+    assert "VOI: the first window" in run.rows[0].reading
+    with pytest.raises(RequestError, match="preprocessing"):
+        read_config("wei2018", ["preprocessing.voi=nice"])

@@ -368,3 +368,17 @@ def test_a_gpu_trains_and_scores_as_a_cpu_does(waves: TrainingSet) -> None:
     with torch.inference_mode():
         scores: tuple[Tensor, Tensor] = trained.score(patches), on_cpu.score(patches.cpu())
     torch.testing.assert_close(scores[0].cpu(), scores[1], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "unit"),
+    [
+        ("voi", "RMSE of intensity [0, 1]"),
+        ("percentiles", "RMSE of intensity [0, 1] between percentiles of the foreground"),
+        ("local", "RMSE of local contrast (0.1 is one local standard deviation)"),
+    ],
+)
+def test_the_score_unit_says_what_the_intensity_was(waves: TrainingSet, intensity, unit) -> None:
+    card = replace(CARD, preprocessing=Preprocessing(intensity=intensity))
+    one = replace(SHORT, epochs=1)
+    assert wei2018.fit(one, waves, card=card, seed=0, device=CPU).card.score_unit == unit

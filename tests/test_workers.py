@@ -9,7 +9,7 @@ import pytest
 from patchad.errors import ImageError, NotARadiographError, RequestError
 from patchad.io import workers
 from patchad.io.manifest import ManifestRow
-from patchad.io.workers import Fault, How, Limits, Ready, fault_of, read_ahead
+from patchad.io.workers import Fault, How, Limits, Ready, fault_of, read_ahead, read_one, readers
 from patchad.preprocess import Preprocessing
 
 HOW = How(Preprocessing(body_part="chest"), limits=Limits(seconds=30))
@@ -75,6 +75,27 @@ def test_a_decoder_that_dies_or_hangs_costs_its_file_only(tmp_path, monkeypatch,
     assert "No such file" in reasons["none"]
     assert {a.status for a in answers.values() if isinstance(a, Fault)} == {"failed"}
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_processes_are_kept_from_pass_to_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_serve", serve_badly)
+    rows = [write(tmp_path / f"{name}.png") for name in ("a", "crash", "b")]
+    with readers(HOW) as ahead:
+        for _ in range(2):
+            answers = [answer for _, answer in ahead(rows)]
+            assert [isinstance(answer, Ready) for answer in answers] == [True, False, True]
+            kept = workers._CONTEXT.active_children()
+            assert 1 <= len(kept) <= 2
+    assert workers._CONTEXT.active_children() == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_one_image_is_read_or_its_fault_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_serve", serve_badly)
+    assert read_one(write(tmp_path / "a.png"), HOW).radiograph.shape == GREY.shape
+    with pytest.raises(ImageError, match="died of SIGSEGV"):
+        read_one(write(tmp_path / "crash.png"), HOW)
 
 
 def test_a_process_that_cannot_start_is_a_wrong_request(tmp_path, monkeypatch):

@@ -158,6 +158,44 @@ def image_section(samples: Samples, scorer: str, weights: Tensor, kind: str = ""
     return _ranked(images[scorer].to_numpy(), positive, ~truth, patient, weights)
 
 
+def patient_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
+    """As :func:`image_section`, with one sample a patient.
+
+    A patient is positive if any of their images is, and scores what their highest image does.
+    """
+    images, lesions = samples.images, samples.lesions
+    patients = images.groupby("patient")[[scorer, "positive"]].max()
+    patient, truth = patients.index.to_numpy(), patients["positive"].to_numpy(bool)
+    positive = truth
+    if kind:
+        positive = np.isin(patient, lesions["patient"][lesions["kind"] == kind])
+    return _ranked(patients[scorer].to_numpy(), positive, ~truth, patient, weights)
+
+
+def pointing_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
+    """The pointing game: the share of images with regions whose highest patch points at one.
+
+    It does if its centre lies in a region (with ``kind``, one of the kind, of images that have
+    one). J. Zhang et al., Top-down neural attention by excitation backprop, IJCV 126:1084-1102,
+    2018, https://doi.org/10.1007/s11263-017-1059-x, there with pixels.
+    """
+    lesions = samples.lesions
+    if kind:
+        lesions = lesions[lesions["kind"] == kind]
+    images = lesions.groupby("case")[["patient", f"pointed_{scorer}"]].max()
+    hit = images[f"pointed_{scorer}"].to_numpy(bool, copy=True)  # pandas gives a view to read only
+    unit = images["patient"].to_numpy(np.int64, copy=True)
+    hits, units = _tensor(hit, weights).double(), _tensor(unit, weights)
+    figures = estimate(
+        ["hits"],
+        lambda w: weighted_mean(hits, units, w)[:, None],
+        weights,
+        len(set(unit)),
+    )
+    counts = {"images": len(images), "hits": int(hit.sum()), "patients": len(set(unit))}
+    return Section(figures, counts, {})
+
+
 def froc_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
     """Lesions found against false marks on negative images; see :func:`.metrics.froc`."""
     lesions, marks = samples.lesions, samples.false_marks[scorer]

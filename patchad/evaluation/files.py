@@ -15,7 +15,7 @@ from patchad.evaluation.samples import METHOD, SCORERS, Samples
 from patchad.export.curves import Distribution, Line, plot_froc, plot_histogram, plot_pr, plot_roc
 from patchad.io.files import write_whole
 
-_LEVELS = ("patch", "image", "froc")
+_LEVELS = ("patch", "image", "patient", "pointing", "froc")
 
 
 def write_tables(folder: Path, result: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ def _by_kind(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for kind, sections in result["by_kind"].items():
         for scorer, levels in {result["method"]: sections, **sections["baselines"]}.items():
-            patch, image, froc = (levels[level] for level in _LEVELS)
+            patch, image, patient, pointing, froc = (levels[level] for level in _LEVELS)
             rows.append(
                 {
                     "kind": kind,
@@ -141,6 +141,8 @@ def _by_kind(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                     **_row(patch["auroc"], "patch_auroc"),
                     **_row(patch["within_image_auroc"], "within_image_auroc"),
                     **_row(image["auroc"], "image_auroc"),
+                    **_row(patient["auroc"], "patient_auroc"),
+                    **_row(pointing["hits"], "pointing_hits"),
                     **_row(froc["sensitivity_at_1"], "froc_sensitivity_at_1"),
                 }
             )

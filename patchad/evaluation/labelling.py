@@ -132,16 +132,21 @@ def hits(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bo
 
     One does whose centre lies in the region, or that is positive for it.
     """
+    return label_patches(boxes, regions).of | centred_in(boxes, regions)
+
+
+def centred_in(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Which boxes have their centre in which region: (N, R) bool."""
     rows, cols = boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2
-    hit = label_patches(boxes, regions).of
+    inside = np.zeros((len(boxes), len(regions)), bool)
     for column, region in enumerate(regions):
         row, col = rows - region.y, cols - region.x
         within = (row >= 0) & (row < region.height) & (col >= 0) & (col < region.width)
         if region.mask is not None:
             at = np.flatnonzero(within)
             within[at] = region.mask[row[at].astype(int), col[at].astype(int)]
-        hit[:, column] |= within
-    return hit
+        inside[:, column] = within
+    return inside
 
 
 def _between(

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from patchad.baselines import BASELINES
 from patchad.calibration import Pooling, pool
 from patchad.errors import RequestError
-from patchad.evaluation.labelling import NOT_COUNTED, find_marks, hits, label_patches
+from patchad.evaluation.labelling import (
+    NOT_COUNTED,
+    centred_in,
+    find_marks,
+    hits,
+    label_patches,
+)
 from patchad.evaluation.truth import Truth
 from patchad.io.run import Run
 
@@ -28,7 +34,8 @@ class Samples:
     ``patches``: the scored ones, with ``case`` (int), ``label`` of :mod:`.labelling` and
     ``in_positive`` (bool, of a positive image). ``lesions``: the regions, with ``case``, ``kind``
     and ``scored`` (a scored patch is positive for it); their score is that of the best mark that
-    hits them, -inf without one. ``pairs`` (K, 2) int64 says which row of ``patches`` is positive
+    hits them, -inf without one; ``pointed_<scorer>`` (bool) says whether the centre of the image's
+    highest patch lies in them. ``pairs`` (K, 2) int64 says which row of ``patches`` is positive
     for which row of ``lesions``. ``images``: with ``case`` and ``positive``. ``false_marks``, by
     scorer: the marks on negative images, with ``patient`` and ``score``.
     """
@@ -72,18 +79,21 @@ def collect(run: Run, truth: Truth) -> Samples:
         }
         images.append({METHOD: case.score, **pooled, **owner, "positive": case.positive})
         best: dict[str, NDArray[np.float64]] = {}
+        pointed: dict[str, NDArray[np.bool_]] = {}
+        centred = centred_in(boxes, case.regions)
         for scorer in SCORERS:
             values = scores[scorer].to_numpy()
             marks = find_marks(boxes, values)
             hit = hits(boxes[marks], case.regions)
             best[scorer] = np.where(hit, values[marks, None], -np.inf).max(0, initial=-np.inf)
+            pointed[f"pointed_{scorer}"] = centred[marks[0]]  # the first mark is the highest patch
             if not case.positive:
                 found = {"patient": case.patient, "score": values[marks]}
                 false_marks[scorer].append(pd.DataFrame(found))
         kinds = [region.kind or "unspecified" for region in case.regions]
         lesions.append(
             pd.DataFrame(
-                {**best, "kind": pd.Series(kinds, dtype=str), "scored": labels.of.any(0)}
+                {**best, **pointed, "kind": pd.Series(kinds, dtype=str), "scored": labels.of.any(0)}
             ).assign(**owner)
         )
         pairs.append(np.argwhere(labels.of) + np.array([n_patches, n_lesions]))

@@ -1,5 +1,6 @@
 """Who is judged: the truth laid beside the run, all that falls out on the way being counted."""
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ def lay_beside(
     """Match the images of a run with their truth.
 
     Where the truth has splits, only ``test`` (and rows without one) count. Images match by path,
-    else by the column ``sop_instance_uid`` of the truth, else by a file name that is unique.
+    else by the column ``sop_instance_uid`` of the truth, else by a file name that is unique. A row
+    of the truth is about a whole file: of a file whose frames were screened one by one, the frame
+    with the highest score is its image.
 
     Raises:
         RequestError: a row of the truth has no image in the run, or more than one; a negative
@@ -51,7 +54,8 @@ def lay_beside(
     """
     tests = [row for row in rows if row.split in ("", "test")]
     known = [row for row in tests if row.label in ("negative", "positive")]
-    found, how = _match(run.rows, known)
+    images, frames = _highest_frames(run.rows)
+    found, how = _match(images, known)
     marked, unmatched = _regions_of(known, [row.path for row in rows], regions or {})
     patients: dict[str, int] = {}
     cases, lost = [], Counter[str]()
@@ -89,8 +93,8 @@ def lay_beside(
         "truth_rows": len(rows),
         "truth_rows_of_other_splits": len(rows) - len(tests),
         "truth_rows_of_unknown_label": len(tests) - len(known),
-        "run_images": len(run.images),
-        "run_images_not_in_truth": len(run.images) - len(known),
+        "run_images": len(images),
+        "run_images_not_in_truth": len(images) - len(known),
         **{f"matched_by_{key}": how[key] for key in ("path", "sop_instance_uid", "file_name")},
         "region_files_not_in_truth": unmatched,
         **{
@@ -99,7 +103,30 @@ def lay_beside(
             for status in ("failed", "skipped", "without_score")
         },
     }
-    return Truth(tuple(cases), len(patients), counts, _notes(rows, lost))
+    return Truth(tuple(cases), len(patients), counts, (*_notes(rows, lost), *frames))
+
+
+def _highest_frames(rows: Sequence[ImageRow]) -> tuple[list[ImageRow], tuple[str, ...]]:
+    """An image a file: of frames, the one with the highest score; and a note where there were."""
+    images: dict[tuple[str, int], ImageRow] = {}
+    for number, row in enumerate(rows):
+        key = (row.path, -1 if row.frame is not None else number)
+        other = images.get(key)
+        if other is None or _score(row) > _score(other):
+            images[key] = row
+    files = sum(frame == -1 for _, frame in images)
+    if not files:
+        return [*images.values()], ()
+    frames = sum(row.frame is not None for row in rows)
+    note = (
+        f"{frames} frames of {files} files were screened: each file is judged by its frame with "
+        "the highest score, and exceeds a threshold more easily than an image of one frame."
+    )
+    return [*images.values()], (note,)
+
+
+def _score(row: ImageRow) -> float:
+    return -math.inf if row.score is None else row.score
 
 
 def _match(

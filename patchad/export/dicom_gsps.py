@@ -3,7 +3,6 @@
 A viewer draws it over the film as stored, and can hide it; no pixel is changed.
 """
 
-import math
 from fractions import Fraction
 
 import numpy as np
@@ -17,7 +16,7 @@ from highdicom.pr import (
 )
 from pydicom import Dataset
 
-from patchad.export.dicom_object import Finding, copy_element, first_item, number_of, text_of
+from patchad.export.dicom_object import Finding, copy_element, first_item, text_of
 
 _LAYER = "PATCHAD"
 _LINES = (0.0, 0.94, 1.0, 1.0)  # left, top, right, bottom: shares of the area shown
@@ -28,7 +27,7 @@ def presentation_state(found: Finding) -> Dataset:
     """Each region's outline with its number and score, and a line of text on the whole image.
 
     Outlines are in pixels of the stored image, first point = last. The film is shown as patchad
-    read it: its modality LUT, its first VOI LUT or window, MONOCHROME1 turned over, square.
+    read it: its modality LUT, the VOI LUT or window that was used, MONOCHROME1 turned over, square.
     """
     screening, source = found.screening, found.reference
     layer = GraphicLayer(_LAYER, order=1, description="Flagged regions, research use only")
@@ -75,7 +74,7 @@ def presentation_state(found: Finding) -> Dataset:
     )
     found.locate(state)
     state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect(found)
-    _copy_tones(found.header, state)
+    _copy_tones(found.header, state, screening.source.voi)
     return state
 
 
@@ -86,8 +85,11 @@ def _aspect(found: Finding) -> list[int]:
     return [ratio.numerator, ratio.denominator]
 
 
-def _copy_tones(header: Dataset, state: Dataset) -> None:
-    """The modality LUT, and the first VOI LUT or else the first window, as patchad reads them."""
+def _copy_tones(header: Dataset, state: Dataset, used: str) -> None:
+    """The modality LUT, and the first VOI LUT or window if patchad used it to read the film.
+
+    Without either a presentation state shows the full range (PS3.4 N.2), as patchad does.
+    """
     modality = first_item(header, "ModalityLUTSequence")
     if modality is not None:
         modality.ModalityLUTType = text_of(modality, "ModalityLUTType") or "US"
@@ -98,10 +100,9 @@ def _copy_tones(header: Dataset, state: Dataset) -> None:
         state.RescaleType = text_of(header, "RescaleType") or "US"
     voi = Dataset()
     table = first_item(header, "VOILUTSequence")
-    width, centre = number_of(header, "WindowWidth"), number_of(header, "WindowCenter")
-    if table is not None:
+    if used == "lut" and table is not None:
         voi.VOILUTSequence = [table]
-    elif width >= 1 and math.isfinite(centre):
+    elif used == "window":
         voi.WindowCenter = text_of(header, "WindowCenter")
         voi.WindowWidth = text_of(header, "WindowWidth")
         copy_element(header, voi, "VOILUTFunction")

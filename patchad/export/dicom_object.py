@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_description
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
@@ -20,7 +21,8 @@ from pydicom.uid import UID
 from patchad.detector import ModelCard, card_as_dict
 from patchad.errors import ImageError
 from patchad.export.regions import FlaggedRegion, regions_of
-from patchad.image import Screening
+from patchad.image import Screening, Source
+from patchad.io.dicom_header import spread_frame
 from patchad.io.files import write_whole
 from patchad.io.raster import quiet
 from patchad.version import __version__
@@ -177,7 +179,7 @@ def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) 
     """Read the source's header again; None where an object could not refer to the source.
 
     That is so for what is no DICOM file, for one without the UIDs of class, instance, series and
-    study, and for one of several frames.
+    study, and for one of several frames; :func:`why_none` says which.
 
     Raises:
         ImageError: the file cannot be read any more, or is another than was screened.
@@ -186,15 +188,32 @@ def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) 
     if not source.sop_instance_uid:
         return None
     header = read_header(Path(source.path), source.sop_instance_uid, deidentify=deidentify)
-    return (
-        Finding(header, screening, Maker(card, deidentify)) if can_be_referred_to(header) else None
-    )
+    return None if obstacle(header) else Finding(header, screening, Maker(card, deidentify))
 
 
-def can_be_referred_to(header: Dataset) -> bool:
-    """Whether the header has the UIDs of class, instance, series and study, and one frame."""
-    named = all(text_of(header, keyword) for keyword in _OF_A_REFERENCE if keyword.endswith("UID"))
-    return named and not number_of(header, "NumberOfFrames") > 1
+def why_none(source: Source) -> str:
+    """Why :func:`finding` gives none, in words; empty for what is no DICOM file.
+
+    Raises:
+        ImageError: the file cannot be read any more, or is another than was screened.
+    """
+    if not source.voi:
+        return ""
+    if not source.sop_instance_uid:
+        return "it lacks SOP Instance UID"
+    return obstacle(read_header(Path(source.path), source.sop_instance_uid))
+
+
+def obstacle(header: Dataset) -> str:
+    """What keeps an object from referring to this file, in words; empty: nothing.
+
+    It needs the UIDs of class, instance, series and study, and may have but one frame.
+    """
+    uids = [keyword for keyword in _OF_A_REFERENCE if keyword.endswith("UID")]
+    missing = [dictionary_description(uid) for uid in uids if not text_of(header, uid)]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    return "it has several frames" if number_of(header, "NumberOfFrames") > 1 else ""
 
 
 def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) -> Dataset:
@@ -217,6 +236,8 @@ def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) 
             f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
             "refer to it, screen it again"
         )
+    with quiet():
+        spread_frame(header, 1)  # the tones of an enhanced object of one frame
     if deidentify:
         for keyword in (*_OF_THE_PATIENT, *_OF_THE_STUDY, *_OF_PLACE_AND_TIME):
             if keyword in header and keyword != "StudyInstanceUID":

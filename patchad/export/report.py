@@ -35,11 +35,20 @@ from patchad.export.regions import outlined
 from patchad.export.tiff import stored_heatmap
 from patchad.io.files import write_whole
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
+from patchad.io.workers import Fault, Ready, required
 from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
 _JPEG_QUALITY = 85
-_SECTIONS = ("patch", "image", "froc", "threshold", "pixel")  # of evaluation.json
+_SECTIONS = (
+    "patch",
+    "image",
+    "patient",
+    "pointing",
+    "froc",
+    "threshold",
+    "pixel",
+)  # of evaluation.json
 _CURVES = {
     "roc.png": "Receiver operating characteristic",
     "pr.png": "Precision against recall",
@@ -77,7 +86,10 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             scale=_uri(_scale(card), "PNG"),
             strips=_strips(ranked, card),
             ranked=ranked,
-            shown=[(row, _picture(run, row, card)) for row in ranked[:top]],
+            shown=[
+                (row, _picture(run, row, read, card))
+                for row, read in read_again(run, ranked[:top], card.preprocessing)
+            ],
             flagged=sum(bool(row.flagged) for row in ranked),
             failures=[row for row in run.rows if row.status != "ok"],
             evaluation=_evaluation(run_folder / "evaluation"),
@@ -115,12 +127,12 @@ def _rank(row: ImageRow) -> tuple[float, str]:
     return (math.inf if row.score is None else -row.score, row.path)
 
 
-def _picture(run: Run, row: ImageRow, card: ModelCard) -> _Picture:
+def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _Picture:
     calibration = card.calibrated
     try:
-        radiograph = read_again(run, row)
+        radiograph = required(read).radiograph
         scores = stored_scores(run, row)
-        heatmap = stored_heatmap(run, row, radiograph, scores, card)
+        heatmap = stored_heatmap(run, row, required(read), scores, card)
         drawn = outlined(scores, heatmap, calibration)
         shape = display_shape(radiograph.shape, radiograph.spacing_mm, _LONG_SIDE)
         index = layer(

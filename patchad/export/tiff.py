@@ -8,10 +8,10 @@ import tifffile
 
 from patchad.detector import ModelCard, stitch_scores
 from patchad.errors import ImageError
-from patchad.image import Heatmap, PatchScores, Radiograph
+from patchad.image import Heatmap, PatchScores
 from patchad.io.files import write_whole
 from patchad.io.run import ImageRow, Run
-from patchad.preprocess import prepare
+from patchad.io.workers import Ready
 
 _MM_PER_CM = 10.0
 
@@ -74,7 +74,7 @@ def read_heatmap(path: Path) -> Heatmap:
 
 
 def stored_heatmap(
-    run: Run, row: ImageRow, radiograph: Radiograph, scores: PatchScores, card: ModelCard
+    run: Run, row: ImageRow, read: Ready, scores: PatchScores, card: ModelCard
 ) -> Heatmap:
     """The heatmap of a screened image as stored, or stitched again where it wasn't asked for.
 
@@ -87,5 +87,5 @@ def stored_heatmap(
         return read_heatmap(path)
     if card.calibrated.map is not None:
         raise ImageError(f"{path} is missing, and only screening makes it: screen this image again")
-    mask = prepare(radiograph, card.preprocessing).foreground.mask
-    return stitch_scores(card, scores, mask, radiograph)
+    mask = read.prepared.as_stored().foreground.mask
+    return stitch_scores(card, scores, mask, read.radiograph)

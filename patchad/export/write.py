@@ -17,10 +17,11 @@ from patchad.export.dicom_ko import key_objects
 from patchad.export.dicom_object import (
     Finding,
     Maker,
-    can_be_referred_to,
     finding,
+    obstacle,
     read_header,
     text_of,
+    why_none,
     write_object,
 )
 from patchad.export.dicom_pm import parametric_map
@@ -68,13 +69,13 @@ def write_image_kinds(
     kinds: Sequence[str],
     *,
     deidentify: bool = False,
-) -> None:
+) -> str:
     """Write those of ``kinds`` that are made for each image.
 
     ``deidentify`` leaves the patient out of the DICOM objects.
 
     DICOM objects are passed over where they couldn't refer to the image; see
-    :func:`patchad.export.dicom_object.finding`.
+    :func:`patchad.export.dicom_object.finding`. Of a DICOM file, it is returned why; else nothing.
 
     Raises:
         ImageError: the file is gone, or its header allows no DICOM object.
@@ -101,34 +102,54 @@ def write_image_kinds(
         if found and kind in kinds:
             path = object_path(folder, image_id, kind)
             write_object(path, found.header, found.maker, partial(make, found))
+    why = why_none(screening.source) if wanted and found is None else ""
+    return f"no DICOM objects: {why}" if why else ""
 
 
-def write_run_kinds(folder: Path, kinds: Sequence[str], *, deidentify: bool = False) -> None:
+def write_run_kinds(
+    folder: Path, kinds: Sequence[str], *, deidentify: bool = False
+) -> tuple[tuple[str, str], ...]:
     """Write those of ``kinds`` that are made for the run as a whole.
 
+    Returns (path, reason) of the flagged images that could not be selected.
+
     Raises:
-        ImageError: a flagged image is gone, or its header allows no DICOM object.
         OutputError: a file cannot be written.
     """
-    if "ko" in kinds:
-        _write_key_objects(read_run(folder), deidentify)
+    left_out = _write_key_objects(read_run(folder), deidentify) if "ko" in kinds else ()
     if "report" in kinds:
         write_report(folder)
+    return left_out
 
 
-def _write_key_objects(run: Run, deidentify: bool) -> None:
-    """A Key Object Selection for each study with flagged images."""
+def _write_key_objects(run: Run, deidentify: bool) -> tuple[tuple[str, str], ...]:
+    """A Key Object Selection for each study with flagged images; those that can't be in it."""
+    left_out = []
     card = card_from_dict(run.settings["card"], f"the card in {run.folder}")
     maker = Maker(card, deidentify)
-    studies: dict[str, list[Dataset]] = {}
+    studies: dict[str, list[tuple[str, Dataset]]] = {}
     for row in run.rows:
-        if row.flagged and row.sop_instance_uid:
+        if not (row.flagged and row.sop_instance_uid):
+            continue
+        try:
             header = read_header(Path(row.path), row.sop_instance_uid, deidentify=deidentify)
-            if can_be_referred_to(header):
-                studies.setdefault(text_of(header, "StudyInstanceUID"), []).append(header)
-    for study, headers in studies.items():
-        path = object_path(run.folder, study, "ko")
-        write_object(path, headers[0], maker, partial(key_objects, headers, maker))
+        except ImageError as error:
+            left_out.append((row.path, f"not among the key objects: {error}"))
+            continue
+        why = obstacle(header)
+        if why:
+            left_out.append((row.path, f"not among the key objects: {why}"))
+        else:
+            study = text_of(header, "StudyInstanceUID")
+            studies.setdefault(study, []).append((row.path, header))
+    for study, images in studies.items():
+        headers = [header for _, header in images]
+        try:
+            build = partial(key_objects, headers, maker)
+            write_object(object_path(run.folder, study, "ko"), headers[0], maker, build)
+        except ImageError as error:
+            left_out += [(path, str(error)) for path, _ in images]
+    return tuple(left_out)
 
 
 def _picture(

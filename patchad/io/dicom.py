@@ -5,6 +5,7 @@ Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 t
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydicom import Dataset, uid
 
@@ -18,6 +19,7 @@ from patchad.io.dicom_header import (
     pair_of,
     parse,
     sop_class_of,
+    spread_frame,
     text_of,
     uid_name,
     uid_of,
@@ -107,8 +109,11 @@ def read_dicom(
         modality = text_of(header, "Modality").upper()
         _refuse_others(header, modality, notes)
         frames = _frames(header, frame, notes)
+        taken = spread_frame(header, frame or 1)
+        if taken:
+            notes.append(f"functional groups: {', '.join(taken)}")
         low, high = stored_range(header, max_pixels)
-        tones = tones_of(header, low, high, notes, voi)
+        tones, used = tones_of(header, low, high, notes, voi)
         stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)
         pixels = tones[stored - low]
         outside = outside_of(header, stored, (low, high), notes)
@@ -125,6 +130,8 @@ def read_dicom(
             modality=modality,
             laterality=laterality if laterality in ("L", "R", "B") else "",
             view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
+            anterior=_anterior(header),
+            voi=used,
             reading=tuple(notes),
             cautions=tuple(_cautions(header)),
             for_processing=_for_processing(header),
@@ -183,6 +190,14 @@ def _for_processing(header: Dataset) -> bool | None:
         if intent == f"FOR {named}" or (not intent and f"For{named.title()}" in keyword):
             return answer
     return None
+
+
+def _anterior(header: Dataset) -> Literal["left", "right", ""]:
+    """The side that is anterior, by where Patient Orientation has rows point to (PS3.3 C.7.6.1)."""
+    rows = text_of(header, "PatientOrientation").upper()
+    if not re.fullmatch(r"[AP][LRHF]{0,2}", rows):
+        return ""
+    return "right" if rows[0] == "A" else "left"
 
 
 def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:

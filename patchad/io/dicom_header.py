@@ -7,6 +7,7 @@ is not quoted either: text is taken only where it looks like a code, a UID or a 
 import math
 import re
 import zlib
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -25,8 +26,9 @@ _SLACK = 2**24  # bytes that a file may inflate to beside its pixels
 # fmt: off
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "ImageLaterality", "Laterality", "ViewPosition", "PixelSpacing", "ImagerPixelSpacing",
-    "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel", "PhotometricInterpretation",
+    "ImageLaterality", "Laterality", "ViewPosition", "PatientOrientation", "PixelSpacing",
+    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel",
+    "PhotometricInterpretation",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration", "ModalityLUTSequence", "RescaleSlope",
     "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
@@ -38,7 +40,17 @@ TAGS = [
     "CollimatorShape", "CollimatorLeftVerticalEdge", "CollimatorRightVerticalEdge",
     "CollimatorUpperHorizontalEdge", "CollimatorLowerHorizontalEdge", "CenterOfCircularCollimator",
     "RadiusOfCircularCollimator", "VerticesOfThePolygonalCollimator",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]
+# What functional groups say of a frame, and what else it is called (PS3.3 C.7.6.16.2).
+_OF_A_FRAME = {
+    "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PatientOrientationInFrameSequence": ("PatientOrientation",),
+    "FrameAnatomySequence": ("FrameLaterality",),
+}
+_RENAMED = {"FrameLaterality": "ImageLaterality"}
 # fmt: on
 
 
@@ -108,6 +120,34 @@ def _check_inflated(file: BinaryIO, max_pixels: int) -> None:
             f"the deflated file becomes more than {allowed:,.0f} bytes, its header accounts for "
             f"{pixels * bits / 8:,.0f}: it is damaged, or made to fill the memory"
         )
+
+
+def spread_frame(header: Dataset, frame: int) -> list[str]:
+    """Put what functional groups say of a frame where single images say it.
+
+    Groups of the frame go before shared ones, and both before what stands there already. Damaged
+    ones are left out. Returns the names of what was taken.
+    """
+    taken: dict[str, None] = {}
+    for sequence, item in (
+        ("SharedFunctionalGroupsSequence", 0),
+        ("PerFrameFunctionalGroupsSequence", frame - 1),
+    ):
+        try:
+            group = header[sequence].value[item]
+        except Exception:  # missing, or whatever a damaged one trips pydicom up with
+            continue
+        for name, keywords in _OF_A_FRAME.items():
+            try:
+                found = group[name].value[0]
+                elements = {k: deepcopy(found[k]) for k in keywords if k in found}
+                for keyword, element in elements.items():
+                    target = _RENAMED.get(keyword, keyword)
+                    header.add_new(target, element.VR, element.value)
+                    taken[target] = None
+            except Exception:
+                continue
+    return [*taken]
 
 
 def sop_class_of(header: Dataset) -> uid.UID:

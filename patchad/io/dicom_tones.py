@@ -15,12 +15,16 @@ Values: TypeAlias = NDArray[np.float64]
 # What scales the grey: the first LUT, else the first window, else the full range; or only one of
 # them, with the full range where the file lacks it.
 Voi = Literal["auto", "lut", "window", "full"]
+Used = Literal["lut", "window", "full"]
 
 
 def tones_of(
     header: Dataset, low: int, high: int, notes: list[str], voi: Voi
-) -> NDArray[np.float32]:
-    """What each stored value from ``low`` to ``high`` looks like: float32 in [0, 1]."""
+) -> tuple[NDArray[np.float32], Used]:
+    """What each stored value from ``low`` to ``high`` looks like: float32 in [0, 1].
+
+    And what of the header scaled the grey.
+    """
     values, bounds = np.arange(low, high + 1, dtype=np.float64), (float(low), float(high))
     if "ModalityLUTSequence" in header:
         try:
@@ -43,14 +47,17 @@ def tones_of(
             )
         if (slope, intercept) != (1.0, 0.0):
             notes.append(f"rescaled: slope {slope:g}, intercept {intercept:g}")
-    shown = _voi(header, values, bounds, notes, voi).clip(0, 1)
+    grey, used = _voi(header, values, bounds, notes, voi)
+    shown = grey.clip(0, 1)
     if text_of(header, "PhotometricInterpretation") == "MONOCHROME1":
         shown = 1 - shown
         notes.append("MONOCHROME1: turned over")
-    return shown.astype(np.float32)
+    return shown.astype(np.float32), used
 
 
-def _voi(header: Dataset, values: Values, bounds: Pair, notes: list[str], voi: Voi) -> Values:
+def _voi(
+    header: Dataset, values: Values, bounds: Pair, notes: list[str], voi: Voi
+) -> tuple[Values, Used]:
     """Modality values as grey, to be clipped to [0, 1]; PS3.3 C.11.2."""
     if voi in ("auto", "lut") and "VOILUTSequence" in header:
         try:
@@ -59,17 +66,17 @@ def _voi(header: Dataset, values: Values, bounds: Pair, notes: list[str], voi: V
             notes.append(f"VOI LUT not used: it {error}")
         else:
             notes.append(f"VOI: the first LUT, {bits} bits")
-            return mapped / (2.0**bits - 1)
+            return mapped / (2.0**bits - 1), "lut"
     window = "WindowWidth" in header or "WindowCenter" in header
     if voi in ("auto", "window") and window:
         try:
-            return _window(header, values, bounds, notes)
+            return _window(header, values, bounds, notes), "window"
         except ValueError as error:
             notes.append(f"window not used: {error}")
     if voi != "auto":
         notes.append(f"VOI: {voi} was asked for")
     notes.append(f"VOI: none, the full range {bounds[0]:g} to {bounds[1]:g}")
-    return (values - bounds[0]) / (bounds[1] - bounds[0])
+    return (values - bounds[0]) / (bounds[1] - bounds[0]), "full"
 
 
 def _window(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> Values:

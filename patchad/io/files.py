@@ -2,8 +2,15 @@
 
 import secrets
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 from patchad.errors import OutputError
 
@@ -36,6 +43,32 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> 
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock on ``path``, a file made for it; the system lets go of it when we end, or die.
+
+    Where the file system has no locks there is none.
+
+    Raises:
+        OutputError: another process holds it, which ``busy`` says, or it cannot be made.
+    """
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}): make it so") from None
+    with file:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise OutputError(busy) from None
+        except OSError:
+            pass  # this file system knows no locks
+        yield
 
 
 def claim_folder(folder: Path, marks: tuple[str, ...], *, resume: bool, overwrite: bool) -> None:

@@ -32,8 +32,9 @@ class ManifestRow:
     """One image of a manifest, or of a folder that was searched through.
 
     ``path`` is absolute; ``split`` is empty where none was given; ``spacing_mm`` (row, col) is for
-    images that carry none; ``frame`` is one of a multi-frame image, the first is 1; ``other`` holds
-    the columns that patchad has no field for, as text.
+    images that carry none; ``frame`` is one of a multi-frame image, the first is 1; ``digest`` is
+    that of the pixels, where only that image will do; ``other`` holds the columns that patchad has
+    no field for, as text.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ManifestRow:
     study_id: str = ""
     spacing_mm: tuple[float, float] | None = None
     frame: int | None = None
+    digest: str = ""
     other: Mapping[str, str] = field(default_factory=dict)
 
 

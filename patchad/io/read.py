@@ -89,7 +89,7 @@ def read_entry(
         max_pixels: likewise.
 
     Raises:
-        ImageError: as :func:`read_radiograph`.
+        ImageError: as :func:`read_radiograph`; or it is not the one of the row's digest.
     """
     radiograph = read_radiograph(
         row.path,
@@ -99,6 +99,10 @@ def read_entry(
         frame=row.frame,
     )
     source = radiograph.source
+    if row.digest and source.digest != row.digest:
+        raise ImageError(
+            "the file has changed, it is not the image that was screened: screen it again"
+        )
     laterality, view = source.laterality or row.laterality, source.view or row.view
     return replace(radiograph, source=replace(source, laterality=laterality, view=view))
 

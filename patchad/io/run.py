@@ -6,8 +6,8 @@ a patch. The pictures beside them (``heatmaps/``, ``overlays/``) belong to :mod:
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from patchad.errors import ImageError, RequestError
+from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
 from patchad.io.files import write_whole
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import read_entry
+from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
+from patchad.preprocess import Preprocessing
 
 FORMAT = 1
 
@@ -73,6 +74,7 @@ class ImageRow:
             view=self.view,
             spacing_mm=self.spacing_mm,
             frame=self.frame,
+            digest=self.digest,
         )
 
 
@@ -93,10 +95,10 @@ class Run:
     def patches(self, image_id: str) -> pd.DataFrame:
         """The patches of one image, in the order of its grid.
 
-        ``row``, ``col``, ``size`` are pixels of the scored image; ``x``, ``y``, ``width``,
-        ``height`` the same box in pixels of the image as stored; ``foreground`` a share in
-        [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest are
-        the baselines.
+        ``row``, ``col``, ``size`` are pixels of the scored image, left and right as stored; ``x``,
+        ``y``, ``width``, ``height`` the same box in pixels of the image as stored; ``foreground`` a
+        share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
+        are the baselines.
         """
         return pd.read_parquet(self.patches_path(image_id))
 
@@ -208,6 +210,8 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
         raise RequestError(f"{row.path} has status {row.status}: it has no scores")
     size = int(table["size"].iloc[0])
     grid = PatchGrid((row.scored_rows, row.scored_columns), size, row.stride)
+    if not np.array_equal(table["col"], grid.corners[:, 1]):
+        grid = grid.mirror()
     if not np.array_equal(table[["row", "col"]].to_numpy(), grid.corners):
         raise RequestError(
             f"{path} does not hold the patches that images.csv tells of: screen this image again"
@@ -252,27 +256,26 @@ def done_row(
         spacing_row_mm=row_mm,
         spacing_col_mm=col_mm,
         digest=source.digest,
-        reading="; ".join(source.reading),
+        reading="; ".join((*source.reading, *["mirrored for the model"] * grid.mirrored)),
         frame=frame,
     )
 
 
-def read_again(run: Run, row: ImageRow) -> Radiograph:
-    """The image of a row that was screened, read as it was then.
+def read_again(
+    run: Run, rows: Sequence[ImageRow], preprocessing: Preprocessing
+) -> Iterator[tuple[ImageRow, Ready | Fault]]:
+    """The images of rows that were screened, read and prepared as they were then.
 
-    Raises:
-        ImageError: the file is gone, or is no longer the one that was screened.
+    A fault says that the file is gone, or is no longer the one that was screened.
     """
-    radiograph = read_entry(
-        row.as_entry(),
-        voi=run.settings.get("settings", {}).get("voi", "auto"),
-        max_pixels=max(1, (row.rows or 0) * (row.columns or 0)),
-    )
-    if radiograph.source.digest != row.digest:
-        raise ImageError(
-            "the file has changed, it is not the image that was screened: screen it again"
-        )
-    return radiograph
+    settings = run.settings
+    voi = settings.get("settings", {}).get("voi") or preprocessing.voi
+    largest = max(((row.rows or 0) * (row.columns or 0) for row in rows), default=0)
+    seconds = settings.get("limits", {}).get("seconds", DEFAULT_LIMITS.seconds)
+    how = How(replace(preprocessing, voi=voi), limits=Limits(max(1, largest), seconds))
+    entries = [row.as_entry() for row in rows]
+    for row, (_, read) in zip(rows, read_ahead(entries, how), strict=True):
+        yield row, read
 
 
 def row_path(path: str | Path) -> str:

@@ -12,16 +12,15 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
 from patchad.image import Radiograph
-from patchad.io.dicom_tones import Voi
 from patchad.io.manifest import ManifestRow
 from patchad.io.raster import MAX_PIXELS
 from patchad.io.read import read_entry
@@ -56,7 +55,6 @@ class How:
 
     preprocessing: Preprocessing
     spacing_mm: tuple[float, float] | None = None
-    voi: Voi = "auto"
     limits: Limits = DEFAULT_LIMITS
 
 
@@ -92,24 +90,60 @@ def fault_of(error: BaseException) -> Fault:
     return Fault("failed", f"unexpected {name}: run with -v and report it to patchad", trace)
 
 
+Ahead: TypeAlias = Callable[
+    [Sequence[ManifestRow]], Generator[tuple[ManifestRow, Ready | Fault], None, None]
+]
+
+
 def read_ahead(
     entries: Sequence[ManifestRow], how: How, *, processes: int = 2
-) -> Iterator[tuple[ManifestRow, Ready | Fault]]:
+) -> Generator[tuple[ManifestRow, Ready | Fault], None, None]:
     """Each image with what came of it, in order; ``processes`` are read ahead of the caller.
 
     Raises:
         RequestError: no process can be started.
     """
+    with readers(how, processes=processes) as ahead:
+        yield from ahead(entries)
+
+
+@contextmanager
+def readers(how: How, *, processes: int = 2) -> Iterator[Ahead]:
+    """What reads images as :func:`read_ahead` does, again and again with the same processes."""
     with _readers(how, processes) as read, ThreadPoolExecutor(processes) as threads:
-        pending = [threads.submit(read, entry) for entry in entries[:processes]]
-        try:
-            for number, entry in enumerate(entries):
-                yield entry, pending.pop(0).result()
-                following = entries[number + processes :][:1]
-                pending += [threads.submit(read, later) for later in following]
-        finally:
-            for future in pending:
-                future.cancel()
+
+        def ahead(
+            entries: Sequence[ManifestRow],
+        ) -> Generator[tuple[ManifestRow, Ready | Fault], None, None]:
+            pending = [threads.submit(read, entry) for entry in entries[:processes]]
+            try:
+                for number, entry in enumerate(entries):
+                    yield entry, pending.pop(0).result()
+                    following = entries[number + processes :][:1]
+                    pending += [threads.submit(read, later) for later in following]
+            finally:
+                for future in pending:
+                    future.cancel()
+
+        yield ahead
+
+
+def read_one(entry: ManifestRow, how: How) -> Ready:
+    """One image, read in a process of its own.
+
+    Raises:
+        ImageError: it gave no result; what crashed or hung included.
+        RequestError: no process can be started.
+    """
+    ((_, read),) = read_ahead([entry], how, processes=1)
+    return required(read)
+
+
+def required(read: Ready | Fault) -> Ready:
+    """The image; an ImageError with its reason where there is none."""
+    if isinstance(read, Ready):
+        return read
+    raise (NotARadiographError if read.status == "skipped" else ImageError)(read.reason)
 
 
 class _Process:
@@ -200,7 +234,10 @@ def _read(entry: ManifestRow, how: How) -> Ready | Fault:
     start = time.monotonic()
     try:
         radiograph = read_entry(
-            entry, how.spacing_mm, voi=how.voi, max_pixels=how.limits.max_pixels
+            entry,
+            how.spacing_mm,
+            voi=how.preprocessing.voi,
+            max_pixels=how.limits.max_pixels,
         )
         prepared = prepare(radiograph, how.preprocessing)
     except Exception as error:  # whatever a decoder throws at one file stays with that file

@@ -9,7 +9,7 @@ import torch
 from patchad.detector import Detector, read_model
 from patchad.errors import RequestError
 
-METHODS = ("wei2018", "convergence", "fused")
+METHODS = ("wei2018", "convergence", "calcification", "fused")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import convergence
 
             return convergence
+        case "calcification":
+            from patchad.methods import calcification
+
+            return calcification
         case "fused":
             from patchad.methods import fused
 

@@ -25,12 +25,17 @@ from torch import Tensor, nn
 from patchad.detector import ModelCard, PatchDetector, card_as_dict
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.methods import About
+from patchad.preprocess import Intensity
 from patchad.progress import Progress, silent
 from patchad.training import Checkpoint, Schedule, epoch_generator, train_epochs
 from patchad.training_set import TrainingSet
 
 METHOD = "wei2018"
-SCORE_UNIT = "RMSE of intensity [0, 1]"
+SCORE_UNITS: dict[Intensity, str] = {
+    "voi": "RMSE of intensity [0, 1]",
+    "percentiles": "RMSE of intensity [0, 1] between percentiles of the foreground",
+    "local": "RMSE of local contrast (0.1 is one local standard deviation)",
+}
 
 ABOUT = About(
     name=METHOD,
@@ -190,7 +195,7 @@ def fit(
                 replace(
                     card,
                     config=config_used,
-                    score_unit=SCORE_UNIT,
+                    score_unit=SCORE_UNITS[card.preprocessing.intensity],
                     seed=own_seed,
                     notes=(*card.notes, *notes),
                 ),

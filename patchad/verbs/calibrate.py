@@ -8,6 +8,7 @@ introduction to conformal prediction", 2021): with n exchangeable negatives held
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from patchad.calibration import Calibration, MapCalibration
 from patchad.config import CalibrationConfig
 from patchad.detector import Scored
 from patchad.errors import TrainingError
+from patchad.verbs.two_breasts import Side, calibrate_two_breasts
 
 # Denser towards 1: the tail is where percentiles are read.
 LEVELS = np.unique(np.concatenate([np.linspace(0, 1, 101), 1 - np.geomspace(1e-4, 1e-2, 41)]))
@@ -30,13 +32,15 @@ class NegativeImage:
     """The scores of one held-out negative image.
 
     ``scored``: what the detector said of it, without its map. ``held_out`` (m,) float32: the
-    patches that percentiles are learnt from, all unless the split was by patch. Of a dense map,
+    patches that percentiles are learnt from, all unless the split was by patch. ``side``: which
+    breast it shows, for the comparison of two. Of a dense map,
     ``peaks`` are the local maxima and ``dense`` a sample of the values, both (n,) float32.
     """
 
     patient_id: str
     scored: Scored
     held_out: NDArray[np.float32]
+    side: Side
     peaks: NDArray[np.float32] | None = None
     dense: NDArray[np.float32] | None = None
 
@@ -44,6 +48,7 @@ class NegativeImage:
     def of(
         cls,
         patient_id: str,
+        side: Side,
         scored: Scored,
         spacing_mm: tuple[float, float] | None,
         held_out: NDArray[np.float32] | None = None,
@@ -52,10 +57,10 @@ class NegativeImage:
         values = scored.scores.values[scored.scores.scored] if held_out is None else held_out
         bare = replace(scored, map=None)
         if scored.map is None:
-            return cls(patient_id, bare, values)
+            return cls(patient_id, bare, values, side)
         dense = scored.map[np.isfinite(scored.map)]
         peaks = map_peaks(scored.map, spacing_mm)
-        return cls(patient_id, bare, values, peaks, dense[:: max(1, len(dense) // _SAMPLED)])
+        return cls(patient_id, bare, values, side, peaks, dense[:: max(1, len(dense) // _SAMPLED)])
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -77,14 +82,11 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
             "patients, a larger split.held_out, or a smaller min_foreground"
         )
     patch_threshold = _patch_threshold([image.values for image in images], config.false_patches)
-    scores = np.sort(
-        [
-            image.scored.image_score(config.pooling, config.top_k, patch_threshold)
-            for image in images
-        ]
-    )
-    rank = math.ceil((len(scores) + 1) * (1 - config.false_images))
-    image_threshold = float(scores[min(rank, len(scores)) - 1])
+    by_image = [
+        image.scored.image_score(config.pooling, config.top_k, patch_threshold) for image in images
+    ]
+    scores = sorted(by_image)
+    split_conformal = partial(_image_threshold, config.false_images)
     dense = [image.dense for image in images if image.dense is not None]
     peaks = [image.peaks for image in images if image.peaks is not None]
     own = _map_calibration(peaks, config.false_patches) if peaks else None
@@ -98,15 +100,24 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
         top_k=config.top_k,
         levels=tuple(LEVELS.tolist()),
         quantiles=tuple(np.quantile(held_out, LEVELS).astype(float).tolist()),
-        image_scores=tuple(scores.astype(float).tolist()),
+        image_scores=tuple(scores),
         patch_threshold=patch_threshold,
-        image_threshold=image_threshold,
+        image_threshold=split_conformal(scores),
         display_range=(low, high),
         patients=patients,
         patches=int(held_out.size),
         statements=_statements(len(scores), patients, config),
         map=own,
+        two_breasts=calibrate_two_breasts(
+            by_image, [image.side for image in images], split_conformal
+        ),
     )
+
+
+def _image_threshold(false_images: float, ranked: Sequence[float]) -> float:
+    """The ⌈(n+1)(1−α)⌉-th smallest of n scores, the highest where there are too few."""
+    rank = math.ceil((len(ranked) + 1) * (1 - false_images))
+    return float(ranked[min(rank, len(ranked)) - 1])
 
 
 def map_peaks(

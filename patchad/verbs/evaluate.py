@@ -21,7 +21,9 @@ from patchad.evaluation.figures import (
     image_section,
     patch_section,
     patch_threshold_section,
+    patient_section,
     pixel_section,
+    pointing_section,
     threshold_section,
 )
 from patchad.evaluation.files import as_text, write_pictures, write_tables
@@ -141,11 +143,11 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         f"{counts['images']} images ({counts['positive_images']} positive) of "
         f"{counts['patients']} patients; {result['patch']['counts']['positives']} positive and "
         f"{result['patch']['counts']['negatives']} negative patches",
-        f"{'AUROC':<16} {'patch':<20} {'within images':<20} image",
+        f"{'AUROC':<16} {'patch':<20} {'within images':<20} {'image':<20} patient",
     ]
     for name, sections in {result["method"]: result, **result["baselines"]}.items():
-        patch, image = sections["patch"], sections["image"]
-        figures = (patch["auroc"], patch["within_image_auroc"], image["auroc"])
+        patch, image, patient = (sections[level] for level in ("patch", "image", "patient"))
+        figures = (patch["auroc"], patch["within_image_auroc"], image["auroc"], patient["auroc"])
         lines.append(f"{name:<16} " + " ".join(f"{as_text(f):<20}" for f in figures).rstrip())
     unbeaten = [n for n, sections in result["baselines"].items() if sections["beaten"] is not True]
     if unbeaten:
@@ -158,6 +160,8 @@ def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") ->
     return {
         "patch": patch_section(samples, scorer, weights, kind),
         "image": image_section(samples, scorer, weights, kind),
+        "patient": patient_section(samples, scorer, weights, kind),
+        "pointing": pointing_section(samples, scorer, weights, kind),
         "froc": froc_section(samples, scorer, weights, kind),
     }
 
@@ -207,6 +211,11 @@ def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "own AUROC of positive patches against patches that touch no region.",
         "image": f"Image scores ({pooling}) of positive against negative images; baselines are "
         f"pooled by {pooled}.",
+        "patient": "As 'image', one sample a patient: positive if any of the patient's images is, "
+        "with the highest of their image scores.",
+        "pointing": "hits: share of positive images with regions whose highest patch has its "
+        "centre in a region; of equal patches the first in reading order. By kind: in a region of "
+        "this kind, of the images that have one. A lesion that was not scored is missed.",
         "average_precision": "Depends on the prevalence, which counts gives; a coin reaches it.",
         "sensitivity_at_specificity": "The highest sensitivity of a threshold with at least this "
         "specificity on these very data: it describes the curve and is no threshold to use.",

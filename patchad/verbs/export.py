@@ -14,13 +14,13 @@ from patchad.export.tiff import stored_heatmap
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.image import Radiograph, Screening
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
-from patchad.preprocess import prepare
+from patchad.io.workers import Ready, required
 from patchad.progress import Progress, silent
 
 
 @dataclass(frozen=True)
 class Exported:
-    """How many images were written, and which could not be: (path, reason)."""
+    """How many images were written whole, and what could not be written: (path, reason)."""
 
     written: int
     failed: tuple[tuple[str, str], ...]
@@ -48,32 +48,29 @@ def export(
     failed: list[tuple[str, str]] = []
     wanted = bool(set(kinds) & set(IMAGE_KINDS))
     rows = [row for row in run.rows if wanted and row.status == "ok"]
-    for number, row in enumerate(rows, start=1):
+    for number, (row, read) in enumerate(read_again(run, rows, card.preprocessing), start=1):
         try:
-            radiograph, screening = rebuild(run, row, card)
-            write_image_kinds(
+            radiograph, screening = rebuild(run, row, required(read), card)
+            passed_over = write_image_kinds(
                 folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
             )
+            if passed_over:
+                failed.append((row.path, passed_over))
         except (ImageError, RequestError) as error:
             failed.append((row.path, str(error)))
         progress("exporting", number, len(rows), math.nan)
-    write_run_kinds(folder, kinds, deidentify=deidentify)
-    return Exported(len(rows) - len(failed), tuple(failed))
+    left_out = write_run_kinds(folder, kinds, deidentify=deidentify)
+    return Exported(len(rows) - len(failed), (*failed, *left_out))
 
 
-def rebuild(run: Run, row: ImageRow, card: ModelCard) -> tuple[Radiograph, Screening]:
-    """One image of a run again, as it was read, and what was said of it.
-
-    Raises:
-        ImageError: the file is gone, or is no longer the one that was screened.
-    """
-    radiograph = read_again(run, row)
+def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radiograph, Screening]:
+    """One image of a run that was read again, and what was said of it."""
+    radiograph, prepared = read.radiograph, read.prepared.as_stored()
     scores = stored_scores(run, row)
-    prepared = prepare(radiograph, card.preprocessing)
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,
-        heatmap=stored_heatmap(run, row, radiograph, scores, card),
+        heatmap=stored_heatmap(run, row, read, scores, card),
         score=math.nan if row.score is None else row.score,
         percentile=math.nan if row.percentile is None else row.percentile,
         flagged=bool(row.flagged),

@@ -6,9 +6,10 @@ from typing import Any
 from patchad.detector import card_as_dict, read_card
 from patchad.errors import RequestError
 from patchad.io.dicom_tones import Voi
-from patchad.io.raster import MAX_PIXELS
-from patchad.io.read import read_radiograph
-from patchad.preprocess import Preprocessing, prepare
+from patchad.io.manifest import ManifestRow
+from patchad.io.workers import DEFAULT_LIMITS, How, Limits, read_one
+from patchad.orientation import chest_wall
+from patchad.preprocess import Preprocessing
 
 
 def inspect(
@@ -17,7 +18,7 @@ def inspect(
     body_part: str = "breast",
     spacing_mm: tuple[float, float] | None = None,
     voi: Voi = "auto",
-    max_pixels: int = MAX_PIXELS,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, Any]:
     """What is in an image file or a model folder, as JSON values.
 
@@ -32,10 +33,12 @@ def inspect(
         raise RequestError(f"{path} does not exist: give an image or a model folder")
     if body_part not in ("breast", "chest"):
         raise RequestError(f"--body-part is breast or chest, got {body_part!r}")
-    radiograph = read_radiograph(path, spacing_mm=spacing_mm, voi=voi, max_pixels=max_pixels)
+    how = How(Preprocessing(body_part=body_part, voi=voi), spacing_mm, limits)  # type: ignore[arg-type]
+    read = read_one(ManifestRow(path), how)
+    radiograph, prepared = read.radiograph, read.prepared
     source, pixels = radiograph.source, radiograph.pixels
-    prepared = prepare(radiograph, Preprocessing(body_part=body_part))  # type: ignore[arg-type]
     foreground = prepared.foreground
+    wall = chest_wall(source, foreground.mask) if body_part == "breast" else None
     return {
         "path": source.path,
         "rows": radiograph.shape[0],
@@ -52,7 +55,8 @@ def inspect(
         },
         "for_processing": source.for_processing,
         "reading": source.reading,
-        "cautions": source.cautions,
+        "cautions": (*source.cautions, *(wall.cautions if wall else ())),
+        **({"chest_wall": f"{wall.side}, by {wall.by}"} if wall else {}),
         "foreground": {
             "method": foreground.method,
             "threshold": round(foreground.threshold, 4),

@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from patchad.errors import ImageError, OutputError, RequestError
+from patchad.io.files import locked
 from patchad.io.run import read_run
-from patchad.io.send import Answer, StoredObject, destination, read_object
+from patchad.io.send import Answer, CStore, StoredObject, StowRs, destination, read_object
 from patchad.progress import Progress, silent
 
+LOCK = ".pushing"
 JOURNAL = "pushed.jsonl"  # a line an acceptance: to whom, which object, when
 
 
@@ -41,10 +43,19 @@ def push(
 
     Raises:
         RequestError: ``folder`` is no run or has no objects, or ``to`` is no destination.
-        OutputError: there was no answer at all, or the journal cannot be written.
+        OutputError: there was no answer at all, the journal cannot be written, or another push of
+            this run is under way.
     """
     where = destination(to)
     read_run(folder)
+    busy = f"another push of {folder} is under way: wait for it, lest objects are sent twice"
+    with locked(folder / LOCK, busy):
+        return _push(folder, where, pauses, progress)
+
+
+def _push(
+    folder: Path, where: CStore | StowRs, pauses: Sequence[float], progress: Progress
+) -> Pushed:
     paths = [path for path in sorted(folder.glob("dicom/*/*.dcm")) if path.name[0] != "."]
     if not paths:
         raise RequestError(

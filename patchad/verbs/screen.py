@@ -16,6 +16,7 @@ from patchad.io.dicom_tones import Voi
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Prepared, prepare
 
+FLAGGED = "flagged"  # how a row's reason begins that says why
 _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
 
 
@@ -25,19 +26,21 @@ class ScreenOptions:
 
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
-    scales the grey of DICOM files; ``frames`` of ``all`` screens each frame of multi-frame images.
-    ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows the kind
-    ``pm``.
+    scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
+    of multi-frame images. ``deidentify`` leaves the patient out of DICOM objects;
+    ``invent_geometry`` allows the kind ``pm``. ``two_breasts`` takes half of the other breast's
+    score off an image's, where a manifest has both.
     """
 
     kinds: tuple[str, ...] = DEFAULT_KINDS
     stride: int | None = None
     spacing_mm: tuple[float, float] | None = None
     allow_mismatch: bool = False
-    voi: Voi = "auto"
+    voi: Voi | None = None
     frames: Literal["one", "all"] = "one"
     deidentify: bool = False
     invent_geometry: bool = False
+    two_breasts: bool = False
 
 
 def screen(
@@ -47,7 +50,8 @@ def screen(
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
     if not isinstance(image, Radiograph):
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=options.voi)
+        voi = options.voi or detector.card.preprocessing.voi
+        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
 
 
@@ -74,7 +78,8 @@ def screen_prepared(
             f"pixel spacing unknown, taken as {_mm(assumed)} since the model takes the longer "
             f"side for {card.preprocessing.assumed_side_mm:g} mm (--spacing-mm says it better)"
         )
-    reasons += [f"caution: {caution}" for caution in radiograph.source.cautions]
+    cautions = (*radiograph.source.cautions, *prepared.cautions)
+    reasons += [f"caution: {caution}" for caution in cautions]
     if grid.stride != card.stride:
         reasons.append(
             f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
@@ -86,12 +91,8 @@ def screen_prepared(
     )
     flagged = image_score > calibration.image_threshold
     if flagged:
-        reasons.insert(
-            0,
-            f"flagged: score {image_score:.4g} is over the threshold "
-            f"{calibration.image_threshold:.4g}",
-        )
-    return Screening(
+        reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
+    screening = Screening(
         source=radiograph.source,
         scores=scores,
         heatmap=heatmap_of(card, scored, prepared, radiograph),
@@ -102,6 +103,12 @@ def screen_prepared(
         baselines=baseline_scores(prepared.pixels, grid),
         reasons=tuple(reasons),
     )
+    return screening.mirror() if prepared.mirrored else screening
+
+
+def flag_reason(score: float, threshold: float) -> str:
+    """Why an image is flagged, for its row."""
+    return f"{FLAGGED}: score {score:.4g} is over the threshold {threshold:.4g}"
 
 
 def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:

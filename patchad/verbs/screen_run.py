@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from patchad.io.run import (
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
 from patchad.methods import load
 from patchad.progress import Progress, silent
+from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions, screen_prepared
+from patchad.verbs.two_breasts import compare_breasts, with_two_breasts
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,12 @@ def screen_run(
             f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
             f"got {options.stride}"
         )
+    preprocessing = detector.card.preprocessing
+    if options.voi is not None:
+        preprocessing = replace(preprocessing, voi=options.voi)
+    options = replace(options, voi=preprocessing.voi)  # what was used is what run.json says
     card = card_as_dict(detector.card)
+    read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
     settings = {
         "command": ["screen", *map(str, inputs)],
         "model": card["digest"],
@@ -79,15 +86,27 @@ def screen_run(
     claim_folder(out, ("run.json", _JOURNAL), resume=resume, overwrite=overwrite)
     rows = _Journal(out / _JOURNAL, {name: settings[name] for name in ("model", "settings")})
     seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
+    # What tells a score can't be written before both breasts have theirs.
+    now = replace(options, kinds=("heatmap",)) if options.two_breasts else options
     todo = [entry for entry in entries if not rows.holds(entry)]
-    how = How(detector.card.preprocessing, options.spacing_mm, options.voi, limits)
+    how = How(preprocessing, options.spacing_mm, limits)
     for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
-        rows.add(_screen_entry(entry, read, detector, options, out, rows.taken, seconds))
+        rows.add(_screen_entry(entry, read, detector, now, out, rows.taken, seconds))
         progress("screening", number, len(todo), math.nan)
     table = [rows.of(entry) for entry in entries]
+    pairs = detector.card.calibrated.two_breasts
+    if options.two_breasts and pairs is not None:
+        table = compare_breasts(table, entries, pairs.ordinary, read_as)
     counts = {status: sum(row.status == status for row in table) for status in STATUSES}
-    run = write_run(out, {**settings, "card": card, "counts": counts, "seconds": seconds}, table)
-    write_run_kinds(out, options.kinds, deidentify=options.deidentify)
+    used = {**card_as_dict(read_as), "digest": card["digest"]}
+    run = write_run(out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table)
+    if options.two_breasts:
+        allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
+        for path, reason in export(out, options.kinds, **allowed, progress=progress).failed:
+            log.warning("no pictures or objects of %s: %s", path, reason)
+    else:
+        for path, reason in write_run_kinds(out, options.kinds, deidentify=options.deidentify):
+            log.warning("%s: %s", path, reason)
     return run
 
 
@@ -111,7 +130,7 @@ def _screen_entry(
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
         write_patches(patches_path(out, name), screening)
-        write_image_kinds(
+        passed_over = write_image_kinds(
             out,
             name,
             screening,
@@ -126,6 +145,8 @@ def _screen_entry(
         return _failed(new_id(entry.path.stem, taken), entry, fault_of(error))
     seconds["score"] += scored - start
     seconds["write"] += time.monotonic() - scored
+    if passed_over:
+        screening = replace(screening, reasons=(*screening.reasons, passed_over))
     took = read.seconds + time.monotonic() - start
     return done_row(name, screening, read.radiograph, took, frame=entry.frame)
 

@@ -17,23 +17,26 @@ from patchad.detector import (
     Detector,
     ModelCard,
     TrainingData,
+    format_of,
     read_card,
     save,
     score,
     versions,
 )
-from patchad.errors import ImageError, RequestError
+from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import claim_folder
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_entry
+from patchad.io.read import find_images
 from patchad.io.run import row_path
+from patchad.io.workers import DEFAULT_LIMITS, Ahead, Fault, How, Limits, readers
 from patchad.methods import module_of
-from patchad.preprocess import Prepared, prepare
+from patchad.preprocess import Prepared
 from patchad.progress import Progress, silent
 from patchad.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
 from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.two_breasts import Side
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ def train(
     device: torch.device,
     seed: int = 0,
     spacing_mm: tuple[float, float] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -85,6 +89,7 @@ def train(
         device: what to train on.
         seed: decides the split, the patches and the initial weights.
         spacing_mm: (row, col) for images that carry no pixel spacing.
+        limits: what one image may cost to read.
         resume: go on from the last checkpoint of the same training.
         overwrite: replace a model that is there.
         progress: told of images read and epochs done.
@@ -99,8 +104,20 @@ def train(
     if (model / "card.json").exists():
         log.info("%s holds a finished model: nothing to resume", model)
         return Trained(read_card(model))
-    failed: list[tuple[str, str]] = []
-    reader = _Reader(config, seed, spacing_mm, failed, progress)
+    with readers(How(config.preprocessing, spacing_mm, limits)) as ahead:
+        reader = _Reader(config, seed, ahead, [], progress)
+        return _train(reader, training, held_out, notes, model, device)
+
+
+def _train(
+    reader: "_Reader",
+    training: list[ManifestRow],
+    held_out: list[ManifestRow],
+    notes: tuple[str, ...],
+    model: Path,
+    device: torch.device,
+) -> Trained:
+    config, seed, failed, progress = reader.config, reader.seed, reader.failed, reader.progress
     facts: list[_Negative] = []
     masks: list[PackedMask] = []
 
@@ -131,7 +148,7 @@ def train(
         data=described,
         notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
         versions=versions(),
-        format=2 if described.for_processing else 1,
+        format=format_of(described, config.preprocessing),
     )
     patches = sum(int(negative.tiles.training.sum()) for negative in facts)
     data = TrainingSet(bank, patches, tuple(masks))
@@ -210,22 +227,20 @@ class _Reader:
 
     config: Config
     seed: int
-    spacing_mm: tuple[float, float] | None
+    ahead: Ahead
     failed: list[tuple[str, str]]
     progress: Progress
 
     def read(
         self, rows: Sequence[ManifestRow], stage: str, *, again: bool = False
     ) -> Iterator[tuple[_Negative, Prepared]]:
-        for number, row in enumerate(rows, start=1):
-            try:
-                radiograph = read_entry(row, self.spacing_mm)
-                prepared = prepare(radiograph, self.config.preprocessing)
-            except ImageError as error:
+        for number, (row, read) in enumerate(self.ahead(rows), start=1):
+            if isinstance(read, Fault):
                 if not again:
-                    self.failed.append((row_path(row.path), str(error)))
-                    log.warning("left out %s: %s", row_path(row.path), error)
+                    self.failed.append((row_path(row.path), read.reason))
+                    log.warning("left out %s: %s", row_path(row.path), read.reason)
             else:
+                radiograph, prepared = read.radiograph, read.prepared
                 tiles = _tiles(prepared, self.config, row, self.seed)
                 yield (
                     _Negative(
@@ -284,7 +299,14 @@ def _score_negative(
         tiled = score(detector, prepared, negative.tiles.grid).scores
         held_out = tiled.values[negative.tiles.held_out]
     scored = score(detector, prepared, grid)
-    return NegativeImage.of(_patient(negative.row), scored, prepared.spacing_mm, held_out)
+    return NegativeImage.of(
+        _patient(negative.row), _side(negative), scored, prepared.spacing_mm, held_out
+    )
+
+
+def _side(negative: _Negative) -> Side:
+    row, source = negative.row, negative.source
+    return Side(row.patient_id, row.study_id, source.view or row.view, source.laterality)
 
 
 def _describe(training: list[_Negative], aside: list[_Negative], config: Config) -> TrainingData:

@@ -1,0 +1,298 @@
+"""Cross-validation by patient: each fold's model learns from the other folds' negatives.
+
+Every image is then scored by the one model that saw no image of its patient, and figures are taken
+of all folds together. `train`, `screen` and `evaluate` are those of `patchad`.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from cross_tables import Column, cross_report, cross_rows
+from folds import Fold, Folds
+from places import judge_places
+from pooled_run import Scale, pool_runs
+from study import claim_study, head_of, say
+from study_tables import ALL
+
+from patchad.config import CalibrationConfig, read_config
+from patchad.detector import card_as_dict, card_from_dict, save, score
+from patchad.errors import RequestError
+from patchad.grid import PatchGrid
+from patchad.io.files import write_whole
+from patchad.io.manifest import read_manifest
+from patchad.io.read import read_entry
+from patchad.io.run import Run, read_run
+from patchad.methods import load
+from patchad.methods.fused import Fused
+from patchad.preprocess import prepare
+from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.evaluate import evaluate
+from patchad.verbs.screen import ScreenOptions
+from patchad.verbs.screen_run import screen_run
+from patchad.verbs.train import train
+from patchad.verbs.two_breasts import Side, compare_breasts, with_two_breasts
+
+log = logging.getLogger("study")
+
+NOTES = (
+    "Each fold's model is trained on all negatives of the other folds' patients, also the negative "
+    "images of patients who have a positive one, less a tenth of these patients for its "
+    "calibration. It scores all images of its own fold; no positive image is ever learnt from. "
+    "Figures are of all folds together, intervals by patient over all.",
+    "Each fold's model has a scale of its own. A fusion's scores are in standard deviations of the "
+    "negatives it was trained on, and are pooled as they come; its members' are brought to the "
+    "scale that they have within it. wei2018's are given less the median, and over half the "
+    "distance from the 16th to the 84th percentile, of the patches of the fold's calibration "
+    "negatives.",
+)
+
+
+@dataclass(frozen=True)
+class CrossArm:
+    """A line of the table. Arms of one ``config`` share its training, and so its ``overrides``.
+
+    ``member`` screens one member of a fused detector by itself, with a calibration of its own;
+    ``two_breasts`` takes the other side's score off, as `patchad screen --two-breasts` does;
+    ``standardise``: the folds' scores have no common scale.
+    """
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    member: str = ""
+    two_breasts: bool = False
+    standardise: bool = False
+
+
+@dataclass(frozen=True)
+class CrossStudy:
+    """What is run; ``deal`` writes the tables of a seed; ``kinds`` are the files a run writes.
+
+    The baselines' figures are those beside the first arm.
+    """
+
+    title: str
+    arms: tuple[CrossArm, ...]
+    seeds: tuple[int, ...]
+    deal: Callable[[int, Path], Folds]
+    columns: Mapping[str, Column]
+    kinds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    cuts: tuple[str, ...] = ()
+
+
+def choose_arms(arms: Sequence[CrossArm], names: str) -> tuple[CrossArm, ...]:
+    """The arms named in ``a,b``, or all.
+
+    Raises:
+        RequestError: there is no such arm.
+    """
+    known = {arm.name: arm for arm in arms}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in known:
+            raise RequestError(f"--arms {name}: no such arm; take of {', '.join(known)}")
+    return tuple(known[name] for name in wanted) or tuple(arms)
+
+
+def run_cross_validation(
+    study: CrossStudy,
+    out: Path,
+    *,
+    device: torch.device,
+    arms: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Run every arm with every seed, and write ``results.md``, ``results.csv`` and ``facts.csv``.
+
+    With ``resume``, what is finished is kept. Some ``arms`` (``a,b``; empty: all) and some seeds
+    may be run at a time, or side by side with ``resume``; the last run puts them together.
+
+    Returns:
+        The report, as written to ``results.md``.
+
+    Raises:
+        PatchadError: of the chain; or ``out`` holds another study.
+    """
+    chosen = choose_arms(study.arms, arms)
+    described = {
+        "title": study.title,
+        "arms": [asdict(arm) for arm in study.arms],
+        "notes": [*study.notes],
+    }
+    claim_study(out, described, resume=resume, overwrite=overwrite)
+    start, worked = time.monotonic(), time.process_time()
+    rows: list[dict[str, Any]] = []
+    facts: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
+    cards: dict[str, None] = {}
+    for seed in study.seeds:
+        dealt = study.deal(seed, out / f"seed{seed}")
+        facts.append({"seed": seed, **dealt.facts})
+        notes |= dict.fromkeys(dealt.notes)
+        for arm in chosen:
+            judged, said = _run_arm(arm, dealt, out / f"seed{seed}", study.kinds, seed, device)
+            rows += cross_rows(
+                judged, study.columns, arm.name, seed, baselines=arm.name == chosen[0].name
+            )
+            cards |= {f"{arm.name}, seed {seed}, {note}": None for note in said}
+    results = pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
+    write_whole(out / "results.csv", results.to_csv(index=False))
+    write_whole(out / "facts.csv", pd.DataFrame(facts).to_csv(index=False))
+    took = (time.monotonic() - start, time.process_time() - worked)
+    head = head_of(
+        study.title, study.seeds, study.cuts, [*NOTES, *study.notes, *notes], device, took
+    )
+    report = head + cross_report(results, pd.DataFrame(facts), [*cards], study.columns)
+    write_whole(out / "results.md", report)
+    return report
+
+
+def _run_arm(
+    arm: CrossArm,
+    dealt: Folds,
+    folder: Path,
+    kinds: tuple[str, ...],
+    seed: int,
+    device: torch.device,
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What evaluation.json holds for each subset, with seconds and places; the cards' notes."""
+    runs, scales, trainings, said = [], [], [], []
+    for number, fold in enumerate(dealt.folds, start=1):
+        own = folder / f"fold{number}"
+        model, seconds = _trained(arm, fold, own, seed, device)
+        trainings.append(seconds)
+        done = own / "runs" / model.name
+        if not (done / "run.json").exists():  # which is written last
+            screen_run(
+                [fold.test],
+                model,
+                done,
+                ScreenOptions(kinds=kinds, allow_mismatch=True),
+                device=device,
+                resume=True,
+                progress=say(f"{model.name}, seed {seed}, fold {number}"),
+            )
+        runs.append(read_run(done))
+        scales.append(_scale(arm, runs[-1], own / "models", device))
+        said += [f"fold {number}: {note}" for note in runs[-1].settings["card"]["notes"]]
+    pooled, judged = folder / "pooled" / arm.name, {}
+    for name, truth in {ALL: dealt.truth, **dealt.subsets}.items():
+        found = pooled / f"evaluation-{name}"
+        if not (found / "evaluation.json").exists():
+            shutil.rmtree(found, ignore_errors=True)
+            if name == ALL:
+                parts = [
+                    _less_other_side(run, fold.test) if arm.two_breasts else run
+                    for run, fold in zip(runs, dealt.folds, strict=True)
+                ]
+                pool_runs(parts, pooled / "run", scales)
+            evaluate(pooled / "run", truth, dealt.regions, found, seed=seed, device=device)
+        judged[name] = json.loads((found / "evaluation.json").read_text("utf-8"))
+    if "heatmap" in kinds:
+        judged[ALL]["places"] = judge_places(
+            read_run(pooled / "run"), dealt.truth, dealt.regions, seed=seed
+        )
+    images = pd.concat([run.images for run in runs])
+    judged[ALL]["seconds"] = {
+        "image": {"value": float(images["seconds"].mean()), "ci95": [None, None]},
+        "scoring": {"value": _scoring(runs), "ci95": [None, None]},
+        "training": {"value": float(np.mean(trainings)), "ci95": [None, None]},
+    }
+    value = judged[ALL]["image"]["auroc"]["value"]
+    log.info("%s, seed %d: image AUROC %s", arm.name, seed, value)
+    return judged, said
+
+
+def _scale(arm: CrossArm, run: Run, models: Path, device: torch.device) -> Scale:
+    """What brings the arm's folds to one scale; see ``NOTES``."""
+    if arm.member:
+        return Scale.of_member(_fused(models / Path(arm.config).stem, device), arm.member)
+    return Scale.of_negatives(run) if arm.standardise else Scale()
+
+
+def _fused(model: Path, device: torch.device) -> Fused:
+    found = load(model, device)
+    if not isinstance(found, Fused):
+        raise RequestError(f"{model} holds no fused detector, so it has no members")
+    return found
+
+
+def _scoring(runs: Sequence[Run]) -> float:
+    """Seconds to score an image; too few where a run was broken off and gone on with."""
+    scored = sum(run.settings["counts"]["ok"] for run in runs)
+    return float(sum(run.settings["seconds"]["score"] for run in runs) / max(scored, 1))
+
+
+def _less_other_side(run: Run, test: Path) -> Run:
+    """The run as `patchad screen --two-breasts` would have written it, without scoring again."""
+    plain = card_from_dict(run.settings["card"], str(run.folder))
+    card = with_two_breasts(plain)
+    ordinary = card.calibrated.two_breasts
+    assert ordinary is not None  # else with_two_breasts had refused
+    rows = compare_breasts(run.rows, read_manifest(test), ordinary.ordinary, card)
+    images = pd.DataFrame([asdict(row) for row in rows])
+    return replace(run, images=images, settings={**run.settings, "card": card_as_dict(card)})
+
+
+def _trained(
+    arm: CrossArm, fold: Fold, folder: Path, seed: int, device: torch.device
+) -> tuple[Path, float]:
+    """The arm's model in this fold, and how many seconds its training took."""
+    own = folder / "models" / Path(arm.config).stem
+    config = read_config(arm.config, arm.overrides)
+    if arm.member and arm.member not in getattr(config.options, "members", ()):
+        raise RequestError(f"{arm.name}: the configuration {arm.config} has no such member")
+    clock = own.with_suffix(".json")
+    start = time.monotonic()
+    train(
+        fold.training,
+        own,
+        config,
+        device=device,
+        seed=seed,
+        resume=True,
+        progress=say(f"{arm.config}, seed {seed}, {folder.name}"),
+    )
+    if not clock.exists():
+        write_whole(clock, json.dumps({"seconds": round(time.monotonic() - start, 1)}) + "\n")
+    seconds = float(json.loads(clock.read_text("utf-8"))["seconds"])
+    if not arm.member:
+        return own, seconds
+    single = folder / "models" / f"{own.name}-{arm.member}"
+    if not (single / "card.json").exists():
+        save_member(own, arm.member, single, fold.training, config.calibration, device)
+    return single, seconds
+
+
+def save_member(
+    model: Path,
+    name: str,
+    folder: Path,
+    training: Path,
+    rule: CalibrationConfig,
+    device: torch.device,
+) -> None:
+    """Save one member of a fused model as a model, calibrated on the same negatives set aside."""
+    fused = _fused(model, device)
+    member = fused.members[[*fused.config.members].index(name)]
+    card = fused.card
+    aside = []
+    for row in read_manifest(training):
+        if row.split == "validation":
+            prepared = prepare(read_entry(row), card.preprocessing)
+            grid = PatchGrid(prepared.pixels.shape, card.patch_size, card.stride)
+            scored = score(member, prepared, grid)
+            side = Side(row.patient_id, row.study_id, row.view, row.laterality)
+            aside.append(NegativeImage.of(row.patient_id, side, scored, prepared.spacing_mm))
+    save(member, folder, calibrate(aside, rule))

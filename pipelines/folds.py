@@ -1,0 +1,119 @@
+"""Folds by patient: who is learnt from, who calibrates and who is scored."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from patchad.errors import RequestError
+from patchad.io.files import write_whole
+
+CALIBRATION = 0.1  # of the patients learnt from: what `patchad train` sets aside
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Manifests: ``training`` has negatives in the splits train and validation, ``test`` the rest.
+
+    ``test`` holds the fold's own images, positive and negative, all with the split test.
+    """
+
+    training: Path
+    test: Path
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A data set dealt into folds; ``truth``, ``regions`` and ``subsets`` are of all of them.
+
+    ``facts`` are counts for the report, ``notes`` what its reader must know.
+    """
+
+    folds: tuple[Fold, ...]
+    truth: Path
+    regions: Path
+    subsets: Mapping[str, Path]
+    facts: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def deal_patients(
+    patients: Iterable[str], positive: set[str], folds: int, seed: int
+) -> tuple[set[str], ...]:
+    """The patients of each fold, those with and those without a positive image dealt evenly.
+
+    Raises:
+        RequestError: fewer than two folds, or fewer patients than folds.
+    """
+    pool = sorted(set(patients))
+    if not 2 <= folds <= len(pool):
+        raise RequestError(
+            f"--cross-validate takes 2 folds to as many as there are patients ({len(pool)}), "
+            f"got {folds}"
+        )
+    order = np.random.default_rng(seed).permutation(pool).tolist()
+    order.sort(key=lambda patient: patient not in positive)  # stable: shuffled within both
+    return tuple(set(order[start::folds]) for start in range(folds))
+
+
+def set_aside(patients: Iterable[str], seed: int) -> set[str]:
+    """Whose negatives calibrate instead of being learnt from; one patient at least."""
+    pool = sorted(set(patients))
+    count = max(1, round(CALIBRATION * len(pool)))
+    return set(np.random.default_rng(seed).permutation(pool)[:count].tolist())
+
+
+def write_folds(
+    rows: pd.DataFrame,
+    regions: pd.DataFrame,
+    folder: Path,
+    *,
+    folds: int,
+    seed: int,
+    subsets: Mapping[str, "pd.Series[bool]"],
+    notes: tuple[str, ...] = (),
+) -> Folds:
+    """Deal a data set's patients and write the tables of every fold.
+
+    Args:
+        rows: of a manifest, without splits.
+        regions: columns as :func:`patchad.io.manifest.read_regions` needs them.
+        folder: to write into.
+        folds: how many.
+        seed: deals the patients, and sets aside whose negatives calibrate.
+        subsets: which ``rows`` are to be judged apart, by name.
+        notes: what a reader must know of the data.
+    """
+    positive = rows["label"] == "positive"
+    dealt = deal_patients(rows["patient_id"], {*rows["patient_id"][positive]}, folds, seed)
+    tested = rows.assign(split="test")
+    written = []
+    facts: dict[str, float] = {
+        "images": len(rows),
+        "positive": int(positive.sum()),
+        "patients": rows["patient_id"].nunique(),
+        "regions": len(regions),
+    }
+    for number, patients in enumerate(dealt, start=1):
+        own = rows["patient_id"].isin(patients)
+        learnt = rows[~own & ~positive]
+        aside = learnt["patient_id"].isin(set_aside(learnt["patient_id"], seed))
+        splits = np.where(aside, "validation", "train")
+        fold = Fold(folder / f"fold{number}-training.csv", folder / f"fold{number}-test.csv")
+        write_whole(fold.training, learnt.assign(split=splits).to_csv(index=False))
+        write_whole(fold.test, tested[own].to_csv(index=False))
+        written.append(fold)
+        facts |= {
+            f"fold {number}: training": int((~aside).sum()),
+            f"fold {number}: calibration": int(aside.sum()),
+        }
+    tables = {name: folder / f"{name}.csv" for name in ("truth", "regions")}
+    write_whole(tables["truth"], tested.to_csv(index=False))
+    write_whole(tables["regions"], regions.to_csv(index=False))
+    parts = {}
+    for name, chosen in subsets.items():
+        parts[name] = folder / f"truth-{name}.csv"
+        write_whole(parts[name], tested[chosen].to_csv(index=False))
+    return Folds(tuple(written), tables["truth"], tables["regions"], parts, facts, notes)

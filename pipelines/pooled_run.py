@@ -1,0 +1,109 @@
+"""The run folders of all folds as one, their scores on one scale."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchad.errors import RequestError
+from patchad.export.tiff import read_heatmap, write_heatmap
+from patchad.io.run import Run, heatmap_path, patches_path, write_run
+from patchad.methods.fused import Fused
+
+Shift = tuple[float, float]  # centre and spread
+AS_IS: Shift = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is taken off a fold's scores, and what they are divided by, level by level."""
+
+    patches: Shift = AS_IS
+    maps: Shift = AS_IS
+    images: Shift = AS_IS
+
+    @classmethod
+    def of_negatives(cls, run: Run) -> "Scale":
+        """Of the patches of the model's calibration negatives, for a map stitched of patch scores.
+
+        Median, and half the distance from the 16th to the 84th percentile.
+        """
+        calibration = run.settings["card"]["calibration"]
+        low, middle, high = np.interp(
+            [0.1587, 0.5, 0.8413], calibration["levels"], calibration["quantiles"]
+        )
+        own = float(middle), max(float(high - low) / 2, 1e-6)
+        return cls(own, own, own)
+
+    @classmethod
+    def of_member(cls, fused: Fused, name: str) -> "Scale":
+        """That which a member has within a fusion, of the negatives it was fitted to."""
+        number = [*fused.config.members].index(name)
+        patches, maps, images = (
+            (float(scale.centre[number]), float(scale.spread[number]))
+            for scale in (fused.scales[level] for level in ("patches", "maps", "images"))
+        )
+        # Members without an image score of their own are pooled from patches, which shifts alike.
+        return cls(patches, maps, patches if images == AS_IS else images)
+
+
+def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
+    """One run folder of all folds.
+
+    Thresholds, which `evaluate` reads from the card, are the medians of the folds'.
+
+    Args:
+        parts: a run a fold.
+        out: the folder to write.
+        scales: of each run's scores.
+
+    Raises:
+        RequestError: images of two folds have one name.
+    """
+    rows, cards = [], []
+    for part, scale in zip(parts, scales, strict=True):
+        card = json.loads(json.dumps(part.settings["card"]))
+        calibration = card["calibration"]
+        for level in ("patch", "image"):
+            shift = scale.patches if level == "patch" else scale.images
+            name = f"{level}_threshold"
+            calibration[name] = _moved(calibration[name], shift)
+        if calibration.get("map"):
+            calibration["map"]["threshold"] = _moved(calibration["map"]["threshold"], scale.maps)
+        cards.append(card)
+        for row in part.rows:
+            if row.score is not None:
+                table = part.patches(row.id)
+                table["score"] = _moved(table["score"], scale.patches).astype(np.float32)
+                path = patches_path(out, row.id)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                table.to_parquet(path, index=False)
+                row = replace(row, score=_moved(row.score, scale.images))
+            if part.heatmap_path(row.id).exists():
+                shown = read_heatmap(part.heatmap_path(row.id))
+                values = _moved(shown.values, scale.maps).astype(np.float32)
+                write_heatmap(heatmap_path(out, row.id), replace(shown, values=values))
+            rows.append(row)
+    if len({row.id for row in rows}) < len(rows):
+        raise RequestError("images of two folds share a name: give each image a name of its own")
+    return write_run(out, {**parts[0].settings, "card": _middle(cards)}, rows)
+
+
+def _middle(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first card, with the medians of all cards' thresholds."""
+    own = [card["calibration"] for card in cards]
+    chosen = dict(own[0])
+    for name in ("patch_threshold", "image_threshold"):
+        chosen[name] = float(np.median([one[name] for one in own]))
+    if chosen.get("map"):
+        middle = float(np.median([one["map"]["threshold"] for one in own]))
+        chosen["map"] = {**chosen["map"], "threshold": middle}
+    return {**cards[0], "calibration": chosen}
+
+
+def _moved(values: Any, shift: Shift) -> Any:
+    centre, spread = shift
+    return (values - centre) / spread

@@ -1,0 +1,192 @@
+"""Fusions and whole-image detectors, through train, screen and export."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from patchad.config import read_config
+from patchad.detector import Response, save, score
+from patchad.errors import ModelError, RequestError
+from patchad.export.regions import regions_of
+from patchad.grid import PatchGrid
+from patchad.image import Foreground
+from patchad.io.read import read_radiograph
+from patchad.methods import load
+from patchad.methods.fused import Config, Fused, Member
+from patchad.preprocess import Prepared, prepare
+from patchad.standard import Standard
+from patchad.verbs.export import export
+from patchad.verbs.screen import ScreenOptions, screen
+from patchad.verbs.screen_run import screen_run
+from patchad.verbs.train import train
+
+CPU = torch.device("cpu")
+OVERRIDES = ["patch_size=32", "stride=16", "preprocessing.spacing_mm=0.8", "split.held_out=0.4"]
+
+
+@pytest.fixture(scope="module")
+def model(study, tmp_path_factory) -> Path:
+    """Convergence alone, as a fusion, on the phantoms."""
+    folder = tmp_path_factory.mktemp("fused")
+    config = folder / "alone.toml"
+    config.write_text('method = "fused"\n[calibration]\npooling = "max"\n'
+                      "[fused.members.convergence]\nweight = 2.0\n")  # fmt: skip
+    train(study.manifest, folder / "model", read_config(str(config), OVERRIDES), device=CPU)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def run(study, model: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    options = ScreenOptions(kinds=("overlay", "sr", "gsps", "seg", "report"))
+    screen_run([study.folder], model, out, options, device=CPU)
+    return out
+
+
+class Planted:
+    """Says its map; a stand-in for a member."""
+
+    def __init__(self, card, values, patches, scale=1.0, shift=0.0):
+        self.card = card
+        self.values, self.patches = scale * values + shift, scale * patches + shift
+
+    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+        return Response(self.values, self.patches)
+
+    def tensors(self):
+        return {}
+
+
+def test_an_affine_change_of_a_member_changes_nothing(model: Path) -> None:
+    rng = np.random.default_rng(0)
+    card = replace(load(model, CPU).card, min_foreground=0.1)
+    grid = PatchGrid((64, 64), 32, 16)
+    image = Prepared(
+        np.zeros((64, 64), np.float32), Foreground(np.ones((64, 64), bool), "", 0.0), 0.5, (1, 1)
+    )
+    planes = rng.normal(size=(2, 64, 64)).astype(np.float32)
+    pools = rng.normal(size=(2, len(grid))).astype(np.float32)
+
+    def fused(scale: float, shift: float) -> Fused:
+        first = Planted(card, planes[0], pools[0], scale, shift)
+        second = Planted(card, planes[1], pools[1])
+        members = {"convergence": Member(1.0), "wei2018": Member(0.5)}
+        standards = {
+            "patches": Standard.of(np.stack([first.patches, second.patches], -1)),
+            "maps": Standard.of(np.stack([first.values.ravel(), second.values.ravel()], -1)),
+            "images": Standard.none(2),
+            "covariates": Standard.none(7),
+        }
+        return Fused(card, Config(members), (first, second), standards, np.zeros(7))
+
+    plain, changed = (fused(*change).respond(image, grid) for change in ((1, 0), (40, -7)))
+    np.testing.assert_allclose(plain.patches, changed.patches, atol=1e-4)
+    np.testing.assert_allclose(plain.map, changed.map, atol=1e-4)
+    # by hand: (value − median) / deviation, weighted 1 and ½
+    z = [(p - np.median(p)) / p.std() for p in pools]
+    np.testing.assert_allclose(plain.patches, z[0] + 0.5 * z[1], atol=1e-5)
+
+
+def test_what_was_saved_scores_alike(study, model: Path, tmp_path: Path) -> None:
+    detector = load(model, CPU)
+    save(detector, tmp_path / "again")
+    film = read_radiograph(sorted(study.folder.rglob("*.dcm"))[0])
+    prepared = prepare(film, detector.card.preprocessing)
+    grid = PatchGrid(prepared.pixels.shape, 32, 16)
+    first, second = (score(d, prepared, grid) for d in (detector, load(tmp_path / "again", CPU)))
+    np.testing.assert_array_equal(first.scores.values, second.scores.values)
+    np.testing.assert_array_equal(first.map, second.map)
+    assert np.isnan(first.map[~prepared.tissue]).all()
+    assert "maximum over the patch" in detector.card.patch_pooling
+
+
+def test_the_image_score_is_the_highest_patch(study, model: Path) -> None:
+    film = sorted(study.folder.rglob("*.dcm"))[0]
+    result = screen(film, load(model, CPU), ScreenOptions())
+    assert result.score == pytest.approx(np.nanmax(result.scores.values))
+
+
+def test_regions_are_the_map_over_its_threshold(study, model: Path) -> None:
+    detector = load(model, CPU)
+    calibration = detector.card.calibrated
+    assert calibration.map is not None
+    found = 0
+    for path in sorted(study.folder.rglob("*.dcm")):
+        result = screen(path, detector, ScreenOptions())
+        over = result.heatmap.values > calibration.map.threshold
+        regions = regions_of(result, calibration)
+        found += len(regions)
+        assert sum(region.mask.sum() for region in regions) >= over.sum()
+        for region in regions:
+            rows, cols = region.mask.shape
+            box = result.heatmap.values[region.row :, region.col :][:rows, :cols]
+            assert region.score == pytest.approx(np.nanmax(box[region.mask]))
+            assert region.area_mm2 == pytest.approx(region.mask.sum() * 0.8 * 0.8, rel=1e-3)
+            assert 0 <= region.percentile <= 100
+    assert found
+
+
+def test_held_out_films_have_one_region_on_average(study, model: Path) -> None:
+    calibration = load(model, CPU).card.calibrated
+    peaks = np.interp(calibration.map.threshold, calibration.map.quantiles, calibration.map.levels)
+    assert 0.5 < peaks < 1  # four films, four peaks over it, of all their peaks
+
+
+def test_exports_are_made_again_from_the_stored_map(study, run: Path) -> None:
+    name = next((run / "heatmaps").glob("*.tif")).stem
+    kept = (run / "overlays" / f"{name}.png").read_bytes()
+    (run / "overlays" / f"{name}.png").unlink()
+    assert not export(run, ["overlay"]).failed
+    assert (run / "overlays" / f"{name}.png").read_bytes() == kept
+
+
+def test_a_map_that_is_gone_cannot_be_made_from_scores(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    gone = next((copy / "heatmaps").glob("*.tif"))
+    gone.unlink()
+    failed = export(copy, ["overlay"]).failed
+    assert len(failed) == 1
+    assert gone.name in failed[0][1]
+    assert "screen this image again" in failed[0][1]
+
+
+def test_the_report_tells_regions_with_their_area(run: Path) -> None:
+    page = (run / "report.html").read_text("utf-8")
+    assert "Regions of the map over the threshold are outlined" in page
+    assert "mm²" in page
+
+
+def test_weights_of_another_method_are_refused(model: Path, tmp_path: Path) -> None:
+    detector = load(model, CPU)
+    tensors = {"fused/slopes": torch.zeros(6)}
+    save(SimpleNamespace(card=detector.card, tensors=lambda: tensors), tmp_path / "broken")
+    with pytest.raises(ModelError, match="train anew"):
+        load(tmp_path / "broken", CPU)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("fused.members.nosuch.weight=1", "nosuch"),
+        ("fused.members.convergence.weight=-1", "positive"),
+        ("fused.members.convergence.options.radius=1", "radius: no such option"),
+        ("fused.members.convergence.options.radius_mm=[5, 1]", "radius_mm"),
+        ("fused.members.fused.weight=1", "fused"),
+    ],
+)
+def test_wrong_members_are_named(override: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        read_config("mammography", [override])
+
+
+def test_the_resolved_members_stand_in_the_card(model: Path) -> None:
+    content = json.loads((model / "card.json").read_text())
+    member = content["config"]["fused"]["members"]["convergence"]
+    assert member == {"weight": 2.0, "options": {"radius_mm": [0.6, 6.4]}}

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from patchad.config import Config, read_config
+from patchad.detector import read_card
+from patchad.errors import RequestError
+from patchad.verbs.select import pseudo_auroc, train_best
+
+CPU = torch.device("cpu")
+
+
+def test_pseudo_auroc_by_hand() -> None:
+    # 3 > 1 and 2; 2 > 1 and ties with 2; 0 is below both: 3.5 of 6 pairs
+    assert pseudo_auroc([3, 2, 0], [1, 2]) == pytest.approx(3.5 / 6)
+
+
+def config(folder: Path, name: str, radius: str) -> Config:
+    path = folder / f"{name}.toml"
+    path.write_text(f'method = "convergence"\n[convergence]\nradius_mm = {radius}\n')
+    overrides = ["patch_size=32", "stride=16", "preprocessing.spacing_mm=0.8", "split.held_out=0.4"]
+    return read_config(str(path), overrides)
+
+
+def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) -> None:
+    table = pd.read_csv(study.manifest)
+    table["path"] = [str(study.manifest.parent / path) for path in table["path"]]
+    table.loc[table["split"] == "test", "split"] = "unlabelled"
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    configs = {
+        "narrow": config(tmp_path, "narrow", "[0, 1.7]"),
+        "wide": config(tmp_path, "wide", "[0.6, 6.4]"),
+    }
+    trained = train_best(tmp_path / "manifest.csv", tmp_path / "model", configs, device=CPU)
+    card = read_card(tmp_path / "model")
+    assert card == trained.card
+    (note,) = (note for note in card.notes if note.startswith("Chosen without labels"))
+    told = {name: float(note.split(f"{name} ")[1][:5]) for name in configs}
+    best = max(told, key=lambda name: told[name])
+    radius = tuple(card.config["convergence"]["radius_mm"])
+    assert radius == {"narrow": (0, 1.7), "wide": (0.6, 6.4)}[best]
+    assert not (tmp_path / "model" / "candidates").exists()
+
+
+def test_without_unlabelled_images_nothing_is_written(study, tmp_path: Path) -> None:
+    configs = {"a": study.config, "b": study.config}
+    with pytest.raises(RequestError, match="unlabelled"):
+        train_best(study.manifest, tmp_path / "model", configs, device=CPU)
+    assert not (tmp_path / "model").exists()
