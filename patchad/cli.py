@@ -2,15 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from patchad.arguments import kinds_of, one_of, spacing_of
 from patchad.console import as_lines, finish, spoken, tell, voice
-from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
 from patchad.version import __version__
 
@@ -132,7 +131,7 @@ def train(
     with spoken() as progress:
         overrides = [*(override or ())]
         if voi is not None:
-            _one_of("--voi", voi, VOIS)
+            one_of("--voi", voi, VOIS)
             overrides.append(f"preprocessing.voi={voi}")
         from patchad.config import read_config
         from patchad.detector import card_as_dict
@@ -147,7 +146,7 @@ def train(
             configs,
             device=choose_device(device),
             seed=seed,
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
@@ -207,10 +206,10 @@ def screen(
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
-        kinds, given = _kinds(write), _spacing(spacing)
+        kinds, given = kinds_of(write), spacing_of(spacing)
         if voi is not None:
-            _one_of("--voi", voi, VOIS)
-        _one_of("--frames", frames, ("one", "all"))
+            one_of("--voi", voi, VOIS)
+        one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
         from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
@@ -293,7 +292,7 @@ def selftest(
 
         result = verb.selftest(
             model, on, out, images=images, seed=seed, device=choose_device(device),
-            spacing_mm=_spacing(spacing), overwrite=overwrite, progress=progress,
+            spacing_mm=spacing_of(spacing), overwrite=overwrite, progress=progress,
         )  # fmt: skip
         tell(result, [*verb.summary(result), f"results: {out}"])
     finish(result["failed"])
@@ -308,7 +307,7 @@ def export(
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
     with spoken() as progress:
-        kinds = _kinds(write)
+        kinds = kinds_of(write)
         from patchad.verbs.export import export as export_run
 
         exported = export_run(
@@ -359,11 +358,11 @@ def inspect(
         from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 
-        _one_of("--voi", voi, VOIS)
+        one_of("--voi", voi, VOIS)
         found = inspect_path(
             path,
             body_part=body_part,
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             voi=voi,  # type: ignore[arg-type]
             limits=Limits(max_pixels, timeout),
         )
@@ -386,29 +385,3 @@ def methods() -> None:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
-    return kinds
-
-
-def _one_of(option: str, text: str, allowed: Sequence[str]) -> None:
-    if text not in allowed:
-        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
-
-
-def _spacing(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        row, col = numbers * 2 if len(numbers) == 1 else numbers
-    except ValueError:
-        row = col = -1.0
-    if not (0 < row < float("inf") and 0 < col < float("inf")):
-        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
-    return row, col

@@ -45,6 +45,7 @@ LAYERS = {
     "patchad.verbs": 3,
     "patchad.export": 3,
     "patchad.evaluation": 3,
+    "patchad.arguments": 4,
     "patchad.console": 4,
     "patchad.cli": 4,
     "patchad.__main__": 4,

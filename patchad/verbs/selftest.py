@@ -145,7 +145,8 @@ def measure(
     for row in rows:
         rng = np.random.default_rng([seed, len(used)])
         try:
-            tested.append(_test_image(detector, read_entry(row, spacing_mm), wanted, rng))
+            radiograph = read_entry(row, spacing_mm, voi=card.preprocessing.voi)
+            tested.append(_test_image(detector, radiograph, wanted, rng))
         except ImageError as error:
             failed.append((row_path(row.path), str(error)))
             continue
@@ -257,7 +258,7 @@ def _test_image(
             regions.append(region)
         touched = _screened(detector, replace(radiograph, pixels=pixels))
         screenings += 1
-        after = marks_and_places(boxes, touched.values, regions)
+        after = marks_and_places(touched.grid.boxes(radiograph.shape), touched.values, regions)
         before = marks_and_places(boxes, scores.values, regions)
         tried += [
             Tried(
@@ -289,7 +290,7 @@ def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground: "
             "nothing to score"
         )
-    return scores
+    return scores.mirror() if prepared.mirrored else scores
 
 
 def _half_found(levels: Sequence[Level]) -> list[dict[str, Any]]:
