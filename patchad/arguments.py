@@ -1,35 +1,49 @@
-"""What the texts of the command line's options mean; what they can't mean is a RequestError."""
+"""What several commands take alike, as typer declares it."""
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
-from patchad.errors import RequestError
-from patchad.export import KINDS
+import typer
 
+from patchad.export import DEFAULT_KINDS, KINDS
 
-def kinds_of(text: str) -> tuple[str, ...]:
-    """The kinds of ``--write``, each once."""
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
-    return kinds
+USUAL_KINDS = ",".join(DEFAULT_KINDS)
+# As in patchad.io, whose imports would keep --help waiting.
+VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
-
-def one_of(option: str, text: str, allowed: Sequence[str]) -> None:
-    """Refuse what isn't allowed."""
-    if text not in allowed:
-        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
-
-
-def spacing_of(text: str | None) -> tuple[float, float] | None:
-    """``--spacing-mm`` as (row, col), None where it was not given."""
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        row, col = numbers * 2 if len(numbers) == 1 else numbers
-    except ValueError:
-        row = col = -1.0
-    if not (0 < row < float("inf") and 0 < col < float("inf")):
-        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
-    return row, col
+Model = Annotated[
+    Path, typer.Option("--model", envvar="PATCHAD_MODEL", help="Folder of a trained model.")
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        "--spacing-mm",
+        metavar="MM|ROW,COL",
+        help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
+    ),
+]
+Voi = Annotated[
+    str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
+]
+ModelVoi = Annotated[
+    str | None,
+    typer.Option("--voi", metavar="|".join(VOIS), help="As the model was trained, by default."),
+]
+MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
+Write = Annotated[
+    str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
+]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
+]
+InventGeometry = Annotated[
+    bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
+]
+TwoBreasts = Annotated[
+    bool,
+    typer.Option("--two-breasts", help="Less half of the other breast's score, if listed."),
+]

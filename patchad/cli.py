@@ -2,20 +2,35 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from patchad.arguments import kinds_of, one_of, spacing_of
+from patchad.arguments import (
+    MAX_PIXELS,
+    USUAL_KINDS,
+    VOIS,
+    Deidentify,
+    Device,
+    InventGeometry,
+    MaxPixels,
+    Model,
+    ModelVoi,
+    Overwrite,
+    Resume,
+    Spacing,
+    Timeout,
+    TwoBreasts,
+    Voi,
+    Write,
+)
 from patchad.console import as_lines, finish, spoken, tell, voice
-from patchad.export import DEFAULT_KINDS, KINDS
+from patchad.errors import RequestError
+from patchad.export import KINDS
 from patchad.version import __version__
-
-USUAL_KINDS = ",".join(DEFAULT_KINDS)
-# As in patchad.io, whose imports would keep --help waiting.
-VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
 app = typer.Typer(
     name="patchad",
@@ -25,39 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[
-    Path, typer.Option("--model", envvar="PATCHAD_MODEL", help="Folder of a trained model.")
-]
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
-Spacing = Annotated[
-    str | None,
-    typer.Option(
-        "--spacing-mm",
-        metavar="MM|ROW,COL",
-        help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
-    ),
-]
-Voi = Annotated[
-    str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
-]
-ModelVoi = Annotated[
-    str | None,
-    typer.Option("--voi", metavar="|".join(VOIS), help="As the model was trained, by default."),
-]
-MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
-Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
-Write = Annotated[
-    str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
-]
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
-]
-InventGeometry = Annotated[
-    bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -131,7 +113,7 @@ def train(
     with spoken() as progress:
         overrides = [*(override or ())]
         if voi is not None:
-            one_of("--voi", voi, VOIS)
+            _one_of("--voi", voi, VOIS)
             overrides.append(f"preprocessing.voi={voi}")
         from patchad.config import read_config
         from patchad.detector import card_as_dict
@@ -146,7 +128,7 @@ def train(
             configs,
             device=choose_device(device),
             seed=seed,
-            spacing_mm=spacing_of(spacing),
+            spacing_mm=_spacing(spacing),
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
@@ -194,22 +176,16 @@ def screen(
     timeout: Timeout = 120.0,
     deidentify: Deidentify = False,
     invent_geometry: InventGeometry = False,
-    two_breasts: Annotated[
-        bool,
-        typer.Option(
-            "--two-breasts",
-            help="Less half of the other breast's score, if listed.",
-        ),
-    ] = False,
+    two_breasts: TwoBreasts = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
-        kinds, given = kinds_of(write), spacing_of(spacing)
+        kinds, given = _kinds(write), _spacing(spacing)
         if voi is not None:
-            one_of("--voi", voi, VOIS)
-        one_of("--frames", frames, ("one", "all"))
+            _one_of("--voi", voi, VOIS)
+        _one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
         from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
@@ -288,14 +264,22 @@ def selftest(
     """Draw lesions into your own negatives: how small and how faint does a model find them?"""
     with spoken() as progress:
         from patchad.device import choose_device
-        from patchad.verbs import selftest as verb
+        from patchad.verbs.selftest import selftest as test_model
+        from patchad.verbs.selftest import summary
 
-        result = verb.selftest(
-            model, on, out, images=images, seed=seed, device=choose_device(device),
-            spacing_mm=spacing_of(spacing), overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-        tell(result, [*verb.summary(result), f"results: {out}"])
-    finish(result["failed"])
+        result = test_model(
+            model,
+            on,
+            out,
+            images=images,
+            seed=seed,
+            device=choose_device(device),
+            spacing_mm=_spacing(spacing),
+            overwrite=overwrite,
+            progress=progress,
+        )
+        tell(result, [*summary(result), f"results: {out}"])
+    finish([(path, reason) for path, reason in result["failed"]])
 
 
 @app.command()
@@ -307,7 +291,7 @@ def export(
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
     with spoken() as progress:
-        kinds = kinds_of(write)
+        kinds = _kinds(write)
         from patchad.verbs.export import export as export_run
 
         exported = export_run(
@@ -358,11 +342,11 @@ def inspect(
         from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 
-        one_of("--voi", voi, VOIS)
+        _one_of("--voi", voi, VOIS)
         found = inspect_path(
             path,
             body_part=body_part,
-            spacing_mm=spacing_of(spacing),
+            spacing_mm=_spacing(spacing),
             voi=voi,  # type: ignore[arg-type]
             limits=Limits(max_pixels, timeout),
         )
@@ -385,3 +369,29 @@ def methods() -> None:
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
+    return kinds
+
+
+def _one_of(option: str, text: str, allowed: Sequence[str]) -> None:
+    if text not in allowed:
+        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
+
+
+def _spacing(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        row, col = numbers * 2 if len(numbers) == 1 else numbers
+    except ValueError:
+        row = col = -1.0
+    if not (0 < row < float("inf") and 0 < col < float("inf")):
+        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
+    return row, col

@@ -79,18 +79,23 @@ def mass(
 
 
 def spiculated_mass(
-    rng: np.random.Generator, *, diameter_mm: float, spacing_mm: tuple[float, float]
+    rng: np.random.Generator,
+    *,
+    diameter_mm: float,
+    spacing_mm: tuple[float, float],
+    spicules: tuple[int, int] = (9, 18),
 ) -> Lesion:
-    """A dense core of ``diameter_mm`` from which 9-18 tapering, slightly bent spicules radiate.
+    """A dense core of ``diameter_mm`` from which tapering, slightly bent spicules radiate.
 
-    The spicules reach 1.6 to 2.8 core radii from the centre and are 0.3-0.8 mm thick.
+    Of them there are as many as ``spicules`` says, least and most; they reach 1.6 to 2.8 core radii
+    from the centre and are 0.3-0.8 mm thick.
     """
     radius = diameter_mm / 2
     y, x = _plane(2.8 * radius + 1, diameter_mm, spacing_mm)
     t = _lobed_radius(rng, y, x, radius, 0.15)
     added = np.exp2(-(t**3))
     outline = t <= 1
-    count = int(rng.integers(9, 19))
+    count = int(rng.integers(spicules[0], spicules[1] + 1))
     angles = (np.arange(count) + rng.uniform(-0.35, 0.35, count)) * 2 * np.pi / count
     for angle in angles:
         spicule = _spicule(rng, y, x, angle, radius * rng.uniform(1.6, 2.8), spacing_mm)
@@ -181,6 +186,26 @@ def opacity(
     labels, _ = ndimage.label(added > 0.2)
     middle = labels == np.bincount(labels[added > 0.2]).argmax()
     return _lesion(added, ndimage.binary_fill_holes(middle), form)
+
+
+def textured(
+    rng: np.random.Generator,
+    lesion: Lesion,
+    *,
+    spacing_mm: tuple[float, float],
+    strength: float,
+    slope: float = 2.0,
+) -> Lesion:
+    """The lesion with its brightness broken up; outline and kind stay.
+
+    What it adds is multiplied by 1 + ``strength`` times a 1/f^``slope`` field of deviation 1, cut
+    to 0.1..2, and brought back to a peak of 1.
+    """
+    field = power_law_field(
+        rng, (lesion.added.shape[0], lesion.added.shape[1]), spacing_mm, slope=slope, longest_mm=10
+    )
+    added = lesion.added * np.clip(1 + np.float32(strength) * field, 0.1, 2)
+    return _lesion(added, lesion.mask.copy(), lesion.kind)
 
 
 def power_law_field(

@@ -158,7 +158,7 @@ def train_epochs(
     if state is not None and state.attempt == attempt:
         done = state.epoch
         network.load_state_dict(state.network)
-        _load_adam(optimiser, state.optimiser)
+        load_optimiser(optimiser, state.optimiser)
         yield done, state.loss
     for epoch in range(done + 1, schedule.epochs + 1):
         mean = _run_epoch(network, optimiser, bank, loss, schedule, epoch_generator(seed, epoch))
@@ -169,7 +169,13 @@ def train_epochs(
             )
         if checkpoint:
             Checkpoint(
-                digest, attempt, notes, epoch, mean, network.state_dict(), _adam_tensors(optimiser)
+                digest,
+                attempt,
+                notes,
+                epoch,
+                mean,
+                network.state_dict(),
+                optimiser_tensors(optimiser),
             ).write(checkpoint)
         yield epoch, mean
 
@@ -198,13 +204,14 @@ def _run_epoch(
     return float(total) / schedule.patches_per_epoch
 
 
-def _adam_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's state by "place/name", e.g. ``3/exp_avg``: place counts the network's parameters."""
     state = optimiser.state_dict()["state"]
     return {f"{place}/{name}": t for place, named in state.items() for name, t in named.items()}
 
 
-def _load_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimiser_tensors` took."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         place, name = key.split("/")

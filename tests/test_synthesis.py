@@ -101,6 +101,26 @@ def test_a_distortion_has_spicules_and_no_core():
         assert lesion.kind == "architectural distortion"
 
 
+def test_as_many_spicules_as_asked_for():
+    lesion = synthesis.spiculated_mass(rng(2), diameter_mm=12, spacing_mm=FINE, spicules=(6, 6))
+    y, x = np.indices(lesion.added.shape)
+    away = 0.1 * np.hypot(y - lesion.mask.shape[0] // 2, x - lesion.mask.shape[1] // 2)
+    ring = lesion.mask & (away > 8.4) & (away < 9)
+    assert ndimage.label(ring, np.ones((3, 3)))[1] == 6
+
+
+def test_texture_keeps_outline_and_peak():
+    smooth = synthesis.mass(rng(0), diameter_mm=12, spacing_mm=FINE, profile="disc")
+    rough = synthesis.textured(rng(1), smooth, spacing_mm=FINE, strength=0.4)
+    np.testing.assert_array_equal(rough.mask, smooth.mask)
+    assert (rough.added.max(), rough.kind) == (1, "mass")
+    core = smooth.added > 0.99
+    assert smooth.added[core].std() < 0.01
+    assert rough.added[core].std() / rough.added[core].mean() == pytest.approx(0.4, abs=0.15)
+    same = synthesis.textured(rng(1), smooth, spacing_mm=FINE, strength=0.0)
+    np.testing.assert_allclose(same.added, smooth.added, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_a_cluster_holds_its_specks_in_its_hull(count):
     lesion = synthesis.calcification_cluster(

@@ -9,7 +9,7 @@ import torch
 from patchad.detector import Detector, read_model
 from patchad.errors import RequestError
 
-METHODS = ("wei2018", "convergence", "calcification", "fused")
+METHODS = ("wei2018", "convergence", "calcification", "synthetic_lesions", "fused")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import calcification
 
             return calcification
+        case "synthetic_lesions":
+            from patchad.methods import synthetic_lesions
+
+            return synthetic_lesions
         case "fused":
             from patchad.methods import fused
 
