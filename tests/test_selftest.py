@@ -235,7 +235,9 @@ def test_chest_lesions_lie_in_the_dark_parts_within_the_body() -> None:
 
 
 def test_kinds_are_those_that_are_found_in_the_body_part() -> None:
-    assert {kind.name for kind in KINDS["breast"]} == {"mass", "spiculated mass", "calcifications"}
+    assert {kind.name for kind in KINDS["breast"]} == {
+        "mass", "spiculated mass", "architectural distortion", "calcifications",
+    }  # fmt: skip
     assert {kind.name for kind in KINDS["chest"]} == {"nodule", "consolidation"}
     rng = np.random.default_rng(0)
     for kinds in KINDS.values():
@@ -269,7 +271,7 @@ def patchad(*arguments: object):
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One kind and size instead of eight, for the tests to be quick."""
+    """One kind and size instead of all, for the tests to be quick."""
     kind = Kind("spiculated mass", synthesis.spiculated_mass, (8,))
     monkeypatch.setitem(KINDS, "breast", (kind,))
 

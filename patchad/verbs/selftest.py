@@ -193,12 +193,12 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{counts['lesions']} synthetic lesions in {counts['images']} negative images: share found "
         f"at {false:g} false mark{'s' * (false != 1)} an image, by contrast in local s.d.",
-        f"{'':<26}" + "".join(f"{contrast:<7g}" for contrast in contrasts) + "half found at",
+        f"{'':<34}" + "".join(f"{contrast:<7g}" for contrast in contrasts) + "half found at",
     ]
     for half in result["half_found"]:
         size = half["kind"], half["diameter_mm"]
         row = "".join(f"{shares.get((*size, contrast), '-'):<7}" for contrast in contrasts)
-        lines.append(f"{size[0] + f', {size[1]:g} mm':<26}{row}{_half_in_words(half)}")
+        lines.append(f"{size[0] + f', {size[1]:g} mm':<34}{row}{_half_in_words(half)}")
     return [
         *lines,
         f"{least if least == most else f'{least} to {most}'} lesions a figure; {chance:.2f} of "
