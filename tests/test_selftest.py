@@ -134,12 +134,32 @@ def test_the_contrast_at_which_half_are_found(shares, contrast) -> None:
     assert half_found(levels) == pytest.approx(contrast, nan_ok=True)
 
 
-def test_found_are_those_that_outshine_the_third_brightest_spot(films) -> None:
+@dataclass(frozen=True)
+class BrightestOfOneSide(Brightest):
+    """The same for films that are mirrored when their chest wall lies on the right."""
+
+    card = replace(
+        Brightest.card, preprocessing=Preprocessing(body_part="breast", canonical_side=True)
+    )
+
+
+@pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
+def test_found_are_those_that_outshine_the_third_brightest_spot(
+    films, tmp_path: Path, right: bool
+) -> None:
     # Untouched: three marks of 2.5 deviations, all others of 1. Two may exceed the threshold on
     # two images, so it is the third: 2.5. A mass of contrast c reaches 1 + c (12 mm are wide
     # enough for a bright pixel at its peak), so it is found from c = 2 on.
+    detector = Brightest()
+    if right:
+        detector = BrightestOfOneSide()
+        for row in films:
+            with Image.open(row.path) as picture:
+                turned = np.ascontiguousarray(np.asarray(picture)[:, ::-1])
+            Image.fromarray(turned).save(tmp_path / row.path.name)
+        films = [replace(row, path=tmp_path / row.path.name) for row in films]
     result = measure(
-        Brightest(), films, images=2, seed=1, kinds=[MASS], contrasts=(0, 0.5, 1, 2, 4), lesions=6
+        detector, films, images=2, seed=1, kinds=[MASS], contrasts=(0, 0.5, 1, 2, 4), lesions=6
     )
     assert result["threshold"] == pytest.approx(BASE + 2.5 * STEP, abs=1e-4)
     assert result["false_marks_an_image"] == 0
@@ -215,7 +235,9 @@ def test_chest_lesions_lie_in_the_dark_parts_within_the_body() -> None:
 
 
 def test_kinds_are_those_that_are_found_in_the_body_part() -> None:
-    assert {kind.name for kind in KINDS["breast"]} == {"mass", "spiculated mass", "calcifications"}
+    assert {kind.name for kind in KINDS["breast"]} == {
+        "mass", "spiculated mass", "architectural distortion", "calcifications",
+    }  # fmt: skip
     assert {kind.name for kind in KINDS["chest"]} == {"nodule", "consolidation"}
     rng = np.random.default_rng(0)
     for kinds in KINDS.values():
@@ -249,7 +271,7 @@ def patchad(*arguments: object):
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One kind and size instead of eight, for the tests to be quick."""
+    """One kind and size instead of all, for the tests to be quick."""
     kind = Kind("spiculated mass", synthesis.spiculated_mass, (8,))
     monkeypatch.setitem(KINDS, "breast", (kind,))
 

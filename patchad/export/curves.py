@@ -154,7 +154,7 @@ def plot_contrast_detail(
         at_top = np.full(int((~reached).sum()), high / 1.12)
         below.plot(size[~reached], at_top, "^", color="#D55E00", label="half not reached")
         if not reached.all():
-            below.legend(fontsize=8)
+            below.legend(fontsize=8, loc="lower left")
         below.set_xlabel("diameter (mm)")
         _log_ticks(below, "x", sizes, (sizes[0] / 1.3, sizes[-1] * 1.3))
         _log_ticks(below, "y", contrasts, (low, high))

@@ -145,7 +145,8 @@ def measure(
     for row in rows:
         rng = np.random.default_rng([seed, len(used)])
         try:
-            tested.append(_test_image(detector, read_entry(row, spacing_mm), wanted, rng))
+            radiograph = read_entry(row, spacing_mm, voi=card.preprocessing.voi)
+            tested.append(_test_image(detector, radiograph, wanted, rng))
         except ImageError as error:
             failed.append((row_path(row.path), str(error)))
             continue
@@ -192,12 +193,12 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{counts['lesions']} synthetic lesions in {counts['images']} negative images: share found "
         f"at {false:g} false mark{'s' * (false != 1)} an image, by contrast in local s.d.",
-        f"{'':<26}" + "".join(f"{contrast:<7g}" for contrast in contrasts) + "half found at",
+        f"{'':<34}" + "".join(f"{contrast:<7g}" for contrast in contrasts) + "half found at",
     ]
     for half in result["half_found"]:
         size = half["kind"], half["diameter_mm"]
         row = "".join(f"{shares.get((*size, contrast), '-'):<7}" for contrast in contrasts)
-        lines.append(f"{size[0] + f', {size[1]:g} mm':<26}{row}{_half_in_words(half)}")
+        lines.append(f"{size[0] + f', {size[1]:g} mm':<34}{row}{_half_in_words(half)}")
     return [
         *lines,
         f"{least if least == most else f'{least} to {most}'} lesions a figure; {chance:.2f} of "
@@ -257,7 +258,7 @@ def _test_image(
             regions.append(region)
         touched = _screened(detector, replace(radiograph, pixels=pixels))
         screenings += 1
-        after = marks_and_places(boxes, touched.values, regions)
+        after = marks_and_places(touched.grid.boxes(radiograph.shape), touched.values, regions)
         before = marks_and_places(boxes, scores.values, regions)
         tried += [
             Tried(
@@ -289,7 +290,7 @@ def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground: "
             "nothing to score"
         )
-    return scores
+    return scores.mirror() if prepared.mirrored else scores
 
 
 def _half_found(levels: Sequence[Level]) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ KINDS: Mapping[BodyPart, tuple[Kind, ...]] = {
     "breast": (
         Kind("mass", synthesis.mass, (4, 8, 16)),
         Kind("spiculated mass", synthesis.spiculated_mass, (4, 8, 16)),
+        Kind("architectural distortion", synthesis.architectural_distortion, (16, 32)),
         Kind("calcifications", synthesis.calcification_cluster, (4, 8)),
     ),
     "chest": (
