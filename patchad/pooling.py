@@ -6,6 +6,7 @@ than the image whose patches are asked for: both cover the same extent.
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from patchad.grid import PatchGrid
 
@@ -35,6 +36,23 @@ def mean_pool(values: Floats, grid: PatchGrid, middle: float = 1.0) -> Floats:
     mean = np.divide(total, count, out=np.full(len(grid), np.nan), where=count > 0)
     pooled: Floats = mean.astype(np.float32)
     return pooled
+
+
+def smooth_patches(values: Floats, grid: PatchGrid, sigma: float) -> Floats:
+    """Patch scores (N,) averaged with their neighbours', by a Gaussian of ``sigma`` pixels.
+
+    NaN patches say nothing, and stay NaN. The last row and column are taken a stride away too.
+    """
+    rows, cols = (len(np.unique(axis)) for axis in grid.corners.T)
+    spoken = np.isfinite(values).reshape(rows, cols)
+    known = np.where(spoken, values.reshape(rows, cols), 0)
+    total, weight = (
+        ndimage.gaussian_filter(part.astype(np.float64), sigma / grid.stride, mode="constant")
+        for part in (known, spoken)
+    )
+    mean = np.divide(total, weight, out=np.full(spoken.shape, np.nan), where=spoken)
+    smooth: Floats = mean.ravel().astype(np.float32)
+    return smooth
 
 
 def _edges(shape: tuple[int, int], grid: PatchGrid, middle: float) -> NDArray[np.int64]:

@@ -103,7 +103,7 @@ def test_what_was_saved_scores_alike(study, model: Path, tmp_path: Path) -> None
     np.testing.assert_array_equal(first.scores.values, second.scores.values)
     np.testing.assert_array_equal(first.map, second.map)
     assert np.isnan(first.map[~prepared.tissue]).all()
-    assert "maximum over the patch" in detector.card.patch_pooling
+    assert "maximum in the patch" in detector.card.patch_pooling
 
 
 def test_the_image_score_is_the_highest_patch(study, model: Path) -> None:
@@ -177,7 +177,7 @@ def test_weights_of_another_method_are_refused(model: Path, tmp_path: Path) -> N
         ("fused.members.nosuch.weight=1", "nosuch"),
         ("fused.members.convergence.weight=-1", "positive"),
         ("fused.members.convergence.options.radius=1", "radius: no such option"),
-        ("fused.members.convergence.options.radius_mm=[5, 1]", "radius_mm"),
+        ("fused.members.convergence.options.rings_mm=[[5, 1]]", "rings_mm"),
         ("fused.members.fused.weight=1", "fused"),
     ],
 )
@@ -189,4 +189,4 @@ def test_wrong_members_are_named(override: str, said: str) -> None:
 def test_the_resolved_members_stand_in_the_card(model: Path) -> None:
     content = json.loads((model / "card.json").read_text())
     member = content["config"]["fused"]["members"]["convergence"]
-    assert member == {"weight": 2.0, "options": {"radius_mm": [0.6, 6.4]}}
+    assert member == {"weight": 2.0, "options": {"rings_mm": [[0.6, 4.0], [0.6, 6.4], [1.2, 9.6]]}}

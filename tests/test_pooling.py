@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.grid import PatchGrid, stitch
-from patchad.pooling import max_pool, mean_pool
+from patchad.pooling import max_pool, mean_pool, smooth_patches
 
 
 def test_pools_by_hand() -> None:
@@ -51,3 +51,24 @@ def test_pooling_and_stitching_agree_on_constants(
         pooled = pool(constant, grid, middle)
         np.testing.assert_array_equal(pooled, 2.5)
         assert stitch(grid, pooled) == pytest.approx(2.5)
+
+
+def test_neighbouring_patches_are_averaged() -> None:
+    grid = PatchGrid((10, 8), 4, 2)  # 4 rows and 3 columns of patches
+    values = np.zeros(len(grid), np.float32)
+    values[4] = 1
+    smooth = smooth_patches(values, grid, 2.0).reshape(4, 3)  # as wide as a stride
+    # A Gaussian of deviation 1, sampled: 1, 0.607, 0.135 …; less falls on the edge's neighbours.
+    assert smooth[1, 1] == smooth.max()
+    assert smooth[1, 0] == pytest.approx(smooth[1, 2])
+    assert smooth[1, 0] / smooth[1, 1] == pytest.approx(0.607 * 0.99 / 0.7, rel=0.15)
+    np.testing.assert_allclose(smooth_patches(np.ones(len(grid), np.float32), grid, 2.0), 1)
+
+
+def test_smoothing_keeps_unscored_patches_out() -> None:
+    grid = PatchGrid((8, 8), 4, 4)
+    values = np.array([1, np.nan, 3, np.nan], np.float32)
+    smooth = smooth_patches(values, grid, 4.0)
+    assert np.isnan(smooth[[1, 3]]).all()
+    assert smooth[0] + smooth[2] == pytest.approx(4)
+    assert 1 < smooth[0] < 2

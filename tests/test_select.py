@@ -17,9 +17,9 @@ def test_pseudo_auroc_by_hand() -> None:
     assert pseudo_auroc([3, 2, 0], [1, 2]) == pytest.approx(3.5 / 6)
 
 
-def config(folder: Path, name: str, radius: str) -> Config:
+def config(folder: Path, name: str, rings: str) -> Config:
     path = folder / f"{name}.toml"
-    path.write_text(f'method = "convergence"\n[convergence]\nradius_mm = {radius}\n')
+    path.write_text(f'method = "convergence"\n[convergence]\nrings_mm = {rings}\n')
     overrides = ["patch_size=32", "stride=16", "preprocessing.spacing_mm=0.8", "split.held_out=0.4"]
     return read_config(str(path), overrides)
 
@@ -30,8 +30,8 @@ def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) ->
     table.loc[table["split"] == "test", "split"] = "unlabelled"
     table.to_csv(tmp_path / "manifest.csv", index=False)
     configs = {
-        "narrow": config(tmp_path, "narrow", "[0, 1.7]"),
-        "wide": config(tmp_path, "wide", "[0.6, 6.4]"),
+        "narrow": config(tmp_path, "narrow", "[[0, 1.7]]"),
+        "wide": config(tmp_path, "wide", "[[0.6, 6.4]]"),
     }
     trained = train_best(tmp_path / "manifest.csv", tmp_path / "model", configs, device=CPU)
     card = read_card(tmp_path / "model")
@@ -39,8 +39,8 @@ def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) ->
     (note,) = (note for note in card.notes if note.startswith("Chosen without labels"))
     told = {name: float(note.split(f"{name} ")[1][:5]) for name in configs}
     best = max(told, key=lambda name: told[name])
-    radius = tuple(card.config["convergence"]["radius_mm"])
-    assert radius == {"narrow": (0, 1.7), "wide": (0.6, 6.4)}[best]
+    (ring,) = card.config["convergence"]["rings_mm"]
+    assert tuple(ring) == {"narrow": (0, 1.7), "wide": (0.6, 6.4)}[best]
     assert not (tmp_path / "model" / "candidates").exists()
 
 

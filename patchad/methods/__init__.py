@@ -54,10 +54,6 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import synthetic_lesions
 
             return synthetic_lesions
-        case "fused":
-            from patchad.methods import fused
-
-            return fused
         case "position_gaussian":
             from patchad.methods import position_gaussian
 
@@ -70,6 +66,10 @@ def module_of(name: str) -> ModuleType:
             from patchad.methods import synthetic_opacities
 
             return synthetic_opacities
+        case "fused":
+            from patchad.methods import fused
+
+            return fused
         case _:
             raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
 
