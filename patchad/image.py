@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 from patchad.grid import PatchGrid
 
+# What scales the grey of DICOM files: the first LUT, else the first window, else the full range; or
+# only one of them, with the full range where the file lacks it.
+Voi = Literal["auto", "lut", "window", "full"]
+
 
 @dataclass(frozen=True)
 class Source:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from patchad.errors import ImageError, RequestError
 from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
-from patchad.image import Foreground, Radiograph
-from patchad.io.dicom_tones import Voi
+from patchad.image import Foreground, Radiograph, Voi
 from patchad.orientation import chest_wall
 
 _T = TypeVar("_T", bound=np.generic)

@@ -22,8 +22,7 @@ from patchad.export.dicom_object import Maker, finding, obstacle, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
-from patchad.image import Heatmap, PatchScores, Radiograph, Screening
-from patchad.io.dicom_tones import Voi
+from patchad.image import Heatmap, PatchScores, Radiograph, Screening, Voi
 from patchad.io.read import read_radiograph
 from patchad.phantom import chest, mammogram, write_dicom
 from patchad.preprocess import Preprocessing

@@ -10,7 +10,7 @@ from typing import Literal
 from pydicom import Dataset, uid
 
 from patchad.errors import ImageError, NotARadiographError
-from patchad.image import Radiograph, Source
+from patchad.image import Radiograph, Source, Voi
 from patchad.io.dicom_header import (
     TAGS,
     Pair,
@@ -26,7 +26,7 @@ from patchad.io.dicom_header import (
 )
 from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
-from patchad.io.dicom_tones import Voi, tones_of
+from patchad.io.dicom_tones import tones_of
 from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.

@@ -9,12 +9,10 @@ from pydicom import Dataset
 from scipy.special import expit
 
 from patchad.errors import ImageError
+from patchad.image import Voi
 from patchad.io.dicom_header import Pair, name_of, number_of, text_of
 
 Values: TypeAlias = NDArray[np.float64]
-# What scales the grey: the first LUT, else the first window, else the full range; or only one of
-# them, with the full range where the file lacks it.
-Voi = Literal["auto", "lut", "window", "full"]
 Used = Literal["lut", "window", "full"]
 
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchad.errors import ImageError, RequestError
-from patchad.image import Radiograph
+from patchad.image import Radiograph, Voi
 from patchad.io.dicom import count_frames, read_dicom
-from patchad.io.dicom_tones import Voi
 from patchad.io.dicomdir import images_of
 from patchad.io.manifest import ManifestRow, lexical, read_manifest
 from patchad.io.raster import MAX_PIXELS, format_of, read_raster

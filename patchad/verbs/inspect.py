@@ -5,7 +5,7 @@ from typing import Any
 
 from patchad.detector import card_as_dict, read_card
 from patchad.errors import RequestError
-from patchad.io.dicom_tones import Voi
+from patchad.image import Voi
 from patchad.io.manifest import ManifestRow
 from patchad.io.workers import DEFAULT_LIMITS, How, Limits, read_one
 from patchad.orientation import chest_wall

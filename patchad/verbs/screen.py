@@ -11,8 +11,7 @@ from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
 from patchad.grid import PatchGrid
-from patchad.image import Radiograph, Screening
-from patchad.io.dicom_tones import Voi
+from patchad.image import Radiograph, Screening, Voi
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Prepared, prepare
 
