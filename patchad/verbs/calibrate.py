@@ -106,7 +106,7 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
         display_range=(low, high),
         patients=patients,
         patches=int(held_out.size),
-        statements=_statements(len(scores), patients, config),
+        statements=_statements(len(scores), patients, config, dense=own is not None),
         map=own,
         two_breasts=calibrate_two_breasts(
             by_image, [image.side for image in images], split_conformal
@@ -152,12 +152,16 @@ def _patch_threshold(images: Sequence[NDArray[np.float32]], budget: float) -> fl
     return float(values[len(values) - 1 - allowed])
 
 
-def _statements(images: int, patients: int, config: CalibrationConfig) -> tuple[str, ...]:
+def _statements(
+    images: int, patients: int, config: CalibrationConfig, *, dense: bool
+) -> tuple[str, ...]:
     promised = max(config.false_images, 1 / (images + 1))
+    exceed = "patches an image exceed the patch threshold"
+    if dense:
+        exceed += f", and as many peaks of the map ({_APART_MM:g} mm apart) the map threshold,"
     statements = [
         f"Patches: on the {images} held-out negative images, at most {config.false_patches:g} "
-        "patches an image exceed the patch threshold on average. This is what was counted, not "
-        "a guarantee for new images.",
+        f"{exceed} on average. This is what was counted, not a guarantee for new images.",
         f"Images: a new negative image that is exchangeable with the {images} held-out ones is "
         f"flagged with probability at most {promised:.1%} (split conformal: on average over draws "
         "of the held-out set; with n this small one model's rate may lie well above or below).",
