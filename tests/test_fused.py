@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from patchad.config import read_config
-from patchad.detector import Response, save, score
+from patchad.detector import Response, read_card, save, score
 from patchad.errors import ModelError, RequestError
 from patchad.export.regions import regions_of
 from patchad.grid import PatchGrid
@@ -190,3 +190,16 @@ def test_the_resolved_members_stand_in_the_card(model: Path) -> None:
     content = json.loads((model / "card.json").read_text())
     member = content["config"]["fused"]["members"]["convergence"]
     assert member == {"weight": 2.0, "options": {"rings_mm": [[0.6, 4.0], [0.6, 6.4], [1.2, 9.6]]}}
+
+
+def test_without_an_offset_no_spacing_is_needed(study) -> None:
+    config = Config({"convergence": Member()}, film_offset=False)
+    card = read_card(study.model)
+    film = Prepared(
+        np.zeros((64, 64), np.float32), Foreground(np.ones((64, 64), bool), "", 0.0), 0.5, None
+    )
+    grid = PatchGrid((64, 64), 32, 16)
+    member = Planted(card, np.ones((64, 64), np.float32), np.ones(len(grid), np.float32))
+    scales = {name: Standard.none(1) for name in ("patches", "maps", "images", "covariates")}
+    fused = Fused(card, config, (member,), scales, np.zeros(1))
+    np.testing.assert_array_equal(fused.respond(film, grid).patches, 1)

@@ -187,7 +187,7 @@ def fit(
         dense = np.stack([_map(one, card, image) for one in found], -1)
         maps.append(dense[np.isfinite(dense).all(-1)][::_SAMPLED])
         images.append(_image_scores(found))
-        covariates.append(_covariates(image, found))
+        covariates.append(_covariates(image, found) if config.film_offset else np.zeros(1))
         progress(METHOD, number, len(data), math.nan)
     scale = Standard.of(np.concatenate([values for values, _ in patches]))
     seen = Standard.of(np.array(covariates))
