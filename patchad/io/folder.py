@@ -292,8 +292,8 @@ def _judge(
         )
     if marker.kind != layout.kind:
         raise OutputError(
-            f"{shown(folder)} is a folder of kind {marker.kind}, and this command writes one of kind "
-            f"{layout.kind}: name another"
+            f"{shown(folder)} is a folder of kind {marker.kind}, and this command writes one of "
+            f"kind {layout.kind}: name another"
         )
     if overwrite and _real(folder) != marker.path and folder.stat().st_ino != marker.inode:
         raise OutputError(
@@ -312,7 +312,7 @@ def _require_equal(
     folder: Path, before: Marker, request: Mapping[str, Any], found: Sequence[str]
 ) -> None:
     then = {"patchad": before.patchad, **(before.request or {})}
-    told = [*found, *differences(then, {"patchad": __version__, **request})]
+    told = [*differences(then, {"patchad": __version__, **request}), *found]
     if told:
         more = [f"… and {len(told) - _NAMED} more"] if len(told) > _NAMED else []
         lines = "\n".join(f"  {shown(line)}" for line in [*told[:_NAMED], *more])

@@ -69,7 +69,7 @@ class TrainingImages:
     def request(self) -> dict[str, Any]:
         """What stands in a request before the files were read: their count and one digest."""
         names = [(row.path.name, facts) for row, facts in zip(self.rows, self.facts, strict=True)]
-        return {"images": len(self.rows), "digest of names, uses and patients": listed(names)}
+        return {"images": len(self.rows), "digest of their facts": listed(names)[:16]}
 
     def found(self, contents: Mapping[Path, str]) -> dict[str, Any]:
         """What to remember; ``contents`` holds the SHA-256 of each file."""
