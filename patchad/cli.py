@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -367,6 +368,8 @@ def methods() -> None:
 def main() -> None:
     """Run the command line."""
     voice.command = ("patchad", *sys.argv[1:])
+    if isinstance(sys.stdout, TextIOWrapper):  # a folder's name may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +101,8 @@ class Run:
         share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
         are the baselines.
         """
-        return pd.read_parquet(self.patches_path(image_id))
+        # by its bytes: pyarrow takes no path that is not UTF-8
+        return pd.read_parquet(BytesIO(self.patches_path(image_id).read_bytes()))
 
     def patches_path(self, image_id: str) -> Path:
         """Where the patch scores of one image are."""
@@ -202,7 +204,7 @@ def write_patches(path: Path, screening: Screening) -> None:
             **screening.baselines,
         }
     )
-    write_whole(path, lambda aside: table.to_parquet(aside, index=False))
+    write_whole(path, table.to_parquet(None, index=False))
 
 
 def stored_scores(run: Run, row: ImageRow) -> PatchScores:
