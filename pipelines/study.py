@@ -23,8 +23,9 @@ from study_tables import ALL, figure_rows, results_report
 from patchad.config import Config, read_config
 from patchad.detector import ModelCard, versions
 from patchad.errors import RequestError
+from patchad.io.clearing import Layout
 from patchad.io.files import write_whole
-from patchad.io.folder import Layout, claimed
+from patchad.io.folder import claimed
 from patchad.verbs.evaluate import evaluate
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run

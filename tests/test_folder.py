@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import OutputError, RequestError
-from patchad.io.folder import MARKER, Layout, claimed, clear, kind_of, read_marker
+from patchad.io.clearing import Layout, clear
+from patchad.io.folder import claimed
 from patchad.io.lock import LOCK, locked
+from patchad.io.marker import MARKER, kind_of, read_marker
 
 INNER = Layout("inner", ("done.json", "parts/*.part"))
 OUTER = Layout(

@@ -8,11 +8,13 @@ import torch
 
 from patchad.errors import OutputError, RequestError
 from patchad.export import DICOM_KINDS, KINDS
-from patchad.io.folder import MARKER, claimed, clear, read_marker
+from patchad.io.clearing import clear
+from patchad.io.folder import claimed
 from patchad.io.journal import JOURNAL
 from patchad.io.layouts import _OBJECTS, DEMO, EVALUATION, MODEL, RUN, SELFTEST, open_run
 from patchad.io.lock import LOCK, locked
 from patchad.io.manifest import read_manifest
+from patchad.io.marker import MARKER, read_marker
 from patchad.io.read import find_images
 from patchad.phantom import phantom_set
 from patchad.verbs.evaluate import evaluate

@@ -15,10 +15,10 @@ import torch
 
 from patchad.config import read_config
 from patchad.errors import OutputError, RequestError
-from patchad.io.folder import MARKER
 from patchad.io.journal import JOURNAL
 from patchad.io.lock import LOCK
 from patchad.io.manifest import read_manifest
+from patchad.io.marker import MARKER
 from patchad.verbs.evaluate import evaluate
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from patchad.io.folder import MARKER, Layout, sweep
+from patchad.io.clearing import Layout, sweep
 from patchad.io.journal import JOURNAL, ids_in
 from patchad.io.lock import locked
+from patchad.io.marker import MARKER
 from patchad.io.run import Run, read_run
 
 _EVALUATION = (

@@ -10,8 +10,8 @@ from patchad.image import Radiograph, Voi
 from patchad.io.dicom import count_frames, read_dicom
 from patchad.io.dicomdir import images_of
 from patchad.io.files import shown
-from patchad.io.folder import kind_of
 from patchad.io.manifest import ManifestRow, lexical, read_manifest
+from patchad.io.marker import kind_of
 from patchad.io.raster import MAX_PIXELS, format_of, read_raster
 
 log = logging.getLogger(__name__)

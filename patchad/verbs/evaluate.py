@@ -32,8 +32,9 @@ from patchad.evaluation.pixels import LEVELS, tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.truth import lay_beside
 from patchad.export.report import write_report
+from patchad.io.clearing import clear
 from patchad.io.files import write_whole
-from patchad.io.folder import claimed, clear
+from patchad.io.folder import claimed
 from patchad.io.layouts import EVALUATION, RUN, open_run
 from patchad.io.manifest import read_manifest, read_regions
 from patchad.io.run import Run, read_run

@@ -13,8 +13,9 @@ import torch
 from patchad.detector import Detector, ModelCard, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
+from patchad.io.clearing import clear
 from patchad.io.files import shown
-from patchad.io.folder import Claim, claimed, clear
+from patchad.io.folder import Claim, claimed
 from patchad.io.journal import Entry, Journal
 from patchad.io.layouts import RUN
 from patchad.io.manifest import ManifestRow
