@@ -19,6 +19,7 @@ LAYERS = {
     "patchad.version": 0,
     "patchad.errors": 0,
     "patchad.grid": 0,
+    "patchad.turn": 0,
     "patchad.image": 0,
     "patchad.io": 1,
     "patchad.pooling": 1,

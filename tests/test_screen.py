@@ -14,6 +14,7 @@ from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.methods import load
 from patchad.preprocess import Prepared, prepare
+from patchad.turn import AS_STORED, MIRRORED
 from patchad.verbs.screen import mismatches
 
 
@@ -139,20 +140,20 @@ def test_a_film_and_its_mirror_image_give_mirrored_results(film: Path, detector,
     preprocessing = replace(detector.card.preprocessing, canonical_side=True)
     canonical = replace(detector, card=replace(detector.card, preprocessing=preprocessing))
     read = read_radiograph(film)
-    assert (read.source.laterality, read.source.anterior) == ("R", "left")
+    assert (read.source.laterality, read.source.directions[0]) == ("R", "P")
     pixels = read.pixels[:, ::-1][:, :columns]
     if columns < 32:  # fading out towards the other side, as a breast does
         shade = np.linspace(1, 0, columns) > np.abs(np.linspace(-1, 1, 256))[:, None]
         pixels = np.where(shade, 0.3 + 0.5 * pixels, 0).astype(np.float32)
     right = replace(read, pixels=np.ascontiguousarray(pixels[:, ::-1]))
-    source = replace(read.source, laterality="L", anterior="right")
+    source = replace(read.source, laterality="L", directions=("A", "FR"))
     left = replace(read, pixels=np.ascontiguousarray(pixels), source=source)
     found = patchad.screen(left, canonical, allow_mismatch=True)
     turned = patchad.screen(right, canonical, allow_mismatch=True)
-    assert (found.scores.grid.mirrored, turned.scores.grid.mirrored) == (False, True)
+    assert (found.scores.grid.turn, turned.scores.grid.turn) == (AS_STORED, MIRRORED)
     assert turned.score == found.score
     np.testing.assert_array_equal(turned.heatmap.values, found.heatmap.values[:, ::-1])
-    order = found.scores.grid.mirror_values(np.arange(len(found.boxes))).astype(int)
+    order = found.scores.grid.turn_values(np.arange(len(found.boxes)), MIRRORED)
     top, start, height, width = found.boxes[order].T
     np.testing.assert_array_equal(
         turned.boxes, np.stack([top, columns - start - width, height, width], 1)
@@ -174,7 +175,7 @@ def test_regions_of_a_mirrored_film_lie_where_the_film_has_them(film: Path, dete
     board = np.indices((24, 24)).sum(0) % 6 < 3
     pixels[row - 12 : row + 12, col - 12 : col + 12] = np.where(board, 1, 0.1)
     result = patchad.screen(replace(read, pixels=pixels), canonical, allow_mismatch=True)
-    assert result.scores.grid.mirrored
+    assert result.scores.grid.turn == MIRRORED
     top, left, height, width = result.boxes[np.nanargmax(result.scores.values)]
     assert abs(top + height / 2 - row) <= 16
     assert abs(left + width / 2 - col) <= 16
@@ -200,11 +201,11 @@ def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detecto
     preprocessing = replace(detector.card.preprocessing, canonical_side=True)
     card = replace(detector.card, preprocessing=preprocessing, patch_pooling="mean")
     read = read_radiograph(film)
-    assert read.source.anterior == "left"  # a right breast
+    assert read.source.directions[0] == "P"  # a right breast
     result = patchad.screen(read, Brightness(card))
     spoken = np.isfinite(result.heatmap.values)
     assert spoken.mean() > 0.2
     np.testing.assert_array_equal(result.heatmap.values[spoken], read.pixels[spoken])
-    means = PatchGrid((256, 208), 32, 16, mirrored=True).means(read.pixels)
+    means = PatchGrid((256, 208), 32, 16, MIRRORED).means(read.pixels)
     scored = result.scores.scored
     np.testing.assert_allclose(result.scores.values[scored], means[scored], rtol=1e-5)

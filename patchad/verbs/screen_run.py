@@ -148,7 +148,14 @@ def _screen_entry(
     if passed_over:
         screening = replace(screening, reasons=(*screening.reasons, passed_over))
     took = read.seconds + time.monotonic() - start
-    return done_row(name, screening, read.radiograph, took, frame=entry.frame)
+    return done_row(
+        name,
+        screening,
+        read.radiograph,
+        took,
+        frame=entry.frame,
+        assumed_mm=read.prepared.assumed_mm,
+    )
 
 
 def _failed(name: str, entry: ManifestRow, fault: Fault) -> ImageRow:
