@@ -20,6 +20,7 @@ from torch import Tensor
 
 from patchad.calibration import Calibration, Pooling, pool
 from patchad.errors import ModelError
+from patchad.fit import Fit
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
@@ -33,6 +34,7 @@ FORMATS = (1, 2)
 _LATER: tuple[tuple[str | None, str, Any], ...] = (
     (None, "patch_pooling", ""),
     ("data", "for_processing", False),
+    ("data", "fit", None),
     ("preprocessing", "canonical_side", False),
     ("preprocessing", "voi", "auto"),
     ("preprocessing", "assumed_side_mm", None),
@@ -56,6 +58,7 @@ class TrainingData:
     spacing_mm: tuple[float, float] | None  # median (row, col) as read; None where nobody said
     brightness: tuple[float, float]  # range of the foreground's median pixel over the images
     for_processing: bool = False  # whether it saw raw detector values instead of finished images
+    fit: Fit | None = None  # what a film has to look like; None where too few negatives tell
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class Radiograph:
             if self.outside.shape != self.pixels.shape or self.outside.all():
                 raise ValueError("outside has the image's shape and leaves something of it")
 
+    @property
+    def step(self) -> tuple[float, float]:
+        """(height, width) of a pixel: in mm, or in its width where the spacing is unknown."""
+        return self.spacing_mm or (self.source.pixel_aspect, 1.0)
+
     def turned(self, turn: Turn) -> "Radiograph":
         """The same picture turned; ``source`` keeps telling of the file."""
         outside = None if self.outside is None else turn.picture(self.outside)

@@ -11,6 +11,7 @@ from patchad.errors import ImageError, RequestError
 from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph, Voi
+from patchad.look import Look, Scale, look_at
 from patchad.orientation import chest_wall, lie_of
 from patchad.turn import AS_STORED, MIRRORED, Turn
 
@@ -106,6 +107,7 @@ class Prepared:
     turn: Turn = AS_STORED
     cautions: tuple[str, ...] = ()
     assumed_mm: tuple[float, float] | None = None  # the spacing (row, col) as read, where assumed
+    look: Look | None = None  # of the film as a whole; None where it was not prepared from one
 
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
@@ -140,7 +142,8 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     Where a side of the foreground is cut straight, as at the chest wall, its edge is repeated
     outwards: padding beyond is in no patch. Resampling keeps the whole extent:
     H' = round(H · spacing / target), likewise W', so square pixels come out to within half a pixel
-    over the image. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
+    over the image; without any spacing, an image whose Pixel Aspect Ratio isn't 1 is still brought
+    to square pixels. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
     becomes 0.5. Turning comes first, so that a film and its turned image become the same.
 
     Raises:
@@ -163,17 +166,24 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     brightness = float(np.median(pixels[mask]))
     spacing = radiograph.spacing_mm or assumed
     spacing = spacing and turn.pair(spacing)
-    if preprocessing.spacing_mm is not None:
-        spacing = _known(spacing, f"to resample to {preprocessing.spacing_mm:g} mm")
-        shape = _resampled_shape(turn.pair(radiograph.shape), spacing, preprocessing.spacing_mm)
+    step = spacing or turn.pair(radiograph.step)
+    scale: Scale = "unknown" if spacing is None else "known" if assumed is None else "assumed"
+    look = look_at(pixels, mask, body_part, step, scale)
+    shape, target = turn.pair(radiograph.shape), preprocessing.spacing_mm
+    if target is not None:
+        spacing = _known(spacing, f"to resample to {target:g} mm")
+        shape = _resampled_shape(shape, spacing, target)
+        spacing = (target, target)
+    elif spacing is None and step[0] != step[1]:  # square at least
+        shape = _resampled_shape(shape, step, min(step))
+    if shape != pixels.shape or target is not None:
         pixels = np.clip(resize(pixels, shape), 0, 1)
         mask = resize(mask.astype(np.float32), shape) >= 0.5
         if not mask.any():
             raise ImageError(
-                f"at {preprocessing.spacing_mm:g} mm a pixel nothing is left of the "
-                f"{preprocessing.body_part}: check the image's spacing, {spacing} mm"
+                f"at {shape[0]} × {shape[1]} pixels nothing is left of the {body_part}: check the "
+                f"image's spacing, {radiograph.spacing_mm or assumed} mm"
             )
-        spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
     pixels = _without_padding(pixels, mask)
     match preprocessing.intensity:
         case "percentiles":
@@ -183,7 +193,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
             radius = preprocessing.local_radius_mm
             pixels = _local(pixels, mask, (radius / spacing[0], radius / spacing[1]))
     foreground = Foreground(mask, found.method, found.threshold, found.measures)
-    return Prepared(pixels, foreground, brightness, spacing, turn, cautions, assumed)
+    return Prepared(pixels, foreground, brightness, spacing, turn, cautions, assumed, look)
 
 
 def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

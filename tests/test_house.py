@@ -25,6 +25,8 @@ LAYERS = {
     "patchad.pooling": 1,
     "patchad.preprocess": 1,
     "patchad.filters": 1,
+    "patchad.fit": 1,
+    "patchad.look": 1,
     "patchad.foreground": 1,
     "patchad.orientation": 1,
     "patchad.specks": 1,

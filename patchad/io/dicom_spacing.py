@@ -207,8 +207,10 @@ _DETECTOR = (
 
 
 def _panel(header: Dataset) -> _Panel | None:
+    # Compared, never repeated: it may hold what a damaged element swallowed.
     maker, model = (
-        text_of(header, keyword).upper() for keyword in ("Manufacturer", "ManufacturerModelName")
+        str(value_of(header, keyword) or "").strip().upper()
+        for keyword in ("Manufacturer", "ManufacturerModelName")
     )
     matrix = {number_of(header, "Rows"), number_of(header, "Columns")}
     for panel in _PANELS:

@@ -10,6 +10,7 @@ from patchad.calibration import image_percentile, patch_percentiles
 from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
+from patchad.fit import misfit
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Screening, Voi
 from patchad.io.read import read_radiograph
@@ -130,6 +131,10 @@ def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> l
             f"median brightness of the {card.preprocessing.body_part} {prepared.brightness:.2f}, "
             f"trained on {low:.2f} to {high:.2f}: inverted, or windowed otherwise?"
         )
+    if data.fit is not None and prepared.look is not None:
+        how = card.preprocessing
+        unlike = misfit(prepared.look, data.fit, how.body_part, model_mm=how.spacing_mm)
+        found += [unlike] if unlike else []
     return found
 
 

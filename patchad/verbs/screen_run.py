@@ -29,6 +29,7 @@ from patchad.io.run import (
 )
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
 from patchad.methods import load
+from patchad.preprocess import Preprocessing
 from patchad.progress import Progress, silent
 from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions, screen_prepared
@@ -99,7 +100,8 @@ def screen_run(
         table = compare_breasts(table, entries, pairs.ordinary, read_as)
     counts = {status: sum(row.status == status for row in table) for status in STATUSES}
     used = {**card_as_dict(read_as), "digest": card["digest"]}
-    run = write_run(out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table)
+    told = {"counts": counts, "assumed_spacing": _assumed(table, preprocessing), "seconds": seconds}
+    run = write_run(out, {**settings, "card": used, **told}, table)
     if options.two_breasts:
         allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
         for path, reason in export(out, options.kinds, **allowed, progress=progress).failed:
@@ -108,6 +110,20 @@ def screen_run(
         for path, reason in write_run_kinds(out, options.kinds, deidentify=options.deidentify):
             log.warning("%s: %s", path, reason)
     return run
+
+
+def _assumed(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> dict[str, Any]:
+    """How many images had their pixel spacing assumed, and how; told once on the terminal."""
+    found = [row.assumed_row_mm for row in rows if row.assumed_row_mm is not None]
+    if not found:
+        return {"images": 0}
+    side = preprocessing.assumed_side_mm
+    log.warning(
+        "%d of %d images carry no pixel spacing: their longer side was taken for %g mm, %.3g to "
+        "%.3g mm a pixel; --spacing-mm or the manifest's column spacing_mm says it better",
+        *(len(found), len(rows), side, min(found), max(found)),
+    )
+    return {"images": len(found), "side_mm": side, "pixel_mm": [min(found), max(found)]}
 
 
 def _screen_entry(

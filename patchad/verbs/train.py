@@ -24,6 +24,7 @@ from patchad.detector import (
     versions,
 )
 from patchad.errors import RequestError
+from patchad.fit import fit_of
 from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import claim_folder
@@ -31,6 +32,7 @@ from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images
 from patchad.io.run import row_path
 from patchad.io.workers import DEFAULT_LIMITS, Ahead, Fault, How, Limits, readers
+from patchad.look import Look
 from patchad.methods import module_of
 from patchad.preprocess import Prepared
 from patchad.progress import Progress, silent
@@ -65,6 +67,7 @@ class _Negative:
     spacing_mm: tuple[float, float] | None
     brightness: float
     tiles: "_Tiles"
+    look: Look | None
 
 
 def train(
@@ -244,7 +247,12 @@ class _Reader:
                 tiles = _tiles(prepared, self.config, row, self.seed)
                 yield (
                     _Negative(
-                        row, radiograph.source, radiograph.spacing_mm, prepared.brightness, tiles
+                        row,
+                        radiograph.source,
+                        radiograph.spacing_mm,
+                        prepared.brightness,
+                        tiles,
+                        prepared.look,
                     ),
                     prepared,
                 )
@@ -332,6 +340,7 @@ def _describe(training: list[_Negative], aside: list[_Negative], config: Config)
         spacing_mm=spacing,
         brightness=(min(brightness), max(brightness)),
         for_processing=_one_intent(everything),
+        fit=fit_of([(n.look, _patient(n.row)) for n in everything]),
     )
 
 
