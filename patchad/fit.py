@@ -17,6 +17,7 @@ _USUAL = 0.9  # the quantile of those distances that the limits are set by
 _FARTHER = 2.0  # times as far as that is too far
 _LEAST_DISTANCE, _LEAST_DEVIATION = 2.0, 7.0  # limits are never narrower, in deviations
 _TURNED, _BEYOND = -0.2, 0.1  # correlation by which a turned film fits better, at least
+_RECOGNISED = 0.7  # of the likeness of the least alike negative, to tell how a film is turned
 _CLIP = 4.0  # deviations, beyond which an odd negative counts no more for the covariance
 _MOST_MISSING = 0.2  # share of negatives that may lack a measure
 _COARSER = 2.5  # times as coarse as the model's pixels and its training images
@@ -158,22 +159,30 @@ def misfit(look: Look, fit: Fit, part: str, *, model_mm: float | None = None) ->
         return coarse
     picture, outline = (np.reshape(one, (LAYOUT, LAYOUT)) for one in (fit.picture, fit.outline))
     *alike, upright = _likenesses(look, picture, outline)
-    if upright < fit.turned:
-        return _better_otherwise(look, picture)
+    otherwise = _otherwise(look, picture)
+    if upright < fit.turned and max(otherwise.values()) >= _least_likeness(fit):
+        how = max(otherwise, key=lambda name: otherwise[name])
+        return (
+            f"{how}, it would look more like the training images (likeness {otherwise[how]:.2f}) "
+            f"than as it is ({math.tanh(alike[0]):.2f}): "
+            + ("is the grey turned over?" if how == "inverted" else "does the film lie upright?")
+        )
     measures = {**look.measures, **dict(zip(_LIKENESSES, alike, strict=True))}
     values = np.array([measures.get(name, math.nan) for name in fit.names])
     spread = _spread_of(fit)
     distance, deviation = _distances(spread, values)
-    if distance <= fit.distance and deviation <= fit.deviation:
+    if distance <= fit.distance and deviation <= fit.deviation and upright >= fit.turned:
         return ""
-    worst = int(np.nanargmax(np.abs(values - spread.centre) / spread.scale))
+    off = np.nan_to_num(np.abs(values - spread.centre) / spread.scale)
+    outside = (values < np.array(fit.low)) | (values > np.array(fit.high))
+    worst = int(np.argmax(np.where(outside, off, -1) if outside.any() else off))
+    told = (fit.centre[worst],) if not outside.any() else (fit.low[worst], fit.high[worst])
     name = fit.names[worst]
-    told = (_shown(name, value) for value in (values[worst], fit.low[worst], fit.high[worst]))
-    value, low, high = told
+    words = _MEASURES[name].words.format(part=part, value=_shown(name, values[worst]))
+    usual = "usually about " if len(told) == 1 else "trained on "
     return (
-        f"it does not look like the training images (distance {distance:.1f}, at most "
-        f"{fit.distance:.1f}): above all {_MEASURES[name].words.format(part=part, value=value)}, "
-        f"trained on {low} to {high}"
+        f"it does not look like the training images: above all {words}, "
+        f"{usual}{' to '.join(_shown(name, value) for value in told)}"
     )
 
 
@@ -248,14 +257,8 @@ def _otherwise(look: Look, picture: NDArray[np.float64]) -> dict[str, float]:
     return found
 
 
-def _better_otherwise(look: Look, picture: NDArray[np.float64]) -> str:
-    found = _otherwise(look, picture)
-    how = max(found, key=lambda name: found[name])
-    return (
-        f"{how}, it would look more like the training images (likeness {found[how]:.2f}) than as "
-        f"it is ({_correlation(look.picture, picture):.2f}): "
-        + ("is the grey turned over?" if how == "inverted" else "does the film lie upright?")
-    )
+def _least_likeness(fit: Fit) -> float:
+    return _RECOGNISED * math.tanh(fit.low[fit.names.index("likeness")])
 
 
 def _too_coarse(look: Look, fit: Fit, model_mm: float | None) -> str:

@@ -21,7 +21,7 @@ def test_measures_of_a_half_disc():
     assert found["aspect"] == pytest.approx(math.log(119 / 80), abs=0.02)
     assert found["image_aspect"] == pytest.approx(math.log(1.28))
     assert found["height"] == pytest.approx(math.log(59.5), abs=0.02)  # 119 rows of 0.5 mm
-    assert (found["median"], found["spread"]) == pytest.approx((0.5, 0.32), abs=0.02)
+    assert (found["median"], found["spread"]) == pytest.approx((0.5, 0.3), abs=0.01)
     assert found["over_air"] == pytest.approx(found["median"] - 0.05, abs=0.01)
     assert found["wall_end"] > 0.95
     assert found["free_end"] < 0.4
@@ -33,7 +33,7 @@ def test_measures_of_a_half_disc():
 def test_a_ramp_has_evenly_spread_greys_and_its_layout():
     ramp = np.tile(np.linspace(0, 1, 128, dtype=np.float32), (128, 1))
     look = look_at(ramp, np.ones((128, 128), bool), "chest")
-    assert look.measures["entropy"] == pytest.approx(math.log(64 * 0.9), abs=0.12)
+    assert look.measures["entropy"] == pytest.approx(math.log(58), abs=0.25)
     assert look.measures["skew"] == pytest.approx(0, abs=0.01)
     expected = np.tile(np.arange(LAYOUT) - (LAYOUT - 1) / 2, (LAYOUT, 1))
     np.testing.assert_allclose(look.picture, expected / expected.std(), atol=0.06)
@@ -68,7 +68,8 @@ def test_looks_hardly_depend_on_the_resolution(scale, aspect):
     pixels = TISSUE.repeat(scale, 0).repeat(aspect * scale, 1)
     mask = BREAST.repeat(scale, 0).repeat(aspect * scale, 1)
     other = look_at(pixels, mask, "breast", (float(aspect), 1.0)).measures
-    for name in set(one) - {"height", "structure_0", "slope"}:
+    of_structure = {"slope", *(name for name in one if name.startswith("structure"))}  # none here
+    for name in set(one) - of_structure - {"height"}:
         assert other[name] == pytest.approx(one[name], abs=0.06), name
 
 

@@ -8,11 +8,13 @@ import torch
 import patchad
 from patchad.detector import ModelCard, Response, read_model
 from patchad.errors import ImageError, MismatchError, ModelError
+from patchad.foreground import resize
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Radiograph
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.methods import load
+from patchad.phantom import chest
 from patchad.preprocess import Prepared, prepare
 from patchad.turn import AS_STORED, MIRRORED
 from patchad.verbs.screen import mismatches
@@ -92,6 +94,40 @@ def test_an_inverted_image_is_refused(film: Path, detector) -> None:
     wrong = replace(radiograph, pixels=np.clip(bright + 0.25 * mask, 0, 1).astype(np.float32))
     prepared = prepare(wrong, detector.card.preprocessing)
     assert any("brightness" in reason for reason in mismatches(wrong, prepared, detector.card))
+
+
+@pytest.mark.parametrize("wrong", ["a chest", "on its side", "16 pixels"])
+def test_a_picture_that_nothing_but_its_looks_betrays_is_refused(
+    film: Path, detector, wrong
+) -> None:
+    # No modality, the right spacing and brightness: as a PNG has it.
+    read = read_radiograph(film)
+    source = replace(read.source, modality="", for_processing=None, directions=("", ""))
+    pixels = {
+        "a chest": chest(np.random.default_rng(0), shape=(256, 208), spacing_mm=1.7).pixels,
+        "on its side": np.rot90(read.pixels),
+        "16 pixels": resize(read.pixels, (16, 13)),
+    }[wrong]
+    image = Radiograph(np.ascontiguousarray(pixels), read.spacing_mm, source)
+    with pytest.raises(MismatchError, match="--allow-mismatch screens it all the same") as caught:
+        patchad.screen(image, detector)
+    said = {"16 pixels": "16 pixels along the longer side, trained on 256 and more"}
+    assert said.get(wrong, "the training images") in str(caught.value)
+    if wrong != "16 pixels":
+        result = patchad.screen(image, detector, allow_mismatch=True)
+        (reason,) = [one for one in result.reasons if "the training images" in one]
+        assert reason in str(caught.value)
+
+
+def test_films_like_those_trained_on_are_not_refused(study, detector) -> None:
+    rows = [row for row in read_manifest(study.manifest) if row.split == "test"]
+    for row in rows:
+        assert mismatches_of(row.path, detector) == []
+
+
+def mismatches_of(path: Path, detector) -> list[str]:
+    read = read_radiograph(path)
+    return mismatches(read, prepare(read, detector.card.preprocessing), detector.card)
 
 
 def test_air_alone_and_images_smaller_than_a_patch(film: Path, detector) -> None:
