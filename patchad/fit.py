@@ -145,6 +145,16 @@ def fit_of(negatives: Sequence[tuple[Look | None, str]]) -> Fit | None:
     )
 
 
+def fit_note(fit: Fit | None) -> tuple[str, ...]:
+    """What the card has to say of a fit that is missing."""
+    if fit is not None:
+        return ()
+    return (
+        f"Fewer than {_FEWEST} negatives, or negatives of fewer than {_FEWEST_PATIENTS} patients: "
+        "they don't tell what a film has to look like, so a wrong one may pass.",
+    )
+
+
 def misfit(look: Look, fit: Fit, part: str, *, model_mm: float | None = None) -> str:
     """How a film differs from the negatives, in words; empty: it fits.
 

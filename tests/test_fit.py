@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from patchad.errors import ImageError
-from patchad.fit import Fit, fit_of, misfit
+from patchad.fit import Fit, fit_note, fit_of, misfit
 from patchad.foreground import resize
 from patchad.image import Radiograph, Source
 from patchad.phantom import chest, mammogram
@@ -178,6 +178,9 @@ def test_too_few_negatives_say_nothing(films):
     assert fit_of([(one, str(n // 3)) for n, one in enumerate(looks)]) is None  # three patients
     assert fit_of([(one, str(n)) for n, one in enumerate(looks)]) is not None
     assert fit_of([(None, str(n)) for n in range(20)]) is None
+    (note,) = fit_note(None)
+    assert note.startswith("Fewer than 8 negatives, or negatives of fewer than 4 patients")
+    assert fit_note(fit_of([(one, str(n)) for n, one in enumerate(looks)])) == ()
 
 
 def test_the_order_of_negatives_and_the_names_of_patients_change_nothing(films, breast_fit):

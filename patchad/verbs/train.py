@@ -24,7 +24,7 @@ from patchad.detector import (
     versions,
 )
 from patchad.errors import RequestError
-from patchad.fit import fit_of
+from patchad.fit import fit_note, fit_of
 from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import claim_folder
@@ -149,7 +149,10 @@ def _train(
         score_unit="",
         seed=seed,
         data=described,
-        notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+        notes=(
+            *(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+            *fit_note(described.fit),
+        ),
         versions=versions(),
         format=format_of(described, config.preprocessing),
     )
