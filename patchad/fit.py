@@ -174,8 +174,8 @@ def misfit(look: Look, fit: Fit, part: str, *, model_mm: float | None = None) ->
         how = max(otherwise, key=lambda name: otherwise[name])
         return (
             f"{how}, it would look more like the training images (likeness {otherwise[how]:.2f}) "
-            f"than as it is ({math.tanh(alike[0]):.2f}): "
-            + ("is the grey turned over?" if how == "inverted" else "does the film lie upright?")
+            f"than as it is ({math.tanh(alike[0]):.2f}), so check "
+            + ("its grey" if how == "inverted" else "that it lies upright")
         )
     measures = {**look.measures, **dict(zip(_LIKENESSES, alike, strict=True))}
     values = np.array([measures.get(name, math.nan) for name in fit.names])

@@ -101,7 +101,7 @@ def test_an_inverted_film_does_not_fit(films, thoraces, breast_fit, chest_fit):
     for pixels in thoraces[20:]:
         said = misfit(look(1 - pixels, CHEST), chest_fit, "chest")
         assert said.startswith("inverted, it would look more like the training images")
-        assert said.endswith("is the grey turned over?")
+        assert said.endswith("so check its grey")
     for pixels in films[20:]:
         assert refused(1 - pixels, BREAST, breast_fit)
 
