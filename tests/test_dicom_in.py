@@ -191,7 +191,7 @@ def test_what_functional_groups_say_of_a_frame(path):
     first, second = (read_dicom(path, frame=number) for number in (1, 2))
     for read in (first, second):
         assert read.spacing_mm == (0.1, 0.2)
-        assert (read.source.laterality, read.source.anterior) == ("R", "left")
+        assert (read.source.laterality, read.source.directions) == ("R", ("P", "FL"))
     np.testing.assert_allclose(first.pixels, np.minimum(2.0 * RAMP / 4095, 1), rtol=1e-6)
     # c = 4, w = 5 of 2 x: (2 x - 3.5) / 4 + 0.5
     np.testing.assert_allclose(second.pixels[0], [0, 0.125, 0.625, 1], atol=1e-6)

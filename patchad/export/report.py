@@ -134,7 +134,7 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         scores = stored_scores(run, row)
         heatmap = stored_heatmap(run, row, required(read), scores, card)
         drawn = outlined(scores, heatmap, calibration)
-        shape = display_shape(radiograph.shape, radiograph.spacing_mm, _LONG_SIDE)
+        shape = display_shape(radiograph.shape, radiograph.step, _LONG_SIDE)
         index = layer(
             radiograph,
             heatmap,

@@ -5,27 +5,27 @@ Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 t
 
 import re
 from pathlib import Path
-from typing import Literal
 
 from pydicom import Dataset, uid
+from pydicom.multival import MultiValue
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source, Voi
 from patchad.io.dicom_header import (
     TAGS,
-    Pair,
     name_of,
     number_of,
-    pair_of,
     parse,
     sop_class_of,
     spread_frame,
     text_of,
     uid_name,
     uid_of,
+    value_of,
 )
 from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
+from patchad.io.dicom_spacing import scale_of
 from patchad.io.dicom_tones import tones_of
 from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
 
@@ -87,10 +87,9 @@ def read_dicom(
     what the image itself reaches. MONOCHROME1 is turned over once, after that (Presentation LUT
     Shape says the same again, and is not looked at).
 
-    The spacing is the one in the plane of the patient. MG: Imager Pixel Spacing divided by the
-    magnification factor, else Pixel Spacing. Others: Pixel Spacing, else Imager Pixel Spacing
-    divided by the magnification factor. A file without either takes ``spacing_mm`` (row, col).
-    ``Source.reading`` says which was taken, and what else was decided.
+    The spacing is the one in the plane of the patient, by what of the header says it best, else
+    ``spacing_mm`` (row, col); see :func:`patchad.io.dicom_spacing.scale_of`. ``Source.reading``
+    says which was taken, and what else was decided.
 
     Args:
         path: the file.
@@ -117,7 +116,7 @@ def read_dicom(
         stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)
         pixels = tones[stored - low]
         outside = outside_of(header, stored, (low, high), notes)
-        spacing = _spacing(header, modality, spacing_mm, notes)
+        scale = scale_of(header, modality, spacing_mm, notes)
         laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
         view = text_of(header, "ViewPosition").upper()
         source = Source(
@@ -130,13 +129,14 @@ def read_dicom(
             modality=modality,
             laterality=laterality if laterality in ("L", "R", "B") else "",
             view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
-            anterior=_anterior(header),
+            directions=_directions(header),
             voi=used,
             reading=tuple(notes),
-            cautions=tuple(_cautions(header)),
+            cautions=(*_cautions(header), *scale.cautions),
             for_processing=_for_processing(header),
+            pixel_aspect=scale.aspect,
         )
-    return Radiograph(pixels, spacing, source, outside)
+    return Radiograph(pixels, scale.spacing_mm, source, outside)
 
 
 def count_frames(path: Path) -> int:
@@ -192,12 +192,14 @@ def _for_processing(header: Dataset) -> bool | None:
     return None
 
 
-def _anterior(header: Dataset) -> Literal["left", "right", ""]:
-    """The side that is anterior, by where Patient Orientation has rows point to (PS3.3 C.7.6.1)."""
-    rows = text_of(header, "PatientOrientation").upper()
-    if not re.fullmatch(r"[AP][LRHF]{0,2}", rows):
-        return ""
-    return "right" if rows[0] == "A" else "left"
+def _directions(header: Dataset) -> tuple[str, str]:
+    """Patient Orientation (PS3.3 C.7.6.1.1.1); what is no direction of the body is empty."""
+    value = value_of(header, "PatientOrientation")
+    found = [str(part).strip().upper() for part in value] if isinstance(value, MultiValue) else []
+    across, down = (
+        part if re.fullmatch(r"[APLRHF]{1,3}", part) else "" for part in (*found, "", "")[:2]
+    )
+    return across, down
 
 
 def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
@@ -241,25 +243,3 @@ def _cautions(header: Dataset) -> list[str]:
     if text_of(header, "BurnedInAnnotation").upper() == "YES":
         found.append("annotation burned in: it may be scored, and may name the patient")
     return found
-
-
-def _spacing(header: Dataset, modality: str, given: Pair | None, notes: list[str]) -> Pair | None:
-    plane, imager = pair_of(header, "PixelSpacing"), pair_of(header, "ImagerPixelSpacing")
-    if imager and (modality == "MG" or not plane):
-        factor = number_of(header, "EstimatedRadiographicMagnificationFactor")
-        how, own = "magnification unknown", imager
-        if factor > 0:
-            how = f"divided by the magnification {factor:g}"
-            own = imager[0] / factor, imager[1] / factor
-        notes.append(f"spacing: Imager Pixel Spacing, {how}")
-    elif plane:
-        own = plane
-        notes.append("spacing: Pixel Spacing")
-    else:
-        present = "PixelSpacing" in header or "ImagerPixelSpacing" in header
-        why = "what the file says is unusable" if present else "the file says none"
-        notes.append(f"spacing: {'given by the user' if given else 'unknown'}, {why}")
-        return given
-    if given and given != own:
-        notes.append("spacing: what the user gave was not used, the file says its own")
-    return own

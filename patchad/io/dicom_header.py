@@ -27,8 +27,10 @@ _SLACK = 2**24  # bytes that a file may inflate to beside its pixels
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
     "ImageLaterality", "Laterality", "ViewPosition", "PatientOrientation", "PixelSpacing",
-    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel",
-    "PhotometricInterpretation",
+    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "PixelAspectRatio",
+    "NominalScannedPixelSpacing", "DetectorElementSpacing", "DetectorBinning",
+    "DetectorActiveShape", "DetectorActiveDimensions", "FieldOfViewShape", "FieldOfViewDimensions",
+    "Manufacturer", "ManufacturerModelName", "SamplesPerPixel", "PhotometricInterpretation",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration", "ModalityLUTSequence", "RescaleSlope",
     "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",

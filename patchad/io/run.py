@@ -23,6 +23,7 @@ from patchad.io.files import shown, write_whole
 from patchad.io.manifest import ManifestRow
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
+from patchad.turn import Turn
 
 FORMAT = 1
 
@@ -33,7 +34,9 @@ class ImageRow:
 
     ``rows`` and ``columns`` are the size of the image as stored, ``scored_rows`` and
     ``scored_columns`` as prepared; ``reading`` tells what was decided while reading; ``frame``
-    is which one of a multi-frame image, the first is 1.
+    is which one of a multi-frame image, the first is 1; ``turned`` how the film was turned for the
+    model (:attr:`patchad.turn.Turn.name`), empty if not; ``assumed_row_mm`` and ``assumed_col_mm``
+    are the pixel spacing that was assumed where the one before is empty.
     """
 
     id: str
@@ -59,6 +62,9 @@ class ImageRow:
     digest: str = ""
     reading: str = ""
     frame: int | None = None
+    turned: str = ""
+    assumed_row_mm: float | None = None
+    assumed_col_mm: float | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:
@@ -96,7 +102,7 @@ class Run:
     def patches(self, image_id: str) -> pd.DataFrame:
         """The patches of one image, in the order of its grid.
 
-        ``row``, ``col``, ``size`` are pixels of the scored image, left and right as stored; ``x``,
+        ``row``, ``col``, ``size`` are pixels of the scored image, turned back as stored; ``x``,
         ``y``, ``width``, ``height`` the same box in pixels of the image as stored; ``foreground`` a
         share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
         are the baselines.
@@ -221,9 +227,8 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
     if row.scored_rows is None or row.scored_columns is None or row.stride is None:
         raise RequestError(f"{row.path} has status {row.status}: it has no scores")
     size = int(table["size"].iloc[0])
-    grid = PatchGrid((row.scored_rows, row.scored_columns), size, row.stride)
-    if not np.array_equal(table["col"], grid.corners[:, 1]):
-        grid = grid.mirror()
+    shape = row.scored_rows, row.scored_columns
+    grid = PatchGrid(shape, size, row.stride, _turn_of(row).inverse)
     if not np.array_equal(table[["row", "col"]].to_numpy(), grid.corners):
         raise RequestError(
             f"{path} does not hold the patches that images.csv tells of: screen this image again"
@@ -235,6 +240,15 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
     )
 
 
+def _turn_of(row: ImageRow) -> Turn:
+    try:
+        return Turn.named(row.turned)
+    except ValueError as error:
+        raise RequestError(
+            f"images.csv, column turned of {row.path}: {error}: screen this image again"
+        ) from None
+
+
 def done_row(
     image_id: str,
     screening: Screening,
@@ -242,10 +256,13 @@ def done_row(
     seconds: float,
     *,
     frame: int | None = None,
+    assumed_mm: tuple[float, float] | None = None,
 ) -> ImageRow:
-    """The row of images.csv for a screened image."""
+    """The row of images.csv for a screened image; ``assumed_mm`` is a spacing that was assumed."""
     grid, source = screening.scores.grid, screening.source
     row_mm, col_mm = radiograph.spacing_mm or (None, None)
+    assumed_row_mm, assumed_col_mm = assumed_mm or (None, None)
+    turned = grid.turn.inverse.name
     return ImageRow(
         id=image_id,
         path=row_path(source.path),
@@ -268,8 +285,11 @@ def done_row(
         spacing_row_mm=row_mm,
         spacing_col_mm=col_mm,
         digest=source.digest,
-        reading="; ".join((*source.reading, *["mirrored for the model"] * grid.mirrored)),
+        reading="; ".join((*source.reading, *[f"{turned} for the model"] * bool(turned))),
         frame=frame,
+        turned=turned,
+        assumed_row_mm=assumed_row_mm,
+        assumed_col_mm=assumed_col_mm,
     )
 
 

@@ -8,7 +8,7 @@ from patchad.errors import RequestError
 from patchad.image import Voi
 from patchad.io.manifest import ManifestRow
 from patchad.io.workers import DEFAULT_LIMITS, How, Limits, read_one
-from patchad.orientation import chest_wall
+from patchad.orientation import chest_wall, turned
 from patchad.preprocess import Preprocessing
 
 
@@ -38,7 +38,8 @@ def inspect(
     radiograph, prepared = read.radiograph, read.prepared
     source, pixels = radiograph.source, radiograph.pixels
     foreground = prepared.foreground
-    wall = chest_wall(source, foreground.mask) if body_part == "breast" else None
+    lies = turned(source, prepared.turn)
+    wall = chest_wall(lies, foreground.mask) if body_part == "breast" else None
     return {
         "path": source.path,
         "rows": radiograph.shape[0],
@@ -55,7 +56,8 @@ def inspect(
         },
         "for_processing": source.for_processing,
         "reading": source.reading,
-        "cautions": (*source.cautions, *(wall.cautions if wall else ())),
+        "cautions": (*source.cautions, *prepared.cautions, *(wall.cautions if wall else ())),
+        "turned": prepared.turn.name or None,
         **({"chest_wall": f"{wall.side}, by {wall.by}"} if wall else {}),
         "foreground": {
             "method": foreground.method,

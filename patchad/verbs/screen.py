@@ -10,6 +10,7 @@ from patchad.calibration import image_percentile, patch_percentiles
 from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
+from patchad.fit import misfit
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Screening, Voi
 from patchad.io.read import read_radiograph
@@ -71,11 +72,11 @@ def screen_prepared(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
             f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
         )
-    assumed = card.preprocessing.assumed(radiograph.shape)
-    if radiograph.spacing_mm is None and assumed is not None:
+    if prepared.assumed_mm is not None:
         reasons.append(
-            f"pixel spacing unknown, taken as {_mm(assumed)} since the model takes the longer "
-            f"side for {card.preprocessing.assumed_side_mm:g} mm (--spacing-mm says it better)"
+            f"pixel spacing unknown, taken as {_mm(prepared.assumed_mm)} since the model takes the "
+            f"longer side for {card.preprocessing.assumed_side_mm:g} mm "
+            "(--spacing-mm says it better)"
         )
     cautions = (*radiograph.source.cautions, *prepared.cautions)
     reasons += [f"caution: {caution}" for caution in cautions]
@@ -91,18 +92,19 @@ def screen_prepared(
     flagged = image_score > calibration.image_threshold
     if flagged:
         reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
-    screening = Screening(
+    back = prepared.turn.inverse
+    baselines = baseline_scores(prepared.pixels, grid)
+    return Screening(
         source=radiograph.source,
-        scores=scores,
+        scores=scores.turned(back),
         heatmap=heatmap_of(card, scored, prepared, radiograph),
         score=image_score,
         percentile=image_percentile(calibration, image_score),
         flagged=flagged,
-        patch_percentiles=patch_percentiles(calibration, scores.values),
-        baselines=baseline_scores(prepared.pixels, grid),
+        patch_percentiles=patch_percentiles(calibration, grid.turn_values(scores.values, back)),
+        baselines={name: grid.turn_values(values, back) for name, values in baselines.items()},
         reasons=tuple(reasons),
     )
-    return screening.mirror() if prepared.mirrored else screening
 
 
 def flag_reason(score: float, threshold: float) -> str:
@@ -129,6 +131,10 @@ def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> l
             f"median brightness of the {card.preprocessing.body_part} {prepared.brightness:.2f}, "
             f"trained on {low:.2f} to {high:.2f}: inverted, or windowed otherwise?"
         )
+    if data.fit is not None and prepared.look is not None:
+        how = card.preprocessing
+        unlike = misfit(prepared.look, data.fit, how.body_part, model_mm=how.spacing_mm)
+        found += [unlike] if unlike else []
     return found
 
 

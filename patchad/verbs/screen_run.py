@@ -36,6 +36,7 @@ from patchad.io.run import (
 )
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
 from patchad.methods import load
+from patchad.preprocess import Preprocessing
 from patchad.progress import Progress, silent
 from patchad.verbs.export import export_run
 from patchad.verbs.screen import ScreenOptions, screen_prepared
@@ -128,9 +129,9 @@ def screen_run(
         counts = {status: sum(row.status == status for row in table) for status in STATUSES}
         seconds = {name: sum(one.seconds.get(name, 0.0) for one in done) for name in _STAGES}
         used = {**card_as_dict(read_as), "digest": card["digest"]}
-        run = write_run(
-            out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table
-        )
+        assumed = _assumed(table, preprocessing)
+        told = {"counts": counts, "assumed_spacing": assumed, "seconds": seconds}
+        run = write_run(out, {**settings, "card": used, **told}, table)
         if options.two_breasts:
             allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
             left_out = export_run(run, options.kinds, **allowed, progress=progress).failed
@@ -212,6 +213,20 @@ def _drop_evaluation(claim: Claim) -> None:
         log.warning("deleted the evaluation, which was of other rows: evaluate again")
 
 
+def _assumed(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> dict[str, Any]:
+    """How many images had their pixel spacing assumed, and how; told once on the terminal."""
+    found = [row.assumed_row_mm for row in rows if row.assumed_row_mm is not None]
+    if not found:
+        return {"images": 0}
+    side = preprocessing.assumed_side_mm
+    log.warning(
+        "%d of %d images carry no pixel spacing: their longer side was taken for %g mm, %.3g to "
+        "%.3g mm a pixel; --spacing-mm or the manifest's column spacing_mm says it better",
+        *(len(found), len(rows), side, min(found), max(found)),
+    )
+    return {"images": len(found), "side_mm": side, "pixel_mm": [min(found), max(found)]}
+
+
 def _screen_entry(
     entry: ManifestRow,
     read: Ready | Fault,
@@ -253,7 +268,14 @@ def _screen_entry(
     end = time.monotonic()
     if passed_over:
         screening = replace(screening, reasons=(*screening.reasons, passed_over))
-    row = done_row(name, screening, read.radiograph, read.seconds + end - start, frame=entry.frame)
+    row = done_row(
+        name,
+        screening,
+        read.radiograph,
+        read.seconds + end - start,
+        frame=entry.frame,
+        assumed_mm=read.prepared.assumed_mm,
+    )
     seconds = {"read": read.seconds, "score": scored - start, "write": end - scored}
     return Entry(row, read.content, seconds)
 

@@ -233,7 +233,7 @@ def _test_image(
 ) -> _Tested:
     """Screen one image untouched, and with lesions until all that are wanted were drawn."""
     how = detector.card.preprocessing
-    spacing = radiograph.spacing_mm or how.assumed(radiograph.shape)
+    spacing = radiograph.spacing_mm or how.assumed(radiograph)
     if spacing is None:
         raise ImageError(
             "lesions are drawn in millimetres, and the file doesn't say its pixel spacing: give "
@@ -294,7 +294,7 @@ def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground: "
             "nothing to score"
         )
-    return scores.mirror() if prepared.mirrored else scores
+    return scores.turned(prepared.turn.inverse)
 
 
 def _half_found(levels: Sequence[Level]) -> list[dict[str, Any]]:

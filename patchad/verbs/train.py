@@ -23,6 +23,7 @@ from patchad.detector import (
     versions,
 )
 from patchad.errors import RequestError
+from patchad.fit import fit_note, fit_of
 from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import shown
@@ -31,6 +32,7 @@ from patchad.io.layouts import MODEL
 from patchad.io.manifest import ManifestRow
 from patchad.io.run import row_path
 from patchad.io.workers import DEFAULT_LIMITS, Ahead, Fault, How, Limits, readers
+from patchad.look import Look
 from patchad.methods import module_of
 from patchad.preprocess import Prepared
 from patchad.progress import Progress, silent
@@ -66,6 +68,7 @@ class _Negative:
     spacing_mm: tuple[float, float] | None
     brightness: float
     tiles: "_Tiles"
+    look: Look | None
 
 
 def train(
@@ -169,7 +172,10 @@ def _train(
         score_unit="",
         seed=seed,
         data=described,
-        notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+        notes=(
+            *(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+            *fit_note(described.fit),
+        ),
         versions=versions(),
         format=format_of(described, config.preprocessing),
     )
@@ -257,12 +263,8 @@ class _Reader:
             else:
                 radiograph, prepared = read.radiograph, read.prepared
                 tiles = _tiles(prepared, self.config, row, self.seed)
-                yield (
-                    _Negative(
-                        row, radiograph.source, radiograph.spacing_mm, prepared.brightness, tiles
-                    ),
-                    prepared,
-                )
+                said = radiograph.source, radiograph.spacing_mm
+                yield _Negative(row, *said, prepared.brightness, tiles, prepared.look), prepared
             self.progress(stage, number, len(rows), math.nan)
 
 
@@ -347,6 +349,7 @@ def _describe(training: list[_Negative], aside: list[_Negative], config: Config)
         spacing_mm=spacing,
         brightness=(min(brightness), max(brightness)),
         for_processing=_one_intent(everything),
+        fit=fit_of([(n.look, _patient(n.row)) for n in everything]),
     )
 
 
