@@ -19,8 +19,8 @@ from urllib.error import URLError
 import numpy as np
 import pydicom
 import pytest
+from dicom_builders import CARD, CASES, KINDS, LESIONS, SHAPE, film, items, screened
 from pydicom.dataset import Dataset
-from test_dicom_out import CARD, CASES, KINDS, LESIONS, SHAPE, film, items, screened
 
 from patchad.detector import card_as_dict
 from patchad.export.write import write_image_kinds, write_run_kinds

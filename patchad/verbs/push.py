@@ -29,6 +29,17 @@ class Pushed:
     notes: tuple[str, ...]
 
 
+def once(failed: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each reason once: (the first path that has it, and how many more, the reason)."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in failed:
+        paths.setdefault(reason, []).append(path)
+    return [
+        (f"{found[0]} and {len(found) - 1} more" if found[1:] else found[0], reason)
+        for reason, found in paths.items()
+    ]
+
+
 def push(
     folder: Path,
     to: str,
@@ -48,7 +59,7 @@ def push(
     """
     where = destination(to)
     read_run(folder)
-    busy = f"another push of {folder} is under way: wait for it, lest objects are sent twice"
+    busy = f"another push of {folder} is under way: wait for it, to avoid sending twice"
     with locked(folder / LOCK, busy):
         return _push(folder, where, pauses, progress)
 

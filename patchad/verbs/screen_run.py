@@ -16,12 +16,12 @@ from patchad.errors import OutputError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.files import claim_folder, write_whole
 from patchad.io.manifest import ManifestRow
+from patchad.io.names import new_id
 from patchad.io.read import find_images, frames_of
 from patchad.io.run import (
     ImageRow,
     Run,
     done_row,
-    new_id,
     patches_path,
     row_path,
     write_patches,
@@ -130,7 +130,7 @@ def _screen_entry(
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
         write_patches(patches_path(out, name), screening)
-        passed_over = write_image_kinds(
+        told = write_image_kinds(
             out,
             name,
             screening,
@@ -145,8 +145,8 @@ def _screen_entry(
         return _failed(new_id(entry.path.stem, taken), entry, fault_of(error))
     seconds["score"] += scored - start
     seconds["write"] += time.monotonic() - scored
-    if passed_over:
-        screening = replace(screening, reasons=(*screening.reasons, passed_over))
+    said = (*screening.reasons, *told.notes, *filter(None, [told.passed_over]))
+    screening = replace(screening, reasons=said)
     took = read.seconds + time.monotonic() - start
     return done_row(name, screening, read.radiograph, took, frame=entry.frame)
 
