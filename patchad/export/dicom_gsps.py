@@ -89,19 +89,15 @@ def _aspect(found: Finding) -> list[int]:
 def _copy_tones(taken: Taken, state: Dataset, used: str) -> None:
     """The modality LUT, and the VOI LUT or window if patchad used it to read the film.
 
-    Without either a presentation state shows the full range (PS3.4 N.2), as patchad does; but of a
-    modality LUT's entries of fewer than the 16 bits that are written, the range has to be said.
+    Without either a presentation state shows the full range (PS3.4 N.2), as patchad does.
     """
     header, voi = taken.header, Dataset()
     for keyword in ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType"):
         copy_element(header, state, keyword)
-    if used == "lut":
+    if used == "lut" or taken.folded:
         copy_element(header, voi, "VOILUTSequence")
     elif used == "window":
         for keyword in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
             copy_element(header, voi, keyword)
-    elif taken.full is not None and taken.full[1] < 2**16 - 1:
-        values = taken.full[1] - taken.full[0] + 1
-        voi.WindowCenter, voi.WindowWidth = taken.full[0] + values / 2, values
     if len(voi):
         state.SoftcopyVOILUTSequence = [voi]

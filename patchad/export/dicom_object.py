@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import astuple, dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from patchad.export.dicom_taken import (
     take_over,
 )
 from patchad.export.regions import FlaggedRegion, regions_of
-from patchad.image import Screening, Source
+from patchad.image import Screening, Source, Voi
 from patchad.io.files import write_whole
 from patchad.io.quiet import quiet
 from patchad.version import __version__
@@ -188,7 +189,9 @@ def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) 
     source = screening.source
     if not source.sop_instance_uid:
         return None
-    taken = read_header(Path(source.path), source.sop_instance_uid, deidentify=deidentify)
+    taken = read_header(
+        Path(source.path), source.sop_instance_uid, voi=source.voi or "auto", deidentify=deidentify
+    )
     return None if obstacle(taken.header) else Finding(taken, screening, Maker(card, deidentify))
 
 
@@ -217,8 +220,12 @@ def obstacle(header: Dataset) -> str:
     return "it has several frames" if number_of(header, "NumberOfFrames") > 1 else ""
 
 
-def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) -> Taken:
+def read_header(
+    path: Path, sop_instance_uid: str, *, voi: Voi = "auto", deidentify: bool = False
+) -> Taken:
     """What objects may hold of the header of a file that was screened as this instance.
+
+    See :func:`patchad.export.dicom_taken.take_over`.
 
     Raises:
         ImageError: the file cannot be read any more, or is another than was screened.
@@ -226,7 +233,7 @@ def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) 
     try:
         with quiet():
             header = dcmread(path, stop_before_pixels=True, force=True)
-            taken = take_over(header, deidentify=deidentify)
+            taken = take_over(header, voi=voi, deidentify=deidentify)
         if text_of(taken.header, "SOPInstanceUID") == sop_instance_uid:
             return taken
     except Exception:  # as in patchad.io.dicom: errors may quote the header
@@ -263,12 +270,14 @@ def write_object(
             if dataset is None:
                 return
             stamp(dataset, header, maker)
+            encoded = BytesIO()
+            dataset.save_as(encoded, enforce_file_format=True)
         except Exception as error:  # a header may hold anything, and the text may quote it
             raise ImageError(
                 f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
                 f"({type(error).__name__}): leave {path.stem} out of --write"
             ) from None
-        write_whole(path, lambda aside: dataset.save_as(aside, enforce_file_format=True))
+        write_whole(path, encoded.getvalue())
 
 
 def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:

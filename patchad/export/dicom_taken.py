@@ -4,10 +4,11 @@ Nothing else of a header gets into an object: no private element, and of a seque
 what is listed here as well.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
@@ -15,23 +16,24 @@ from pydicom.datadict import dictionary_description, dictionary_VR
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
 
+from patchad.image import Voi
 from patchad.io.dicom_header import number_of, spread_frame
 from patchad.io.dicom_pixels import stored_range
-from patchad.io.dicom_tones import LookUpTable, look_up_table, modality_values
+from patchad.io.dicom_tones import Values, look_up_table, modality_values, tones_of
 from patchad.io.dicom_value import UNICODE, CharacterSet, character_set_of, legal_value
 from patchad.io.quiet import quiet
 from patchad.version import __version__
 
-# The modules Patient, General Study and Patient Study of PS3.3, as far as images carry them.
+# The modules Patient, General Study and Patient Study of PS3.3, as far as images of people carry
+# them: what an animal needs hangs together by so many conditions that it is left out.
 # fmt: off
 OF_THE_PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
     "TypeOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex",
     "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
     "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
-    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription",
-    "PatientBreedCodeSequence", "BreedRegistrationSequence", "PatientIdentityRemoved",
-    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "QualityControlSubject",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "QualityControlSubject",
     "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
     "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID",
@@ -75,7 +77,6 @@ _CODE = Item(
 )
 _ENTITY = ("UniversalEntityID", "UniversalEntityIDType")
 _STUDY = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
-_BREED = ("BreedRegistrationNumber", "BreedRegistryCodeSequence")
 ITEMS: Mapping[str, Item] = {
     "IssuerOfPatientIDQualifiersSequence": Item(_ENTITY, _ENTITY),
     "OtherPatientIDsSequence": Item(
@@ -83,10 +84,6 @@ ITEMS: Mapping[str, Item] = {
          "IssuerOfPatientIDQualifiersSequence"),
         ("PatientID", "TypeOfPatientID"),
     ),
-    "PatientSpeciesCodeSequence": _CODE,
-    "PatientBreedCodeSequence": _CODE,
-    "BreedRegistrationSequence": Item(_BREED, _BREED),
-    "BreedRegistryCodeSequence": _CODE,
     "DeidentificationMethodCodeSequence": _CODE,
     "IssuerOfAccessionNumberSequence": Item(_ENTITY, _ENTITY),
     "ProcedureCodeSequence": _CODE,
@@ -134,6 +131,7 @@ _TERMS: Mapping[str, Mapping[str, str]] = {
         )
     ),
 }
+_WHITE, _HALF = 2**16 - 1, 2**15  # of 16 bits
 _UNITS = ("US", "HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")  # US: unspecified
 
 
@@ -141,12 +139,12 @@ _UNITS = ("US", "HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")  # US
 class Taken:
     """The elements taken over, and what of the others deserves to be told, without a value.
 
-    ``full`` is the range (low, high) that values may span after the modality LUT, if there is one.
+    ``folded``: the VOI LUT maps stored values to grey at once, and is all that there is of tones.
     """
 
     header: Dataset
     notes: tuple[str, ...] = ()
-    full: tuple[float, float] | None = None
+    folded: bool = False
 
 
 @dataclass
@@ -162,10 +160,11 @@ class _Faults:
         return tuple(f"DICOM objects: {', '.join(names)} {what}" for what, names in told if names)
 
 
-def take_over(header: Dataset, *, deidentify: bool = False) -> Taken:
+def take_over(header: Dataset, *, voi: Voi = "auto", deidentify: bool = False) -> Taken:
     """What objects may hold of a header, as a data set of its own.
 
     Its tones are those of single images: lookup tables have 16 bits, and there is one window.
+    ``voi`` is what scaled the grey.
     ``deidentify`` takes over nothing that could name a patient, a place or a time, and no text
     that somebody wrote: UIDs, numbers and words of the standard.
     """
@@ -178,18 +177,18 @@ def take_over(header: Dataset, *, deidentify: bool = False) -> Taken:
             named = (*OF_THE_PATIENT, *OF_THE_STUDY, *OF_THE_EQUIPMENT, *OF_THE_CONTENT)
             keywords |= dict.fromkeys(named)
         taken = _pick(header, (*keywords,), charset, faults)
-        full = _take_tones(header, taken, faults)
+        folded = _take_tones(header, taken, voi, faults)
         if deidentify:
             taken.PatientIdentityRemoved = "YES"
             taken.DeidentificationMethod = f"patchad {__version__}: not copied from the source"
-            return Taken(taken, faults.notes, full)
+            return Taken(taken, faults.notes, folded)
         _complete(taken, faults)
         if charset.guessed:
             faults.mended[_name("SpecificCharacterSet")] = None
         terms = _written_in(taken, charset).terms
         if any(terms):
             taken.SpecificCharacterSet = [*terms]
-        return Taken(taken, faults.notes, full)
+        return Taken(taken, faults.notes, folded)
 
 
 def _name(keyword: str) -> str:
@@ -298,30 +297,34 @@ def _written_in(taken: Dataset, charset: CharacterSet) -> CharacterSet:
     return charset if fits else UNICODE
 
 
-def _take_tones(header: Dataset, taken: Dataset, faults: _Faults) -> tuple[float, float] | None:
+def _take_tones(header: Dataset, taken: Dataset, voi: Voi, faults: _Faults) -> bool:
     """The modality LUT or rescaling, the first VOI LUT and the first window, as numbers.
 
-    Returns the range after a modality LUT.
+    A modality LUT may have 8 or 16 bits (PS3.3 C.11.1), and to scale it would change what follows:
+    of another one, all is folded into one VOI LUT, whereupon True is returned.
     """
-    full = None
     try:
         low, high = stored_range(header, 2**62)
         _, bounds = modality_values(header, low, high, [])
         if "ModalityLUTSequence" in header:
             table = look_up_table(header, "ModalityLUTSequence", signed=low < 0)
-            # the entries stay as they are: what follows is meant for them
-            item = _table(table, table.entries)
+            if table.bits != 16 or table.entries.max() < _HALF:
+                grey = tones_of(header, low, high, [], voi)[0].astype(np.float64)
+                if taken.get("PhotometricInterpretation") == "MONOCHROME1":
+                    grey = 1 - grey  # the presentation LUT turns it over
+                taken.VOILUTSequence = [_table(np.rint(grey * _WHITE), low)]
+                faults.mended[_name("ModalityLUTSequence")] = None
+                return True
+            item = _table(table.entries, table.first)
             item.ModalityLUTType = "US"
             taken.ModalityLUTSequence = [item]
-            _note_bits(table, "ModalityLUTSequence", faults)
-            full = bounds
         elif "RescaleSlope" in header or "RescaleIntercept" in header:
             taken.RescaleSlope = _decimal(number_of(header, "RescaleSlope", 1.0))
             taken.RescaleIntercept = _decimal(number_of(header, "RescaleIntercept", 0.0))
             taken.RescaleType = _unit(header)
     except Exception:  # no image that patchad could have read
         faults.left_out[_name("ModalityLUTSequence")] = None
-        return None
+        return False
     for keyword in ("WindowCenter", "WindowWidth"):
         number = number_of(header, keyword)
         if np.isfinite(number):
@@ -329,28 +332,35 @@ def _take_tones(header: Dataset, taken: Dataset, faults: _Faults) -> tuple[float
     try:
         if "VOILUTSequence" in header:
             table = look_up_table(header, "VOILUTSequence", signed=bounds[0] < 0)
-            scaled = np.rint(table.entries * (65535.0 / (2**table.bits - 1)))
-            taken.VOILUTSequence = [_table(table, scaled)]
-            _note_bits(table, "VOILUTSequence", faults)
+            entries = np.rint(table.entries * (_WHITE / (2**table.bits - 1)))
+            taken.VOILUTSequence = [_table(_whitened(entries, table.first, bounds[1]), table.first)]
+            if table.bits not in (8, 16):
+                faults.mended[_name("VOILUTSequence")] = None
     except ValueError:
         faults.left_out[_name("VOILUTSequence")] = None
-    return full
+    return False
 
 
-def _note_bits(table: LookUpTable, keyword: str, faults: _Faults) -> None:
-    if table.bits not in (8, 16):  # all that PS3.3 C.11 allows
-        faults.mended[_name(keyword)] = None
+def _whitened(entries: Values, first: int, highest: float) -> Values:
+    """A table that maps as far as ``highest``, and what lies beyond to white, if it is all dark.
+
+    Validators take a table whose values leave the top bit unused for damaged.
+    """
+    missing = max(0, math.ceil(highest) - first + 1 - len(entries))
+    if entries.max() >= _HALF or len(entries) + missing + 1 > 2**16:
+        return entries
+    return np.concatenate([entries, np.full(missing, entries[-1]), [_WHITE]])
 
 
-def _table(table: LookUpTable, entries: Any) -> Dataset:
-    """An item of a lookup table with ``entries`` of 16 bits."""
+def _table(entries: Values, first: int) -> Dataset:
+    """An item of a lookup table with ``entries`` of 16 bits; ``first`` is what maps to [0]."""
     item, count = Dataset(), len(entries) % 2**16  # 0 stands for 65536
-    if table.first < 0:
-        descriptor = [count - 2**16 if count >= 2**15 else count, table.first, 16]
+    if first < 0:
+        descriptor = [count - 2**16 if count >= 2**15 else count, first, 16]
         item.add_new(Tag("LUTDescriptor"), "SS", descriptor)
     else:
-        item.add_new(Tag("LUTDescriptor"), "US", [count, table.first, 16])
-    item.add_new(Tag("LUTData"), "OW", np.asarray(entries).astype("<u2").tobytes())
+        item.add_new(Tag("LUTDescriptor"), "US", [count, first, 16])
+    item.add_new(Tag("LUTData"), "OW", entries.astype("<u2").tobytes())
     return item
 
 

@@ -18,7 +18,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.valuerep import MAX_VALUE_LEN, TEXT_VR_DELIMS, DSfloat, PersonName
+from pydicom.valuerep import MAX_VALUE_LEN, PN_DELIMS, TEXT_VR_DELIMS, DSfloat
 
 from patchad.io.names import is_uid
 
@@ -106,12 +106,15 @@ def legal_value(
             return None
         parts = [_MENDERS[vr](vr, part) for part in stored]
         if terms is not None:
-            parts = [terms.get(str(part).upper()) for part in parts]
+            known = [terms.get(str(part).upper()) for part in parts]
+            parts = [int(term) if term and vr == "US" else term for term in known]
     except Exception:  # a codec, or whatever a damaged element trips pydicom up with
         return None
     kept = tuple(part for part in parts if part is not None)
     if len(kept) < len(parts):
         return None
+    if not any(str(part) for part in kept):
+        kept = ()
     return Value(kept, kept != tuple(_trimmed(part) for part in stored))
 
 
@@ -148,9 +151,8 @@ def _texts(header: Dataset, keyword: str, vr: str, charset: CharacterSet) -> lis
         encodings = charset.encodings
     if isinstance(value, bytes):
         if vr == "PN":
-            text = "\\".join(
-                str(PersonName(part, encodings).decode()) for part in value.split(b"\\")
-            )
+            groups = value.split(b"=")
+            text = "=".join(decode_bytes(group, encodings, PN_DELIMS) for group in groups)
         else:
             text = decode_bytes(value, encodings, TEXT_VR_DELIMS)
     else:
