@@ -1,7 +1,7 @@
 """DICOM objects against a validator, a renderer and a server that others wrote; see the Makefile.
 
-Nothing here listens beyond loopback: Orthanc, which can't be told to, runs only where there is no
-other network (.ci/alone).
+Nothing here listens beyond loopback: Orthanc and storescp, which can't be told to, run only where
+there is no other network (.ci/alone).
 """
 
 import json
@@ -193,9 +193,16 @@ class Server:
         return {str(data.SOPInstanceUID): data for data in held}
 
 
+def only_loopback() -> None:
+    """Skip where a server that listens on every address could be reached from elsewhere."""
+    if {name for _, name in socket.if_nameindex()} != {"lo"}:
+        pytest.skip("it listens on every address: run it where there is but loopback, .ci/alone")
+
+
 @contextmanager
 def storescp(folder: Path, *options: str) -> Iterator[str]:
     """A storage service of dcmtk, by default of uncompressed syntaxes alone."""
+    only_loopback()
     port = free_port()
     command = [part("storescp", "dcmtk"), *options, "-od", folder, str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -251,10 +258,7 @@ def orthanc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     program = part("Orthanc", "orthanc")
     if not DICOMWEB.exists():
         pytest.skip("no DICOMweb plugin: apt-get install orthanc-dicomweb")
-    if {name for _, name in socket.if_nameindex()} != {"lo"}:
-        pytest.skip(
-            "Orthanc listens on every address: run it where there is but loopback, .ci/alone"
-        )
+    only_loopback()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     http, dicom = free_port(), free_port()
     settings = {

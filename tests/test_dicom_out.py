@@ -1,6 +1,5 @@
 """DICOM objects of phantoms whose patch scores are set by hand, read back with pydicom."""
 
-import dataclasses
 import logging
 import shutil
 import subprocess
@@ -33,7 +32,6 @@ from patchad.export.dicom_ko import key_objects
 from patchad.export.dicom_object import Maker, finding, obstacle, write_object
 from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
-from patchad.image import PatchScores
 from patchad.io.read import read_radiograph
 from patchad.phantom import mammogram, write_dicom
 
@@ -242,26 +240,6 @@ def test_regions_are_tracked_by_the_same_uids(breast: Written) -> None:
     drawn = [graphic.TrackingUID for graphic in annotation.GraphicObjectSequence]
     _, *measured = (item.UID for item in items(breast["sr"], "Tracking Unique Identifier"))
     assert drawn == measured
-
-
-def uids(written: Written) -> list[tuple[str, str]]:
-    return [(written[kind].SOPInstanceUID, written[kind].SeriesInstanceUID) for kind in KINDS]
-
-
-def test_uids_are_kept_by_model_image_and_grid(breast: Written, tmp_path: Path) -> None:
-    assert uids(write(tmp_path / "again", breast.film)) == uids(breast)
-    other = dataclasses.replace(CARD, weights_sha256="ef" * 32)
-    changed = uids(write(tmp_path / "other", breast.film, card=other))
-    assert not {uid for pair in changed for uid in pair} & {
-        u for pair in uids(breast) for u in pair
-    }
-    _, screening = screened(breast.film, LESIONS)
-    coarse = dataclasses.replace(screening.scores.grid, stride=32)
-    values = np.zeros(len(coarse), np.float32)
-    scores = PatchScores(coarse, values, values)
-    found = finding(dataclasses.replace(screening, scores=scores), CARD)
-    assert found is not None
-    assert found.uid("sr") != breast["sr"].SOPInstanceUID
 
 
 def test_an_image_without_regions_has_its_objects(breast: Written, tmp_path: Path) -> None:

@@ -123,11 +123,14 @@ class CStore:
                     if not association.is_established:
                         yield from ((one, self._answer(association, one, taken)) for one in waiting)
                         return
-                    going = True
-                    while waiting and going:
+                    lost = False
+                    while waiting and not lost:
                         one = waiting.pop(0)
-                        yield one, self._answer(association, one, taken)
-                        going = association.is_established
+                        answer = self._answer(association, one, taken)
+                        lost = answer.outcome == "lost"
+                        yield one, answer
+                    if lost:  # though it may not have noticed yet
+                        association.abort()
                 finally:
                     if association.is_established:
                         association.release()

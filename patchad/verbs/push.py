@@ -103,7 +103,8 @@ def _push(
                 reasons[one.path] = answer.words
                 if _again(answer):
                     waiting.append(one)
-            progress("sending", number, len(tries), math.nan)
+            if answer.outcome != "lost":
+                progress("sending", number, len(tries), math.nan)
     if waiting and not heard:
         raise OutputError(
             f"{reasons[waiting[0].path]}: nothing was sent; check that it runs, its address, and "
