@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_builders import CARD, LESIONS, assert_conforms, film, screened
+from dicom_builders import CARD, KINDS, LESIONS, assert_conforms, film, screened
 from hostile_headers import NAMED, complete, spoilt
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -180,6 +180,22 @@ def test_a_text_beyond_its_character_set_is_written_in_unicode(tmp_path: Path) -
     stamp(made, taken.header, Maker(CARD))
     assert stored(made).SpecificCharacterSet == "ISO_IR 192"
     assert str(stored(made).PatientName) == "Müller^Zoë"
+
+
+def test_a_japanese_name_gets_into_every_object(tmp_path: Path) -> None:
+    path = film(tmp_path / "film.dcm", "L-MLO")
+    data = pydicom.dcmread(path)
+    data.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    data.PatientName = "Yamada^Tarou=山田^太郎"
+    data.save_as(path)
+    radiograph, screening = screened(path, LESIONS)
+    told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, KINDS)
+    assert told.notes == ()
+    for kind in KINDS:
+        made = pydicom.dcmread(tmp_path / "dicom" / "a" / f"{kind}.dcm")
+        assert made.PatientName == "Yamada^Tarou=山田^太郎"
+        assert list(made.SpecificCharacterSet) == ["", "ISO 2022 IR 87"]
+    assert_conforms(tmp_path)
 
 
 def test_an_object_that_cannot_be_encoded_quotes_nothing(tmp_path: Path, whole) -> None:

@@ -6,13 +6,20 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
 from dicom_builders import CARD, KINDS, LESIONS, film, screened, write
 
-from patchad.detector import ModelCard
+from patchad.detector import ModelCard, card_as_dict
 from patchad.export.dicom_ko import key_objects
 from patchad.export.dicom_object import Finding, Maker, finding
 from patchad.export.dicom_taken import take_over
+from patchad.export.write import write_image_kinds, write_run_kinds
 from patchad.image import PatchScores, Screening
+from patchad.io.manifest import read_manifest
+from patchad.io.run import done_row, write_run
+from patchad.verbs.export import export
+from patchad.verbs.screen import ScreenOptions
+from patchad.verbs.screen_run import screen_run
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +118,41 @@ def test_those_of_a_selection_are_of_the_images_in_it(breast: Path) -> None:
     assert both.SOPInstanceUID == again.SOPInstanceUID
     assert both.SOPInstanceUID != one.SOPInstanceUID
     assert both.SeriesInstanceUID == one.SeriesInstanceUID
+
+
+def test_export_gives_the_same_as_screen(study, tmp_path: Path) -> None:
+    path = next(row.path for row in read_manifest(study.manifest) if row.split == "test")
+    options = ScreenOptions(kinds=("sr", "gsps"), voi="full", stride=8)
+    run = tmp_path / "run"
+    screen_run([path], study.model, run, options, device=torch.device("cpu"))
+    objects = sorted(run.glob("dicom/*/*.dcm"))
+    assert len(objects) == 2
+    before = [pydicom.dcmread(path).SOPInstanceUID for path in objects]
+    for path in objects:
+        path.unlink()
+    assert export(run, ("sr", "gsps")).failed == ()
+    assert [pydicom.dcmread(path).SOPInstanceUID for path in objects] == before
+
+
+@pytest.mark.parametrize("hostile", ["../../../X", "/abs/X", "..", "NUL", "1" * 65, "1.2\0/../x"])
+def test_a_study_uid_that_is_a_path_names_no_folder(
+    breast: Path, tmp_path: Path, hostile: str
+) -> None:
+    data = pydicom.dcmread(breast)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    data.add_new(pydicom.tag.Tag("StudyInstanceUID"), "UT", hostile)
+    film = tmp_path / "deep" / "down" / "film.dcm"
+    film.parent.mkdir(parents=True)
+    data.save_as(film)
+    radiograph, screening = screened(film, LESIONS)
+    assert radiograph.source.study_instance_uid == ""
+    run = tmp_path / "deep" / "down" / "run"
+    told = write_image_kinds(run, "a", screening, radiograph, CARD, ("gsps",))
+    assert told.passed_over == "no DICOM objects: it lacks a valid Study Instance UID"
+    write_run(run, {"card": card_as_dict(CARD)}, [done_row("a", screening, radiograph, 0.0)])
+    ((path, reason),) = write_run_kinds(run, ("ko",))
+    assert path == str(film)
+    assert reason == "not among the key objects: it lacks a valid Study Instance UID"
+    written = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {film, run / "run.json", run / "images.csv"}
+    assert not Path("/abs/X").exists()

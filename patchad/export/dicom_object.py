@@ -41,8 +41,8 @@ _EMPTY_IF_UNKNOWN = (
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )
 _OF_A_REFERENCE = (
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
-    "SeriesInstanceUID", "Rows", "Columns", "PatientOrientation",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns",
+    "PatientOrientation",
 )
 _UNPAIRED = (
     "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE", "CSPINE",
@@ -245,7 +245,10 @@ def read_header(
 
 
 def reference(header: Dataset) -> Dataset:
-    """A source as far as highdicom has to know it; highdicom logs names, so it is given none."""
+    """A source as far as highdicom has to know it; highdicom logs names, so it is given none.
+
+    Nor a character set, of which it does not know all.
+    """
     known = Dataset()
     for keyword in _EMPTY_IF_UNKNOWN:
         setattr(known, keyword, "")

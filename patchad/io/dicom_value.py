@@ -194,7 +194,7 @@ def _code(vr: str, text: str) -> str | None:
 
 def _text(vr: str, text: str) -> str | None:
     """Without control characters, but for the line ends of longer texts."""
-    kept = "\t\n\f\r" if vr in _UNDIVIDED else ""
+    kept = "\n\f\r" if vr in _UNDIVIDED else ""
     text = re.sub(f"[^{kept}\x1b\x20-\x7e\xa0-\U0010ffff]", " ", text)
     text = text.strip(_ENDS)
     # an escape is of a character set that the header doesn't name, so the text is another

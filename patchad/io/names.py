@@ -12,8 +12,8 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECA
 def is_uid(text: str) -> bool:
     """Whether ``text`` can stand for a UID: up to 64 digits and single dots.
 
-    A part may begin with 0, which PS3.5 section 9.1 forbids: archives have such, and an object
-    has to name its source by the UID it was given.
+    A part may begin with 0, and the first be anything, which PS3.5 section 9.1 forbids: archives
+    have such, and an object has to name its source by the UID it was given.
     """
     return len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", text) is not None
 
