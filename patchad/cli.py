@@ -313,6 +313,7 @@ def push(
 ) -> None:
     """Send a run's DICOM objects to a PACS; what it has accepted is not sent again."""
     with spoken() as progress:
+        from patchad.verbs.push import once
         from patchad.verbs.push import push as push_run
 
         pushed = push_run(run, to, progress=progress)
@@ -324,7 +325,7 @@ def push(
                 *pushed.notes,
             ],
         )
-    finish(pushed.failed)
+    finish(once(pushed.failed))
 
 
 @app.command()

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -17,6 +19,8 @@ from patchad.progress import Progress
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C.
 SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+_PACKAGE = Path(__file__).parent
 
 
 @dataclass
@@ -43,13 +47,23 @@ def spoken() -> Iterator[Progress]:
         err.print(f"patchad: {error}", markup=False)
         raise typer.Exit(REFUSED) from None
     except Exception as error:
-        log.debug("the way to the fault", exc_info=error)
-        said = f"patchad: unexpected {type(error).__name__}: {error}"
+        # where it arose, not its text: it may quote a header, and with it the patient
+        log.debug("the way to the fault:\n%s", "".join(traceback.format_tb(error.__traceback__)))
+        said = f"patchad: unexpected {type(error).__name__}{_place(error)}"
         err.print(f"{said}\nThis is a fault of patchad: please report it with -v.", markup=False)
         raise typer.Exit(REFUSED) from None
     except KeyboardInterrupt:
         err.print("patchad: stopped; go on with the same command and --resume", markup=False)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _place(error: BaseException) -> str:
+    """The last line of patchad on the way to a fault."""
+    steps = traceback.extract_tb(error.__traceback__)
+    own = [step for step in steps if Path(step.filename).is_relative_to(_PACKAGE)]
+    if not own:
+        return ""
+    return f" at {Path(own[-1].filename).relative_to(_PACKAGE.parent)}:{own[-1].lineno}"
 
 
 @contextmanager

@@ -126,10 +126,16 @@ def test_the_run_holds_the_command_as_typed_even_if_it_is_no_text(
 
 
 def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchad.methods.about", lambda: 1 / 0)
-    result = patchad("methods")
+    read = "Doe^Jane"
+
+    def fault() -> None:
+        raise ZeroDivisionError(read)  # as a library does that quotes what it read
+
+    monkeypatch.setattr("patchad.methods.about", fault)
+    result = patchad("-v", "methods")
     assert result.exit_code == 2
-    assert "unexpected ZeroDivisionError" in result.stderr
+    assert "unexpected ZeroDivisionError at patchad/cli.py:" in result.stderr
+    assert "Doe" not in result.output
     assert "Traceback" not in result.stderr
 
 

@@ -17,7 +17,7 @@ from patchad.errors import ModelError, OutputError, RequestError
 from patchad.image import Source
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
-from patchad.io.run import ImageRow, new_id, read_run, stored_scores
+from patchad.io.run import ImageRow, read_run, stored_scores
 from patchad.io.workers import Limits
 from patchad.methods import load
 from patchad.orientation import turned
@@ -219,14 +219,6 @@ def test_names_that_are_no_utf8_cost_nothing(study, films, tmp_path: Path) -> No
         "film\\udcff.dcm": "ok",
         "bad\\udcff.dcm": "failed",
     }
-
-
-def test_ids_are_safe_file_names_and_never_twice() -> None:
-    taken: set[str] = set()
-    assert new_id("Film 1/../x", taken) == "Film_1_.._x"
-    assert new_id("film_1_.._X", taken) == "film_1_.._X-2"  # where A and a are one file
-    assert new_id("..", taken) == "image"
-    assert len(new_id("a" * 500, taken)) == 100
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def patch_threshold_section(samples: Samples, threshold: float, weights: Tensor)
 
 
 def pixel_section(pixels: Pixels, weights: Tensor) -> Section:
-    """AUROC and average precision of pixels, and Dice at the card's patch threshold."""
+    """AUROC and average precision of pixels, and Dice at the card's threshold (map or patches)."""
 
     def statistic(w: Tensor) -> Tensor:
         counts = pixels.ranking.counts(w)

@@ -22,9 +22,9 @@ class Pixels:
     """Scored pixels by patient.
 
     ``ranking`` has heatmap values rounded down to ``LEVELS`` levels; ``overlaps`` (patients, 3)
-    float64 counts, exactly, the pixels that are lesion and above the card's patch threshold, all
-    that are lesion, and all above it. ``negative_patients`` have scored pixels that are no lesion;
-    ``counts`` is for the reader.
+    float64 counts, exactly, the pixels that are lesion and above the card's threshold (of a dense
+    map its own, else that of the patches), all that are lesion, and all above it.
+    ``negative_patients`` have scored pixels that are no lesion; ``counts`` is for the reader.
     """
 
     ranking: Ranking

@@ -27,7 +27,8 @@ from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
 from patchad.io.dicom_spacing import scale_of
 from patchad.io.dicom_tones import tones_of
-from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
+from patchad.io.quiet import quiet
+from patchad.io.raster import MAX_PIXELS, pixels_digest
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
 # Secondary captures say nothing by their class, so OT or no modality at all is let through there;
@@ -61,6 +62,13 @@ _COLOURS = frozenset({
 })
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 
+# What may be repeated of View Position: the defined terms of PS3.3 C.8.11.5, the abbreviations of
+# CID 4014, and what makers write. Any other word could be a name.
+_VIEWS = frozenset({
+    "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LLAT", "RLAT", "OBL",
+    "CC", "MLO", "ML", "LM", "LMO", "MLI", "XCC", "XCCL", "XCCM", "FB", "SIO", "ISO", "CV", "AT",
+    "CCID", "MLOID", "MLID", "LMID", "RCC", "LCC", "RMLO", "CCRL", "CCRM", "TAN", "ROLL", "SPEC",
+})
 # Views that a model of ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT, and SRT
 # as older files have it).
 _MODIFIERS = {
@@ -128,7 +136,7 @@ def read_dicom(
             study_instance_uid=uid_of(header, "StudyInstanceUID"),
             modality=modality,
             laterality=laterality if laterality in ("L", "R", "B") else "",
-            view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
+            view=view if view in _VIEWS else "",
             directions=_directions(header),
             voi=used,
             reading=tuple(notes),

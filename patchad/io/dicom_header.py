@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from patchad.errors import ImageError, NotARadiographError
+from patchad.io.names import is_uid
 
 Pair: TypeAlias = tuple[float, float]
 _SLACK = 2**24  # bytes that a file may inflate to beside its pixels
@@ -165,9 +166,9 @@ def uid_name(number: uid.UID) -> str:
 
 
 def uid_of(header: Dataset, keyword: str) -> str:
-    """A UID of digits and dots; empty where there is none."""
+    """A UID; empty where there is none, or something else stands there."""
     text = text_of(header, keyword)
-    return text if re.fullmatch(r"[0-9.]+", text) else ""
+    return text if is_uid(text) else ""
 
 
 def value_of(header: Dataset, keyword: str) -> Any:

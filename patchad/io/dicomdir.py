@@ -7,7 +7,7 @@ from pydicom.multival import MultiValue
 
 from patchad.errors import RequestError
 from patchad.io.dicom_header import text_of, value_of
-from patchad.io.raster import quiet
+from patchad.io.quiet import quiet
 
 
 def images_of(path: Path) -> list[Path]:

@@ -4,13 +4,9 @@ And what these share with DICOM: compressed streams, the cap on size, the digest
 """
 
 import hashlib
-import logging
 import re
 import struct
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +17,7 @@ from numpy.typing import NDArray
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source
+from patchad.io.quiet import quiet
 
 MAX_PIXELS = 100_000_000  # rows × columns; four times a large mammogram, 0.4 GB once read
 
@@ -42,37 +39,6 @@ _CODECS: Mapping[str, Callable[[bytes], NDArray[Any]]] = {
     # HTJ2K as well: htj2k_decode returns an array in spite of its own errors, and may hang
     "JPEG 2000": imagecodecs.jpeg2k_decode,
 }
-
-# without a handler of its own, what tifffile logs would land on the terminal
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
-_quiet_lock = threading.Lock()
-_quiet_stack = ExitStack()
-_quiet_readers = 0
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what these libraries tell, which may quote the header, from users and logs.
-
-    Python's warning filters belong to the whole process: of several threads that read, the first
-    changes them and the last puts them back.
-    """
-    global _quiet_readers
-    with _quiet_lock:
-        if _quiet_readers == 0:
-            _quiet_stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            for logger in map(logging.getLogger, ("pydicom", "highdicom", "tifffile")):
-                _quiet_stack.callback(setattr, logger, "propagate", logger.propagate)
-                logger.propagate = False
-        _quiet_readers += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_readers -= 1
-            if _quiet_readers == 0:
-                _quiet_stack.close()
 
 
 def format_of(head: bytes) -> str:

@@ -5,7 +5,6 @@ a patch. The pictures beside them (``heatmaps/``, ``overlays/``) belong to :mod:
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from io import BytesIO
@@ -21,6 +20,7 @@ from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
 from patchad.io.files import shown, write_whole
 from patchad.io.manifest import ManifestRow
+from patchad.io.names import checked
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
 from patchad.turn import Turn
@@ -125,22 +125,22 @@ class Run:
 
 def patches_path(folder: Path, image_id: str) -> Path:
     """Where a run keeps the patch scores of one image."""
-    return folder / "patches" / f"{image_id}.parquet"
+    return folder / "patches" / f"{checked(image_id)}.parquet"
 
 
 def heatmap_path(folder: Path, image_id: str) -> Path:
     """Where a run keeps the heatmap of one image."""
-    return folder / "heatmaps" / f"{image_id}.tif"
+    return folder / "heatmaps" / f"{checked(image_id)}.tif"
 
 
 def overlay_path(folder: Path, image_id: str) -> Path:
     """Where a run keeps the overlay of one image."""
-    return folder / "overlays" / f"{image_id}.png"
+    return folder / "overlays" / f"{checked(image_id)}.png"
 
 
 def object_path(folder: Path, image_id: str, kind: str) -> Path:
     """Where a run keeps the DICOM object of a kind of one image."""
-    return folder / "dicom" / image_id / f"{kind}.dcm"
+    return folder / "dicom" / checked(image_id) / f"{kind}.dcm"
 
 
 def read_run(folder: Path) -> Run:
@@ -313,17 +313,6 @@ def read_again(
 def row_path(path: str | Path) -> str:
     """A path as tables name it; bytes that are no UTF-8 are written out as escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-def new_id(preferred: str, taken: set[str]) -> str:
-    """A file name for one image's results: ``preferred`` made safe, numbered if ``taken``."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", preferred).strip("._")[:100] or "image"
-    name, number = safe, 1
-    while name.lower() in taken:  # some file systems do not tell a from A
-        number += 1
-        name = f"{safe}-{number}"
-    taken.add(name.lower())
-    return name
 
 
 _TEXT = [field.name for field in fields(ImageRow) if field.type is str] + ["status"]

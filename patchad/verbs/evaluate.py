@@ -264,8 +264,9 @@ def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
         "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
         f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
-        "patch scores; Dice, exact, over all these pixels at the card's patch threshold, lesion "
-        "pixels without a score being missed.",
+        "patch scores, or of the values of a dense map; Dice, exact, over all these pixels at the "
+        "card's threshold of what is outlined (that of the map where there is a dense map, else of "
+        "the patches), lesion pixels without a score being missed.",
         "by_kind": "Positives of this kind of lesion against the same negatives.",
         "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
         "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",

@@ -19,6 +19,7 @@ from patchad.io.folder import Claim, claimed
 from patchad.io.journal import Entry, Journal
 from patchad.io.layouts import RUN
 from patchad.io.manifest import ManifestRow
+from patchad.io.names import new_id
 from patchad.io.read import find_images, frames_of
 from patchad.io.request import content_of, facts_of, numbered
 from patchad.io.run import (
@@ -26,7 +27,6 @@ from patchad.io.run import (
     Run,
     done_row,
     heatmap_path,
-    new_id,
     overlay_path,
     patches_path,
     read_run,
@@ -248,7 +248,7 @@ def _screen_entry(
         scored = time.monotonic()
         journal.begin(name)
         write_patches(patches_path(out, name), screening)
-        passed_over = write_image_kinds(
+        told = write_image_kinds(
             out,
             name,
             screening,
@@ -266,11 +266,10 @@ def _screen_entry(
         fault = replace(fault_of(error), content=read.content)
         return _failed(new_id(entry.path.stem, taken), entry, fault)
     end = time.monotonic()
-    if passed_over:
-        screening = replace(screening, reasons=(*screening.reasons, passed_over))
+    said = (*screening.reasons, *told.notes, *filter(None, [told.passed_over]))
     row = done_row(
         name,
-        screening,
+        replace(screening, reasons=said),
         read.radiograph,
         read.seconds + end - start,
         frame=entry.frame,
