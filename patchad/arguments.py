@@ -32,6 +32,14 @@ ModelVoi = Annotated[
     str | None,
     typer.Option("--voi", metavar="|".join(VOIS), help="As the model was trained, by default."),
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        metavar="N",
+        help="Depth of what 16-bit PNG, TIFF and PGM hold (8 to 16); told by each if left out.",
+    ),
+]
 MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
 Write = Annotated[

@@ -13,6 +13,7 @@ from patchad.arguments import (
     MAX_PIXELS,
     USUAL_KINDS,
     VOIS,
+    Bits,
     Deidentify,
     Device,
     InventGeometry,
@@ -104,6 +105,7 @@ def train(
         str | None,
         typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files."),
     ] = None,
+    bits: Bits = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
     resume: Resume = False,
@@ -115,6 +117,8 @@ def train(
         if voi is not None:
             _one_of("--voi", voi, VOIS)
             overrides.append(f"preprocessing.voi={voi}")
+        if bits is not None:
+            overrides.append(f"preprocessing.bits={bits}")
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
@@ -169,6 +173,7 @@ def screen(
         ),
     ] = False,
     voi: ModelVoi = None,
+    bits: Bits = None,
     frames: Annotated[
         str, typer.Option(metavar="one|all", help="all: each frame of multi-frame images.")
     ] = "one",
@@ -205,6 +210,7 @@ def screen(
                 deidentify,
                 invent_geometry,
                 two_breasts,
+                bits,
             ),
             device=choose_device(device),
             limits=Limits(max_pixels, timeout),
@@ -259,11 +265,15 @@ def selftest(
     seed: Annotated[int, typer.Option(min=0, help="Of images, lesions and places.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
+    bits: Bits = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw lesions into your own negatives: how small and how faint does a model find them?"""
     with spoken() as progress:
         from patchad.device import choose_device
+        from patchad.io.workers import Limits
         from patchad.verbs.selftest import selftest as test_model
         from patchad.verbs.selftest import summary
 
@@ -275,6 +285,8 @@ def selftest(
             seed=seed,
             device=choose_device(device),
             spacing_mm=_spacing(spacing),
+            bits=bits,
+            limits=Limits(max_pixels, timeout),
             overwrite=overwrite,
             progress=progress,
         )
@@ -334,6 +346,7 @@ def inspect(
     body_part: Annotated[str, typer.Option(help="breast or chest.")] = "breast",
     spacing: Spacing = None,
     voi: Voi = "auto",
+    bits: Bits = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
 ) -> None:
@@ -348,6 +361,7 @@ def inspect(
             body_part=body_part,
             spacing_mm=_spacing(spacing),
             voi=voi,  # type: ignore[arg-type]
+            bits=bits,
             limits=Limits(max_pixels, timeout),
         )
         tell(found, as_lines(found))

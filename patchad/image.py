@@ -35,6 +35,7 @@ class Source:
     reading: tuple[str, ...] = ()  # what was decided while reading: the window, the spacing …
     cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
     for_processing: bool | None = None  # raw detector values; None where the file does not say
+    guessed_bits: int | None = None  # the depth, told by the highest value; None where it was said
 
 
 @dataclass(frozen=True, eq=False)

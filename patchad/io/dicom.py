@@ -11,6 +11,7 @@ from pydicom import Dataset, uid
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source, Voi
+from patchad.io.caps import MAX_PIXELS
 from patchad.io.dicom_header import (
     TAGS,
     Pair,
@@ -27,7 +28,7 @@ from patchad.io.dicom_header import (
 from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
 from patchad.io.dicom_tones import tones_of
-from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
+from patchad.io.raster import pixels_digest, quiet
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
 # Secondary captures say nothing by their class, so OT or no modality at all is let through there;
@@ -69,6 +70,7 @@ _MODIFIERS = {
     "399209000": "implant displaced view", "R-102D5": "implant displaced view",
 }
 # fmt: on
+_MOST_FRAMES = 10_000  # each becomes a row
 _MAGNIFIED = 1.3  # a factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
 
 
@@ -139,14 +141,14 @@ def read_dicom(
     return Radiograph(pixels, spacing, source, outside)
 
 
-def count_frames(path: Path) -> int:
+def count_frames(path: Path, max_pixels: int = MAX_PIXELS) -> int:
     """How many frames a radiograph in DICOM has.
 
     Raises:
         ImageError: it is none, or its header is damaged.
     """
     with quiet():
-        header = parse(path, TAGS, stop=True, max_pixels=MAX_PIXELS)
+        header = parse(path, TAGS, stop=True, max_pixels=max_pixels)
         _refuse_others(header, text_of(header, "Modality").upper(), [])
         return _frames(header, 1, [])
 
@@ -204,8 +206,11 @@ def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
     """How many frames there are; an error where one has to be chosen and isn't, or isn't there."""
     # missing, or present and empty, means one
     frames = number_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1.0
-    if not (frames >= 1 and frames.is_integer()):
-        raise ImageError(f"{name_of('NumberOfFrames')} is damaged: fetch the file again")
+    if not (1 <= frames <= _MOST_FRAMES and frames.is_integer()):
+        raise ImageError(
+            f"{name_of('NumberOfFrames')} is damaged (or more than {_MOST_FRAMES:,}): fetch the "
+            "file again"
+        )
     if frames > 1 and frame is None:
         raise NotARadiographError(
             f"an image of {frames:g} frames: patchad reads single frames, or each of them with "

@@ -15,8 +15,9 @@ from patchad.detector import Detector, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.files import claim_folder, write_whole
+from patchad.io.frames import every_frame
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, frames_of
+from patchad.io.read import find_images
 from patchad.io.run import (
     ImageRow,
     Run,
@@ -31,7 +32,7 @@ from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_
 from patchad.methods import load
 from patchad.progress import Progress, silent
 from patchad.verbs.export import export
-from patchad.verbs.screen import ScreenOptions, screen_prepared
+from patchad.verbs.screen import ScreenOptions, how_to_read, screen_prepared
 from patchad.verbs.two_breasts import compare_breasts, with_two_breasts
 
 log = logging.getLogger(__name__)
@@ -62,17 +63,16 @@ def screen_run(
     check_kinds(options.kinds, invent_geometry=options.invent_geometry)
     entries = find_images(inputs)
     if options.frames == "all":
-        entries = [frame for entry in entries for frame in frames_of(entry)]
+        entries = every_frame(entries, limits)
     detector = load(model, device)
     if options.stride is not None and not 1 <= options.stride <= detector.card.patch_size:
         raise RequestError(
             f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
             f"got {options.stride}"
         )
-    preprocessing = detector.card.preprocessing
-    if options.voi is not None:
-        preprocessing = replace(preprocessing, voi=options.voi)
-    options = replace(options, voi=preprocessing.voi)  # what was used is what run.json says
+    preprocessing = how_to_read(detector.card.preprocessing, options)
+    # what was used is what run.json says
+    options = replace(options, voi=preprocessing.voi, bits=preprocessing.bits)
     card = card_as_dict(detector.card)
     read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
     settings = {

@@ -22,7 +22,7 @@ from patchad.detector import read_card, read_model, score, write_model
 from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.io.files import claim_folder
-from patchad.io.manifest import ManifestRow, read_manifest
+from patchad.io.manifest import ManifestRow, is_manifest, read_manifest
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, read_ahead
 from patchad.methods import load
 from patchad.progress import Progress, silent
@@ -99,8 +99,8 @@ def pseudo_auroc(unlabelled: Sequence[float], negatives: Sequence[float]) -> flo
 
 
 def _unlabelled(source: Path) -> list[ManifestRow]:
-    table = source.suffix.lower() in (".csv", ".parquet")
-    rows = [row for row in read_manifest(source) if row.split == "unlabelled"] if table else []
+    rows = read_manifest(source) if is_manifest(source) else []
+    rows = [row for row in rows if row.split == "unlabelled"]
     if len(rows) < 2:
         raise RequestError(
             f"several --config are chosen among by unlabelled images, and {source} has {len(rows)} "

@@ -36,9 +36,10 @@ from patchad.foreground import find_foreground
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph
 from patchad.io.files import claim_folder, write_whole
-from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_entry
+from patchad.io.manifest import ManifestRow, is_manifest
+from patchad.io.read import find_images
 from patchad.io.run import row_path
+from patchad.io.workers import DEFAULT_LIMITS, How, Limits, readers, required
 from patchad.methods import load
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent
@@ -75,6 +76,8 @@ def selftest(
     seed: int = 0,
     device: torch.device,
     spacing_mm: tuple[float, float] | None = None,
+    bits: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -89,6 +92,8 @@ def selftest(
         seed: decides the images, the lesions and their places.
         device: what to score on.
         spacing_mm: (row, col) for images that carry no pixel spacing.
+        bits: the depth of 16-bit PNG, TIFF and PGM; None: as the card says.
+        limits: what one image may cost to read.
         overwrite: replace a self-test that is there.
         progress: told of images done.
 
@@ -104,7 +109,14 @@ def selftest(
     detector = load(model, device)
     claim_folder(out, ("selftest.json", "detail.csv"), resume=False, overwrite=overwrite)
     result = measure(
-        detector, rows, images=images, seed=seed, spacing_mm=spacing_mm, progress=progress
+        detector,
+        rows,
+        images=images,
+        seed=seed,
+        spacing_mm=spacing_mm,
+        bits=bits,
+        limits=limits,
+        progress=progress,
     )
     result = {"patchad": __version__, "on": str(on), **result}
     write_whole(out / "detail.csv", pd.DataFrame(_table(result)).to_csv(index=False))
@@ -120,6 +132,8 @@ def measure(
     images: int,
     seed: int,
     spacing_mm: tuple[float, float] | None = None,
+    bits: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     kinds: Sequence[Kind] | None = None,
     contrasts: Sequence[float] = CONTRASTS,
     lesions: int = _LESIONS,
@@ -142,18 +156,19 @@ def measure(
     used: list[ManifestRow] = []
     tested: list[_Tested] = []
     failed: list[tuple[str, str]] = []
-    for row in rows:
-        rng = np.random.default_rng([seed, len(used)])
-        try:
-            radiograph = read_entry(row, spacing_mm, voi=card.preprocessing.voi)
-            tested.append(_test_image(detector, radiograph, wanted, rng))
-        except ImageError as error:
-            failed.append((row_path(row.path), str(error)))
-            continue
-        used.append(row)
-        progress("self-test", len(used), images, math.nan)
-        if len(used) == images:
-            break
+    read_as = card.preprocessing if bits is None else replace(card.preprocessing, bits=bits)
+    with readers(How(read_as, spacing_mm, limits)) as ahead:
+        for row, read in ahead(rows):
+            rng = np.random.default_rng([seed, len(used)])
+            try:
+                tested.append(_test_image(detector, required(read).radiograph, wanted, rng))
+            except ImageError as error:
+                failed.append((row_path(row.path), str(error)))
+                continue
+            used.append(row)
+            progress("self-test", len(used), images, math.nan)
+            if len(used) == images:
+                break
     tried = [one for image in tested for one in image.tried]
     if not tried:
         reason = failed[0][1] if failed else "no lesion fits into what of them is scored"
@@ -209,8 +224,8 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 
 def _negatives(on: Path, seed: int) -> list[ManifestRow]:
     """The negatives of ``on`` in the order in which they are taken: drawn, by split."""
-    rows = find_images([on])
-    if on.suffix.lower() in (".csv", ".parquet"):
+    rows = find_images([on], strangers=False)
+    if is_manifest(on):
         found = [row for row in rows if row.label == "negative"]
         if not found:
             raise RequestError(

@@ -27,7 +27,7 @@ from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import claim_folder
-from patchad.io.manifest import ManifestRow
+from patchad.io.manifest import ManifestRow, is_manifest
 from patchad.io.read import find_images
 from patchad.io.run import row_path
 from patchad.io.workers import DEFAULT_LIMITS, Ahead, Fault, How, Limits, readers
@@ -176,8 +176,8 @@ def _train(
 
 
 def _negatives(source: Path) -> list[ManifestRow]:
-    rows = find_images([source])
-    if source.suffix.lower() in (".csv", ".parquet"):
+    rows = find_images([source], strangers=False)
+    if is_manifest(source):
         used = [r for r in rows if r.label == "negative" and r.split not in ("test", "unlabelled")]
         if not used:
             raise RequestError(
