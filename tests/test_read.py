@@ -159,11 +159,16 @@ def test_files_folders_and_manifests_together_each_image_once(tmp_path, monkeypa
 
 
 def test_an_image_of_a_manifest_may_be_missing_until_it_is_read(tmp_path):
+    write_png(tmp_path / "there.png")
     table = tmp_path / "films.csv"
-    table.write_text("path,patient_id,label\nnone.png,P1,negative\n")
-    (row,) = find_images([table])
-    with pytest.raises(ImageError, match="No such file"):
-        read_radiograph(row.path)
+    table.write_text("path,patient_id,label\nnone.png,P1,negative\nthere.png,P2,negative\n")
+    missing, there = find_images([table])
+    with pytest.raises(ImageError, match="no such file: paths are relative to the folder of the m"):
+        read_entry(missing)
+    assert read_entry(there).shape == GREY.shape
+    table.write_text("path,patient_id,label\nnone.png,P1,negative\nx/there.png,P2,negative\n")
+    with pytest.raises(RequestError, match=rf"none of the 2 .*{tmp_path}/none.png.*relative"):
+        find_images([table])
 
 
 def test_wrong_requests(tmp_path):

@@ -66,6 +66,7 @@ def film(path: Path, spots: tuple[tuple[int, int], ...] = (), height: float = 0.
     for spot in spots:
         pixels[spot] = BASE + height * STEP
     pixels[np.hypot((y - 200) / 190, x / 280) > 1] = 0
+    pixels[-1, -20:] = np.arange(20) / 65535  # in the air: a film has more than four grey levels
     Image.fromarray(np.round(pixels * 65535).astype(np.uint16)).save(path)
     return ManifestRow(path, label="negative", spacing_mm=SPACING)
 
@@ -331,6 +332,7 @@ def test_wrong_requests_are_two(study, tmp_path: Path, monkeypatch) -> None:
         assert said in result.stderr.replace("\n", " ")
         assert list(tmp_path.iterdir()) == []
     table = pd.read_csv(study.manifest, dtype=str)
+    table["path"] = [str(study.manifest.parent / path) for path in table["path"]]
     table[table["label"] == "positive"].to_csv(tmp_path / "positives.csv", index=False)
     result = patchad("selftest", study.model, "--on", "positives.csv")
     assert result.exit_code == 2

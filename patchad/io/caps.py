@@ -83,7 +83,8 @@ def content_of(path: Path, max_pixels: int) -> bytes:
 class Metered(io.BufferedReader):
     """A file opened to read, of which no more than ``allowed`` bytes can be read altogether.
 
-    What is skipped by seeking is free. A length beyond the end takes no memory.
+    What is skipped by seeking is free. A length beyond the end takes no memory. ``spent`` tells
+    that it was asked for more: who reads may have made another error of it.
 
     Raises:
         ImageError: by ``read``, where more is asked for.
@@ -93,18 +94,25 @@ class Metered(io.BufferedReader):
     def __init__(self, path: Path, allowed: int) -> None:
         super().__init__(io.FileIO(path))
         self._size, self._left, self._allowed = path.stat().st_size, allowed, allowed
+        self.spent = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most ``size`` bytes, all that is left of the file without it."""
         rest = max(0, self._size - self.tell())
         wanted = rest if size is None or size < 0 else min(size, rest)
         if wanted > self._left:
-            raise ImageError(
-                f"what stands beside the pixels has more than the {self._allowed:,} bytes that are "
-                "read: the file is damaged, or made to fill the memory"
-            )
+            self.spent = True
+            raise ImageError(self.reason)
         self._left -= wanted
         return super().read(wanted)
+
+    @property
+    def reason(self) -> str:
+        """What is said where more is asked for."""
+        return (
+            f"what stands beside the pixels has more than the {self._allowed:,} bytes that are "
+            "read: the file is damaged, or made to fill the memory"
+        )
 
 
 def damaged(kind: str, reason: str) -> NoReturn:

@@ -120,8 +120,7 @@ def read_dicom(
         pixels = tones[stored - low]
         outside = outside_of(header, stored, (low, high), notes)
         spacing = _spacing(header, modality, spacing_mm, notes)
-        laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
-        view = text_of(header, "ViewPosition").upper()
+        laterality, view = _side_and_view(header)
         source = Source(
             path=str(path),
             digest=pixels_digest(pixels),
@@ -130,8 +129,8 @@ def read_dicom(
             series_instance_uid=uid_of(header, "SeriesInstanceUID"),
             study_instance_uid=uid_of(header, "StudyInstanceUID"),
             modality=modality,
-            laterality=laterality if laterality in ("L", "R", "B") else "",
-            view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
+            laterality=laterality,
+            view=view,
             anterior=_anterior(header),
             voi=used,
             reading=tuple(notes),
@@ -148,9 +147,38 @@ def count_frames(path: Path, max_pixels: int = MAX_PIXELS) -> int:
         ImageError: it is none, or its header is damaged.
     """
     with quiet():
-        header = parse(path, TAGS, stop=True, max_pixels=max_pixels)
-        _refuse_others(header, text_of(header, "Modality").upper(), [])
-        return _frames(header, 1, [])
+        return _frames(header_of(path, max_pixels=max_pixels), 1, [])
+
+
+def header_of(path: Path, *more: str, max_pixels: int = MAX_PIXELS) -> Dataset:
+    """What is read of a radiograph's header, and the elements ``more``; no pixels.
+
+    What stands there may identify the patient: it stays in the process that reads it.
+
+    Raises:
+        NotARadiographError: it is none.
+        ImageError: the header is damaged.
+    """
+    header = parse(path, [*TAGS, *more], stop=True, max_pixels=max_pixels)
+    _refuse_others(header, text_of(header, "Modality").upper(), [])
+    return header
+
+
+def facts_of(header: Dataset) -> tuple[int, Pair | None, str, str]:
+    """The number of frames, and of the first the spacing (row, col), laterality and view."""
+    frames = _frames(header, 1, [])
+    spread_frame(header, 1)
+    spacing = _spacing(header, text_of(header, "Modality").upper(), None, [])
+    return frames, spacing, *_side_and_view(header)
+
+
+def _side_and_view(header: Dataset) -> tuple[str, str]:
+    laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
+    view = text_of(header, "ViewPosition").upper()
+    return (
+        laterality if laterality in ("L", "R", "B") else "",
+        view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
+    )
 
 
 def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:

@@ -22,9 +22,9 @@ from patchad.errors import ImageError, NotARadiographError
 from patchad.io.caps import Metered, check_file, most_bytes
 
 Pair: TypeAlias = tuple[float, float]
-# Bytes of a file beside its pixels that are read, or inflated. As nested items they take up to 80
-# times as much.
-_SLACK = 2**23
+# Bytes of a file beside its pixels that are read, or inflated; LUTs are the largest of what is
+# meant. Empty items take 80 times as much once they are parsed, and half a second for 2**17 bytes.
+_SLACK = 2**22
 
 # fmt: off
 TAGS = [
@@ -75,7 +75,12 @@ def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Datase
         # without the pixels only what isn't skipped is read; a deflated file as a whole
         whole = deflated or not stop
         with Metered(path, 2 * most_bytes(max_pixels) if whole else _SLACK) as file:
-            header = dcmread(file, force=bare, specific_tags=[*tags], stop_before_pixels=stop)
+            try:
+                header = dcmread(file, force=bare, specific_tags=[*tags], stop_before_pixels=stop)
+            except Exception:
+                if file.spent:
+                    raise ImageError(file.reason) from None
+                raise
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror or 'it is cut off'}") from None
     except ImageError:

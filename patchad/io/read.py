@@ -15,6 +15,7 @@ from patchad.io.grey import check_levels
 from patchad.io.manifest import ManifestRow, is_manifest, lexical, read_manifest
 from patchad.io.raster import format_of, read_raster
 
+NO_IMAGE = "the content is no image that patchad reads: convert it to DICOM, PNG, JPEG, TIFF or PGM"
 _BARE_DICOM = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")  # group 2 or 8, without a preamble
 # What images are called. A file of such a name that can't be read is damaged, or to be converted.
 # fmt: off
@@ -73,10 +74,7 @@ def read_radiograph(
         case "picture":
             found = read_raster(path, spacing_mm, bits=bits, max_pixels=max_pixels)
         case _:
-            raise ImageError(
-                "the content is no image that patchad reads: convert it to DICOM, PNG, JPEG, TIFF "
-                "or PGM"
-            )
+            raise ImageError(NO_IMAGE)
     check_levels(found.pixels)
     return found
 
