@@ -60,7 +60,7 @@ def test_jpeg_in_tiff(path):
 
 def test_a_codec_that_trusts_its_data_is_named(path):
     tifffile.imwrite(path, GREY, compression="jpeg2000")
-    with pytest.raises(ImageError, match="compressed by .*2000.*: save it with LZW, Deflate or"):
+    with pytest.raises(ImageError, match=r"compressed by .*2000.*: save it with LZW, Deflate or"):
         read_raster(path)
 
 

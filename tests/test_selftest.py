@@ -27,6 +27,7 @@ from patchad.evaluation.detail import (
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Region, Source
 from patchad.io.manifest import ManifestRow
+from patchad.io.workers import Limits
 from patchad.preprocess import Preprocessing
 from patchad.verbs.selftest import measure, selftest, summary
 from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
@@ -306,6 +307,27 @@ def test_the_command(study, few, tmp_path: Path) -> None:
     again = patchad("selftest", study.model, "--on", manifest, "--out", out)
     assert again.exit_code == 2
     assert "not empty" in again.stderr
+
+
+def test_what_is_no_film_is_told_and_what_costs_too_much_fails(films, tmp_path: Path) -> None:
+    """Images are decoded in processes of their own, within limits."""
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "colour.png")
+    Image.fromarray(np.zeros((2000, 2000), np.uint16)).save(tmp_path / "large.png")
+    others = [ManifestRow(tmp_path / name) for name in ("colour.png", "large.png")]
+    result = measure(
+        Brightest(),
+        [*others, films[1]],
+        images=3,
+        seed=0,
+        limits=Limits(max_pixels=1_000_000),
+        kinds=[MASS],
+        lesions=1,
+    )
+    assert result["counts"]["images"] == 1
+    ((large, too_large),) = result["failed"]
+    assert (Path(large).name, "2000 × 2000 pixels, more than" in too_large) == ("large.png", True)
+    ((colour, reason),) = result["skipped"]
+    assert (Path(colour).name, "colour" in reason) == ("colour.png", True)
 
 
 def test_the_same_seed_writes_the_same_files(study, few, tmp_path: Path) -> None:

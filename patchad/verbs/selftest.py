@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from patchad import synthesis
 from patchad.detector import Detector, card_as_dict, score
-from patchad.errors import ImageError, MismatchError, RequestError
+from patchad.errors import ImageError, MismatchError, NotARadiographError, RequestError
 from patchad.evaluation.detail import (
     Level,
     Tried,
@@ -156,6 +156,7 @@ def measure(
     used: list[ManifestRow] = []
     tested: list[_Tested] = []
     failed: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
     read_as = card.preprocessing if bits is None else replace(card.preprocessing, bits=bits)
     with readers(How(read_as, spacing_mm, limits)) as ahead:
         for row, read in ahead(rows):
@@ -163,7 +164,8 @@ def measure(
             try:
                 tested.append(_test_image(detector, required(read).radiograph, wanted, rng))
             except ImageError as error:
-                failed.append((row_path(row.path), str(error)))
+                left_out = skipped if isinstance(error, NotARadiographError) else failed
+                left_out.append((row_path(row.path), str(error)))
                 continue
             used.append(row)
             progress("self-test", len(used), images, math.nan)
@@ -171,7 +173,8 @@ def measure(
                 break
     tried = [one for image in tested for one in image.tried]
     if not tried:
-        reason = failed[0][1] if failed else "no lesion fits into what of them is scored"
+        reasons = [reason for _, reason in (*failed, *skipped)]
+        reason = reasons[0] if reasons else "no lesion fits into what of them is scored"
         raise RequestError(f"no image could be tested: {reason}")
     names = [kind.name for kind in kinds]
     threshold = mark_threshold([image.marks for image in tested], FALSE_MARKS)
@@ -195,6 +198,7 @@ def measure(
         "levels": [asdict(level) for level in levels],
         "half_found": _half_found(levels),
         "failed": [list(fault) for fault in failed],
+        "skipped": [list(fault) for fault in skipped],
     }
 
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +147,7 @@ def _train(
         score_unit="",
         seed=seed,
         data=described,
-        notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+        notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config), *_depth_note(facts)),
         versions=versions(),
         format=format_of(described, config.preprocessing),
     )
@@ -364,6 +365,17 @@ def _require_one_scale(
 
 def _failure_note(failed: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return (f"{len(failed)} images could not be used and were left out.",) if failed else ()
+
+
+def _depth_note(training: list[_Negative]) -> tuple[str, ...]:
+    """What is to be known of 16-bit files whose depths were told by their pixels, and differ."""
+    found = Counter(n.source.guessed_bits for n in training if n.source.guessed_bits)
+    if len(found) < 2:
+        return ()
+    told = ", ".join(f"{count} of {bits} bits" for bits, count in sorted(found.items()))
+    note = f"Depths of 16-bit files, told by each one's highest value, differ: {told}."
+    log.warning("%s If they are of one kind, say it by --bits", note)
+    return (note,)
 
 
 def _spacing_note(training: list[_Negative], config: Config) -> tuple[str, ...]:
