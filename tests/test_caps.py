@@ -19,7 +19,7 @@ from pydicom.dataset import FileMetaDataset
 
 from patchad.errors import ImageError, RequestError
 from patchad.io import dicom_header
-from patchad.io.caps import Metered, bounded, check_size, content_of, most_bytes
+from patchad.io.caps import Metered, bounded, check_size, most_bytes, read_content
 from patchad.io.dicom import read_dicom
 from patchad.io.frames import every_frame
 from patchad.io.manifest import ManifestRow, read_manifest
@@ -240,11 +240,11 @@ def test_the_cap_counts_the_bytes_of_a_pixel():
 def test_a_file_is_read_up_to_its_cap(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
-    assert content_of(path, 1) == b"x" * 100
+    assert read_content(path, 1) == b"x" * 100
     with path.open("r+b") as file:
         file.truncate(most_bytes(1) + 1)
     with pytest.raises(ImageError, match=r"67,108,873 bytes, more than the 67,108,872.*max-pixels"):
-        content_of(path, 1)
+        read_content(path, 1)
 
 
 def test_what_is_skipped_is_not_counted(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
-from patchad.io.grey import Reading, check_levels, depth_of, divided
+from patchad.io.grey import Reading, check_levels, depth_note, depth_of, divided
 from patchad.io.raster import read_raster
 from patchad.io.read import read_radiograph
 from patchad.preprocess import Preprocessing
@@ -89,6 +89,12 @@ def test_the_depth_is_the_least_that_holds_the_highest(highest):
 def test_a_depth_that_cannot_be_is_a_wrong_request(bits):
     with pytest.raises(RequestError, match="8 to 16"):
         Preprocessing(bits=bits)
+
+
+def test_guesses_that_differ_are_told():
+    assert depth_note([None, 12, 12, None]) == depth_note([]) == ()
+    (note,) = depth_note([12, None, 10, 12])
+    assert "differ: 10 bits in 1, 12 bits in 2." in note
 
 
 @given(st.integers(1, 65535), st.data())

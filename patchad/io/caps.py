@@ -70,7 +70,7 @@ def check_file(path: Path, max_pixels: int) -> None:
         )
 
 
-def content_of(path: Path, max_pixels: int) -> bytes:
+def read_content(path: Path, max_pixels: int) -> bytes:
     """A file's content, if :func:`check_file` lets it through."""
     check_file(path, max_pixels)
     try:

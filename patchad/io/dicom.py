@@ -164,7 +164,7 @@ def header_of(path: Path, *more: str, max_pixels: int = MAX_PIXELS) -> Dataset:
     return header
 
 
-def facts_of(header: Dataset) -> tuple[int, Pair | None, str, str]:
+def header_facts(header: Dataset) -> tuple[int, Pair | None, str, str]:
     """The number of frames, and of the first the spacing (row, col), laterality and view."""
     frames = _frames(header, 1, [])
     spread_frame(header, 1)

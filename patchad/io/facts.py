@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from patchad.errors import ImageError
 from patchad.io.caps import bounded
-from patchad.io.dicom import facts_of, header_of
+from patchad.io.dicom import header_facts, header_of
 from patchad.io.dicom_header import text_of, value_of
 from patchad.io.manifest import ManifestRow
 from patchad.io.pseudonym import pseudonym
@@ -66,7 +66,7 @@ class _Reader:
     def _dicom(self, entry: ManifestRow) -> Facts:
         header = header_of(entry.path, *_IDENTIFIERS, max_pixels=self.limits.max_pixels)
         patient, issuer, study, maker = (_text(value_of(header, name)) for name in _IDENTIFIERS)
-        frames, spacing, laterality, view = facts_of(header)
+        frames, spacing, laterality, view = header_facts(header)
         return Facts(
             patient=pseudonym(self.salt, "patient", issuer, patient) if patient else "",
             study=pseudonym(self.salt, "study", study) if study else "",

@@ -6,6 +6,8 @@ and PGM say how wide a sample is stored, and often hold 10, 12 or 14 bits of a d
 look nearly black: see :func:`depth_of`.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +73,18 @@ def depth_of(highest: int, reading: Reading) -> int:
         reading.notes.append(f"depth: {said}")
         reading.cautions.append(f"depth guessed: {said} (--bits says it better)")
     return bits
+
+
+def depth_note(guesses: Iterable[int | None]) -> tuple[str, ...]:
+    """What is to be known of images of one kind whose depths were guessed, and differ."""
+    found = Counter(bits for bits in guesses if bits)
+    if len(found) < 2:
+        return ()
+    told = ", ".join(f"{bits} bits in {count}" for bits, count in sorted(found.items()))
+    return (
+        f"Depths of 16-bit files, told by the highest value of each, differ: {told}. If the images "
+        "are of one kind, say it by --bits.",
+    )
 
 
 def scaled(samples: NDArray[Any], bits: int, reading: Reading) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source
-from patchad.io.caps import MAX_PIXELS, check_size, content_of, damaged
+from patchad.io.caps import MAX_PIXELS, check_size, damaged, read_content
 from patchad.io.codecs import decode_stream, jpeg_frame
 from patchad.io.grey import Reading, scaled
 from patchad.io.pgm import read_pgm
@@ -97,7 +97,7 @@ def read_raster(
         NotARadiographError: colour, palette, transparency, several pages, or 1 to 7 bits.
         ImageError: the file is damaged, too large, or its values have no known scale.
     """
-    content = content_of(path, max_pixels)
+    content = read_content(path, max_pixels)
     reading = Reading(bits)
     with quiet():
         match format_of(content[:8]):

@@ -1,5 +1,6 @@
 """The door: any file that patchad reads, and the images among what a user names."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,12 +12,17 @@ from patchad.image import Radiograph, Voi
 from patchad.io.caps import MAX_PIXELS
 from patchad.io.dicom import read_dicom
 from patchad.io.dicomdir import images_of
+from patchad.io.files import shown
 from patchad.io.grey import check_levels
 from patchad.io.manifest import ManifestRow, is_manifest, lexical, read_manifest
+from patchad.io.marker import kind_of
 from patchad.io.raster import format_of, read_raster
+
+log = logging.getLogger(__name__)
 
 NO_IMAGE = "the content is no image that patchad reads: convert it to DICOM, PNG, JPEG, TIFF or PGM"
 _BARE_DICOM = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")  # group 2 or 8, without a preamble
+_RESULTS = ("run", "model", "selftest", "evaluation")  # a demo holds films as well
 # What images are called. A file of such a name that can't be read is damaged, or to be converted.
 # fmt: off
 _IMAGE_NAMES = frozenset({
@@ -178,10 +184,10 @@ def find_images(inputs: Sequence[Path], *, strangers: bool = True) -> list[Manif
     """What a user named, as one row an image: files, folders, manifests and a DICOMDIR.
 
     Folders are searched through in the order of their names, linked folders once; hidden files,
-    a DICOMDIR (its files are found without it) and what obviously is no image are left out. An
-    image that is named twice is taken once, as it was named first. Without ``strangers`` so are
-    files found in folders that have neither the name nor the content of an image; with them, they
-    get a row, and are skipped when they are read.
+    a DICOMDIR (its files are found without it), what obviously is no image and folders that patchad
+    wrote (their pictures are results) are left out. An image that is named twice is taken once, as
+    it was named first. Without ``strangers`` so are files found in folders that have neither the
+    name nor the content of an image; with them, they get a row, and are skipped when they are read.
 
     Raises:
         RequestError: an input is missing, a folder holds no image, or a manifest names none that
@@ -191,6 +197,10 @@ def find_images(inputs: Sequence[Path], *, strangers: bool = True) -> list[Manif
     for given in inputs:
         path = lexical(given)
         if path.is_dir():
+            if (kind := kind_of(path)) in _RESULTS:
+                raise RequestError(
+                    f"{given} is a {kind} folder, which patchad wrote: name the images themselves"
+                )
             found = [ManifestRow(file, origin="search") for file in _files(path, set())]
             found = found if strangers else [row for row in found if not _is_stranger(row)]
             if not found:
@@ -238,6 +248,9 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name.upper() == "DICOMDIR":
             continue
         if entry.is_dir():
+            if (kind := kind_of(entry)) in _RESULTS:
+                log.info("left out %s: a %s folder, which patchad wrote", shown(entry), kind)
+                continue
             yield from _files(entry, seen)
         elif _may_be_image(entry):
             yield entry  # a link to nothing gets a row as well: its image is missing

@@ -173,7 +173,10 @@ def _parquet(path: Path) -> Iterator[list[str]]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        if path.stat().st_size > _MOST_BYTES:
+            raise _too_large(path, _MOST_BYTES)
+        content = pa.py_buffer(path.read_bytes())  # pyarrow opens no path that isn't UTF-8
+        with parquet.ParquetFile(content) as file:
             found, schema = file.metadata, file.schema_arrow
             groups = [found.row_group(n) for n in range(found.num_row_groups)]
             unpacked = sum(group.total_byte_size for group in groups)
@@ -183,7 +186,7 @@ def _parquet(path: Path) -> Iterator[list[str]]:
                 raise RequestError(f"{path} has more than {_MOST_COLUMNS:,} columns: remove some")
         # Text stays in dictionaries: one long cell, repeated, takes its memory once.
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        with parquet.ParquetFile(content, read_dictionary=texts) as file:
             table = file.read()
         # what pandas keeps of its index is no column
         table = table.drop_columns([n for n in table.column_names if n.startswith("__index_")])

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -25,6 +25,7 @@ from patchad.image import Radiograph
 from patchad.io.caps import MAX_PIXELS, bounded
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import read_entry
+from patchad.io.request import content_of
 from patchad.preprocess import Prepared, Preprocessing, prepare
 
 T = TypeVar("T")
@@ -79,20 +80,28 @@ class Task(Protocol[T_co]):
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an image gave no result. ``trace`` is where a fault of patchad arose, without values."""
+    """Why an image gave no result. ``trace`` is where a fault of patchad arose, without values.
+
+    ``content`` is the SHA-256 of the file, empty where it could not be read.
+    """
 
     status: Literal["failed", "skipped"]
     reason: str
     trace: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An image ready to be scored, and the seconds that it took."""
+    """An image ready to be scored, the seconds that it took, and the SHA-256 of its file.
+
+    The file is hashed before it is read: one that changes meanwhile no longer fits its digest.
+    """
 
     radiograph: Radiograph
     prepared: Prepared
     seconds: float
+    content: str = ""
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -355,6 +364,7 @@ def _end_with_parent() -> None:
 
 def _read(entry: ManifestRow, how: How) -> Ready | Fault:
     start = time.monotonic()
+    content = content_of(entry.path)
     try:
         with bounded(how.limits.max_pixels):
             radiograph = read_entry(
@@ -366,5 +376,5 @@ def _read(entry: ManifestRow, how: How) -> Ready | Fault:
             )
         prepared = prepare(radiograph, how.preprocessing)
     except Exception as error:  # whatever a decoder throws at one file stays with that file
-        return fault_of(error)
-    return Ready(radiograph, prepared, time.monotonic() - start)
+        return replace(fault_of(error), content=content)
+    return Ready(radiograph, prepared, time.monotonic() - start, content)
