@@ -1,5 +1,8 @@
 import csv
 import io
+import os
+import subprocess
+import sys
 from datetime import date, datetime
 
 import openpyxl
@@ -165,3 +168,28 @@ def test_every_kind_of_table_is_an_input(tmp_path):
         (tmp_path / name).write_text("path,patient_id,label\n1.png,P1,negative\n")
         (row,) = find_images([tmp_path / name])
         assert (row.path, row.patient_id) == (tmp_path / "1.png", "P1")
+
+
+def test_a_table_without_images_is_refused_before_torch_is_loaded(tmp_path):
+    table = tmp_path / "films.csv"
+    table.write_text("path,patient_id,label\nnone.png,P1,negative\nx/none.png,P2,negative\n")
+    code = """
+import sys
+from patchad.cli import main
+try:
+    main()
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules)
+"""
+    for command in (["train"], ["screen"], ["selftest", "model", "--on"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, str(table)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            cwd=tmp_path,
+        )
+        assert done.stdout == "2 False\n"
+        assert f"none of the 2 images that {table} names is there" in done.stderr
+        assert "relative to the folder of the manifest" in done.stderr
+    assert [*tmp_path.iterdir()] == [table]

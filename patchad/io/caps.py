@@ -23,9 +23,9 @@ MAX_CHANNELS = 4  # grey stored as RGBA
 _PIXEL_BYTES = 16  # of a decoded pixel, all channels: float32 RGBA
 _FILE_BYTES = 8  # of a file a pixel: 16-bit RGBA as it is, or four frames of 16 bits
 _FILE_SLACK = 2**26  # beside them: headers, private data
-# Address space a pixel while a file is decoded. The costliest sound way (JPEG 2000 in DICOM) takes
-# about 30; the slack is for libraries that are loaded on the way.
-_READING_BYTES, _READING_SLACK = 48, 2**30
+# Address space a pixel while a file is decoded: integers take up to 14 bytes, 64-bit floats 28. The
+# slack is for libraries that are loaded on the way.
+_READING_BYTES, _READING_SLACK = 32, 2**30
 
 
 def check_size(rows: int, columns: int, max_pixels: int, *, pixel_bytes: int = 1) -> None:
