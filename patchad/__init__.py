@@ -39,8 +39,14 @@ def screen(
     stride: int | None = None,
     spacing_mm: tuple[float, float] | None = None,
     allow_mismatch: bool = False,
+    bits: int | None = None,
+    max_pixels: int = 100_000_000,
 ) -> "Screening":
     """Screen one image: a file that patchad reads, or a radiograph already read.
+
+    The file is decoded in this process: one that crashes its decoder, or keeps it busy, does so
+    here. It is held to the same caps as in ``patchad screen``, which reads files in processes of
+    their own; files of unknown origin are for that.
 
     Args:
         image: what to screen.
@@ -48,6 +54,9 @@ def screen(
         stride: between patches, in pixels of the prepared image; the card's by default.
         spacing_mm: (row, col) for a file that carries no pixel spacing.
         allow_mismatch: screen an image that differs from the training images, and say so.
+        bits: the depth of what a 16-bit PNG, TIFF or PGM holds; by default as the model was
+            trained, else told by its highest value.
+        max_pixels: a larger file is refused: rows × columns, and with it the memory that is taken.
 
     Raises:
         ImageError: it cannot be read, or differs from what the model was trained on.
@@ -55,5 +64,7 @@ def screen(
     from patchad.verbs.screen import ScreenOptions
     from patchad.verbs.screen import screen as screen_image
 
-    options = ScreenOptions(stride=stride, spacing_mm=spacing_mm, allow_mismatch=allow_mismatch)
-    return screen_image(image, detector, options)
+    options = ScreenOptions(
+        stride=stride, spacing_mm=spacing_mm, allow_mismatch=allow_mismatch, bits=bits
+    )
+    return screen_image(image, detector, options, max_pixels=max_pixels)

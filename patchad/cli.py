@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,6 +13,7 @@ from patchad.arguments import (
     MAX_PIXELS,
     USUAL_KINDS,
     VOIS,
+    Bits,
     Deidentify,
     Device,
     InventGeometry,
@@ -27,10 +27,12 @@ from patchad.arguments import (
     TwoBreasts,
     Voi,
     Write,
+    kinds_of,
+    one_of,
+    spacing_of,
 )
+from patchad.cli_inputs import check_listed, manifest
 from patchad.console import as_lines, finish, spoken, tell, voice
-from patchad.errors import RequestError
-from patchad.export import KINDS
 from patchad.version import __version__
 
 app = typer.Typer(
@@ -105,6 +107,7 @@ def train(
         str | None,
         typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files."),
     ] = None,
+    bits: Bits = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
     resume: Resume = False,
@@ -112,10 +115,13 @@ def train(
 ) -> None:
     """Train a detector on negative images alone."""
     with spoken() as progress:
+        check_listed([source])
         overrides = [*(override or ())]
         if voi is not None:
-            _one_of("--voi", voi, VOIS)
+            one_of("--voi", voi, VOIS)
             overrides.append(f"preprocessing.voi={voi}")
+        if bits is not None:
+            overrides.append(f"preprocessing.bits={bits}")
         from patchad.config import read_config
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
@@ -129,7 +135,7 @@ def train(
             configs,
             device=choose_device(device),
             seed=seed,
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
@@ -170,6 +176,7 @@ def screen(
         ),
     ] = False,
     voi: ModelVoi = None,
+    bits: Bits = None,
     frames: Annotated[
         str, typer.Option(metavar="one|all", help="all: each frame of multi-frame images.")
     ] = "one",
@@ -183,10 +190,11 @@ def screen(
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
-        kinds, given = _kinds(write), _spacing(spacing)
+        kinds, given = kinds_of(write), spacing_of(spacing)
+        check_listed(inputs)
         if voi is not None:
-            _one_of("--voi", voi, VOIS)
-        _one_of("--frames", frames, ("one", "all"))
+            one_of("--voi", voi, VOIS)
+        one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
         from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
@@ -206,6 +214,7 @@ def screen(
                 deidentify,
                 invent_geometry,
                 two_breasts,
+                bits,
             ),
             device=choose_device(device),
             limits=Limits(max_pixels, timeout),
@@ -258,11 +267,16 @@ def selftest(
     seed: Annotated[int, typer.Option(min=0, help="Of images, lesions and places.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
+    bits: Bits = None,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw lesions into your own negatives: how small and how faint does a model find them?"""
     with spoken() as progress:
+        check_listed([on])
         from patchad.device import choose_device
+        from patchad.io.workers import Limits
         from patchad.verbs.selftest import selftest as test_model
         from patchad.verbs.selftest import summary
 
@@ -273,7 +287,9 @@ def selftest(
             images=images,
             seed=seed,
             device=choose_device(device),
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
+            bits=bits,
+            limits=Limits(max_pixels, timeout),
             overwrite=overwrite,
             progress=progress,
         )
@@ -290,7 +306,7 @@ def export(
 ) -> None:
     """Write pictures and reports from a run's stored scores, without inference."""
     with spoken() as progress:
-        kinds = _kinds(write)
+        kinds = kinds_of(write)
         from patchad.verbs.export import export as export_run
 
         exported = export_run(
@@ -334,6 +350,7 @@ def inspect(
     body_part: Annotated[str, typer.Option(help="breast or chest.")] = "breast",
     spacing: Spacing = None,
     voi: Voi = "auto",
+    bits: Bits = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
 ) -> None:
@@ -342,12 +359,13 @@ def inspect(
         from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 
-        _one_of("--voi", voi, VOIS)
+        one_of("--voi", voi, VOIS)
         found = inspect_path(
             path,
             body_part=body_part,
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             voi=voi,  # type: ignore[arg-type]
+            bits=bits,
             limits=Limits(max_pixels, timeout),
         )
         tell(found, as_lines(found))
@@ -366,35 +384,12 @@ def methods() -> None:
         )
 
 
+app.command()(manifest)
+
+
 def main() -> None:
     """Run the command line."""
     voice.command = ("patchad", *sys.argv[1:])
     if isinstance(sys.stdout, TextIOWrapper):  # a folder's name may be no UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     app()
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
-    return kinds
-
-
-def _one_of(option: str, text: str, allowed: Sequence[str]) -> None:
-    if text not in allowed:
-        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
-
-
-def _spacing(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        row, col = numbers * 2 if len(numbers) == 1 else numbers
-    except ValueError:
-        row = col = -1.0
-    if not (0 < row < float("inf") and 0 < col < float("inf")):
-        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
-    return row, col

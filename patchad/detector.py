@@ -38,6 +38,7 @@ _LATER: tuple[tuple[str | None, str, Any], ...] = (
     ("preprocessing", "canonical_side", False),
     ("preprocessing", "voi", "auto"),
     ("preprocessing", "assumed_side_mm", None),
+    ("preprocessing", "bits", None),
     ("calibration", "map", None),
     ("calibration", "two_breasts", None),
 )

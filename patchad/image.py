@@ -39,6 +39,7 @@ class Source:
     cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
     for_processing: bool | None = None  # raw detector values; None where the file does not say
     pixel_aspect: float = 1.0  # height of a pixel, in widths; what is known without the spacing
+    guessed_bits: int | None = None  # the depth, told by the highest value; None where it was said
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from patchad.errors import ImageError, RequestError
 from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph, Voi
+from patchad.io.grey import check_bits
 from patchad.look import Look, Scale, look_at
 from patchad.orientation import chest_wall, lie_of
 from patchad.turn import AS_STORED, MIRRORED, Turn
@@ -31,7 +32,8 @@ class Preprocessing:
     ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
     ``canonical_side`` mirrors breasts whose chest wall lies on the right, so that a method sees
     all of them alike; see :func:`patchad.orientation.chest_wall`. ``voi`` is what scales the grey
-    of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`.
+    of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`. ``bits`` is the
+    depth of what 16-bit PNG, TIFF and PGM hold, None where each tells it by its highest value.
     ``assumed_side_mm`` stands for the longer side of an image whose spacing nobody said, which is
     told in its row; None leaves it unknown. Films that Patient Orientation has upside down or on
     their side are always turned upright; see :func:`patchad.orientation.lie_of`.
@@ -45,6 +47,7 @@ class Preprocessing:
     canonical_side: bool = False
     voi: Voi = "auto"
     assumed_side_mm: float | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.body_part not in get_args(BodyPart):
@@ -53,6 +56,7 @@ class Preprocessing:
             raise RequestError(f"intensity is voi, percentiles or local, not {self.intensity!r}")
         if self.voi not in get_args(Voi):
             raise RequestError(f"voi is {', '.join(get_args(Voi))}, not {self.voi!r}")
+        check_bits(self.bits)
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise RequestError(f"percentiles must rise within 0..100, got {self.percentiles}")
         if not 0 < self.local_radius_mm < np.inf:

@@ -17,7 +17,7 @@ from patchad.detector import ModelCard, TrainingData
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph, Screening, Voi
-from patchad.io.raster import decode_stream
+from patchad.io.codecs import decode_stream
 from patchad.io.read import read_radiograph
 from patchad.phantom import chest, mammogram, write_dicom
 from patchad.preprocess import Preprocessing

@@ -53,6 +53,7 @@ LAYERS = {
     "patchad.arguments": 4,
     "patchad.console": 4,
     "patchad.cli": 4,
+    "patchad.cli_inputs": 4,
     "patchad.__main__": 4,
     "patchad": 4,  # __init__.py: offers the verbs
 }

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import patchad
 from patchad.detector import ModelCard, Response, read_model
-from patchad.errors import ImageError, MismatchError, ModelError
+from patchad.errors import ImageError, MismatchError, ModelError, RequestError
 from patchad.foreground import resize
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Radiograph
@@ -245,3 +246,27 @@ def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detecto
     means = PatchGrid((256, 208), 32, 16, MIRRORED).means(read.pixels)
     scored = result.scores.scored
     np.testing.assert_allclose(result.scores.values[scored], means[scored], rtol=1e-5)
+
+
+def test_a_file_is_held_to_caps_and_read_at_the_depth_that_is_said(
+    film: Path, detector, tmp_path: Path
+) -> None:
+    with pytest.raises(ImageError, match="256 × 208 pixels, more than the 50,000"):
+        patchad.screen(film, detector, max_pixels=50_000)
+    pixels = read_radiograph(film).pixels
+    path = tmp_path / "film.png"
+    twelve = np.round(pixels * 4095).astype(np.uint16)
+    Image.fromarray(twelve).save(path)
+    spacing = read_radiograph(film).spacing_mm
+    exact = Radiograph(np.divide(twelve, np.float32(4095)), spacing, read_radiograph(film).source)
+    score = patchad.screen(exact, detector).score
+    guessed = patchad.screen(path, detector, spacing_mm=spacing)
+    assert guessed.score == score
+    assert [r for r in guessed.reasons if r.startswith("caution: depth guessed: 12 bits, by")]
+    said = patchad.screen(path, detector, spacing_mm=spacing, bits=12)
+    assert said.score == score
+    assert not [reason for reason in said.reasons if "depth" in reason]
+    dark = patchad.screen(path, detector, spacing_mm=spacing, bits=16, allow_mismatch=True)
+    assert "median brightness" in "; ".join(dark.reasons)
+    with pytest.raises(RequestError, match="8 to 16"):
+        patchad.screen(path, detector, bits=7)

@@ -321,6 +321,24 @@ def test_the_choice_of_voi_and_the_cautions_are_in_the_row_and_hold_for_export(
     assert export(run.folder, ["overlay"]).failed == ()
 
 
+def test_the_depth_that_was_used_is_in_the_run_and_holds_for_export(
+    study, films, tmp_path: Path
+) -> None:
+    film = read_radiograph(films[0])
+    folder = tmp_path / "films"
+    folder.mkdir()
+    Image.fromarray(np.round(film.pixels * 4095).astype(np.uint16)).save(folder / "a.png")
+    for bits, told in ((None, True), (12, False), (14, False)):
+        options = ScreenOptions(("heatmap",), spacing_mm=film.spacing_mm, bits=bits)
+        options = replace(options, allow_mismatch=True)  # at 14 bits it is dark
+        run = screen_run([folder], study.model, tmp_path / str(bits), options, device=CPU)
+        (row,) = run.rows
+        assert row.status == "ok"
+        assert ("caution: depth guessed: 12 bits" in row.reason) == told
+        assert run.settings["settings"]["bits"] == bits
+        assert export(run.folder, ("overlay",)).failed == ()
+
+
 def test_each_frame_is_a_row_where_that_is_asked_for(study, films, tmp_path: Path) -> None:
     ds = pydicom.dcmread(films[0])
     frames = edited(films[0], tmp_path / "frames.dcm", NumberOfFrames=2, PixelData=ds.PixelData * 2)

@@ -11,8 +11,10 @@ from pydicom.multival import MultiValue
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source, Voi
+from patchad.io.caps import MAX_PIXELS
 from patchad.io.dicom_header import (
     TAGS,
+    Pair,
     name_of,
     number_of,
     parse,
@@ -28,7 +30,7 @@ from patchad.io.dicom_pixels import decode, stored_range
 from patchad.io.dicom_spacing import scale_of
 from patchad.io.dicom_tones import tones_of
 from patchad.io.quiet import quiet
-from patchad.io.raster import MAX_PIXELS, pixels_digest
+from patchad.io.raster import pixels_digest
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
 # Secondary captures say nothing by their class, so OT or no modality at all is let through there;
@@ -77,6 +79,7 @@ _MODIFIERS = {
     "399209000": "implant displaced view", "R-102D5": "implant displaced view",
 }
 # fmt: on
+_MOST_FRAMES = 10_000  # each becomes a row
 _MAGNIFIED = 1.3  # a factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
 
 
@@ -125,8 +128,7 @@ def read_dicom(
         pixels = tones[stored - low]
         outside = outside_of(header, stored, (low, high), notes)
         scale = scale_of(header, modality, spacing_mm, notes)
-        laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
-        view = text_of(header, "ViewPosition").upper()
+        laterality, view = _side_and_view(header)
         source = Source(
             path=str(path),
             digest=pixels_digest(pixels),
@@ -135,8 +137,8 @@ def read_dicom(
             series_instance_uid=uid_of(header, "SeriesInstanceUID"),
             study_instance_uid=uid_of(header, "StudyInstanceUID"),
             modality=modality,
-            laterality=laterality if laterality in ("L", "R", "B") else "",
-            view=view if view in _VIEWS else "",
+            laterality=laterality,
+            view=view,
             directions=_directions(header),
             voi=used,
             reading=tuple(notes),
@@ -147,16 +149,45 @@ def read_dicom(
     return Radiograph(pixels, scale.spacing_mm, source, outside)
 
 
-def count_frames(path: Path) -> int:
+def count_frames(path: Path, max_pixels: int = MAX_PIXELS) -> int:
     """How many frames a radiograph in DICOM has.
 
     Raises:
         ImageError: it is none, or its header is damaged.
     """
     with quiet():
-        header = parse(path, TAGS, stop=True, max_pixels=MAX_PIXELS)
-        _refuse_others(header, text_of(header, "Modality").upper(), [])
-        return _frames(header, 1, [])
+        return _frames(header_of(path, max_pixels=max_pixels), 1, [])
+
+
+def header_of(path: Path, *more: str, max_pixels: int = MAX_PIXELS) -> Dataset:
+    """What is read of a radiograph's header, and the elements ``more``; no pixels.
+
+    What stands there may identify the patient: it stays in the process that reads it.
+
+    Raises:
+        NotARadiographError: it is none.
+        ImageError: the header is damaged.
+    """
+    header = parse(path, [*TAGS, *more], stop=True, max_pixels=max_pixels)
+    _refuse_others(header, text_of(header, "Modality").upper(), [])
+    return header
+
+
+def header_facts(header: Dataset) -> tuple[int, Pair | None, str, str]:
+    """The number of frames, and of the first the spacing (row, col), laterality and view."""
+    frames = _frames(header, 1, [])
+    spread_frame(header, 1)
+    spacing = scale_of(header, text_of(header, "Modality").upper(), None, []).spacing_mm
+    return frames, spacing, *_side_and_view(header)
+
+
+def _side_and_view(header: Dataset) -> tuple[str, str]:
+    laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
+    view = text_of(header, "ViewPosition").upper()
+    return (
+        laterality if laterality in ("L", "R", "B") else "",
+        view if view in _VIEWS else "",
+    )
 
 
 def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
@@ -214,8 +245,11 @@ def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
     """How many frames there are; an error where one has to be chosen and isn't, or isn't there."""
     # missing, or present and empty, means one
     frames = number_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1.0
-    if not (frames >= 1 and frames.is_integer()):
-        raise ImageError(f"{name_of('NumberOfFrames')} is damaged: fetch the file again")
+    if not (1 <= frames <= _MOST_FRAMES and frames.is_integer()):
+        raise ImageError(
+            f"{name_of('NumberOfFrames')} is damaged (or more than {_MOST_FRAMES:,}): fetch the "
+            "file again"
+        )
     if frames > 1 and frame is None:
         raise NotARadiographError(
             f"an image of {frames:g} frames: patchad reads single frames, or each of them with "

@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
-from patchad.io.raster import decode_stream
+from patchad.io.codecs import decode_stream
 
 # What decompress can make native again.
 COMPRESSED = (RLELossless, JPEGLosslessSV1)

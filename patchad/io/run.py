@@ -301,10 +301,11 @@ def read_again(
     A fault says that the file is gone, or is no longer the one that was screened.
     """
     settings = run.settings
-    voi = settings.get("settings", {}).get("voi") or preprocessing.voi
+    used = settings.get("settings", {})
+    voi, bits = used.get("voi") or preprocessing.voi, used.get("bits") or preprocessing.bits
     largest = max(((row.rows or 0) * (row.columns or 0) for row in rows), default=0)
     seconds = settings.get("limits", {}).get("seconds", DEFAULT_LIMITS.seconds)
-    how = How(replace(preprocessing, voi=voi), limits=Limits(max(1, largest), seconds))
+    how = How(replace(preprocessing, voi=voi, bits=bits), limits=Limits(max(1, largest), seconds))
     entries = [row.as_entry() for row in rows]
     for row, (_, read) in zip(rows, read_ahead(entries, how), strict=True):
         yield row, read

@@ -18,6 +18,7 @@ def inspect(
     body_part: str = "breast",
     spacing_mm: tuple[float, float] | None = None,
     voi: Voi = "auto",
+    bits: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, Any]:
     """What is in an image file or a model folder, as JSON values.
@@ -33,8 +34,8 @@ def inspect(
         raise RequestError(f"{path} does not exist: give an image or a model folder")
     if body_part not in ("breast", "chest"):
         raise RequestError(f"--body-part is breast or chest, got {body_part!r}")
-    how = How(Preprocessing(body_part=body_part, voi=voi), spacing_mm, limits)  # type: ignore[arg-type]
-    read = read_one(ManifestRow(path), how)
+    read_as = Preprocessing(body_part=body_part, voi=voi, bits=bits)  # type: ignore[arg-type]
+    read = read_one(ManifestRow(path), How(read_as, spacing_mm, limits))
     radiograph, prepared = read.radiograph, read.prepared
     source, pixels = radiograph.source, radiograph.pixels
     foreground = prepared.foreground

@@ -1,7 +1,7 @@
 """Screen one image with a trained model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,9 @@ from patchad.export import DEFAULT_KINDS
 from patchad.fit import misfit
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Screening, Voi
+from patchad.io.caps import MAX_PIXELS
 from patchad.io.read import read_radiograph
-from patchad.preprocess import Prepared, prepare
+from patchad.preprocess import Prepared, Preprocessing, prepare
 
 FLAGGED = "flagged"  # how a row's reason begins that says why
 _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
@@ -27,7 +28,8 @@ class ScreenOptions:
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
     scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
-    of multi-frame images. ``deidentify`` leaves the patient out of DICOM objects;
+    of multi-frame images. ``bits`` is the depth of 16-bit PNG, TIFF and PGM, None: as the card
+    says, else told by their pixels. ``deidentify`` leaves the patient out of DICOM objects;
     ``invent_geometry`` allows the kind ``pm``. ``two_breasts`` takes half of the other breast's
     score off an image's, where a manifest has both.
     """
@@ -41,18 +43,40 @@ class ScreenOptions:
     deidentify: bool = False
     invent_geometry: bool = False
     two_breasts: bool = False
+    bits: int | None = None
 
 
 def screen(
     image: str | Path | Radiograph,
     detector: Detector,
     options: ScreenOptions,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
     if not isinstance(image, Radiograph):
-        voi = options.voi or detector.card.preprocessing.voi
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
+        how = how_to_read(detector.card.preprocessing, options)
+        image = read_radiograph(
+            Path(image),
+            spacing_mm=options.spacing_mm,
+            voi=how.voi,
+            bits=how.bits,
+            max_pixels=max_pixels,
+        )
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
+
+
+def how_to_read(preprocessing: Preprocessing, options: ScreenOptions) -> Preprocessing:
+    """How images are read and prepared: as the card says, but for what was asked for.
+
+    Raises:
+        RequestError: that can't be.
+    """
+    return replace(
+        preprocessing,
+        voi=options.voi or preprocessing.voi,
+        bits=preprocessing.bits if options.bits is None else options.bits,
+    )
 
 
 def screen_prepared(

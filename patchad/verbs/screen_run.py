@@ -16,11 +16,12 @@ from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.clearing import clear
 from patchad.io.files import shown
 from patchad.io.folder import Claim, claimed
+from patchad.io.frames import every_frame
 from patchad.io.journal import Entry, Journal
 from patchad.io.layouts import RUN
 from patchad.io.manifest import ManifestRow
 from patchad.io.names import new_id
-from patchad.io.read import find_images, frames_of
+from patchad.io.read import find_images
 from patchad.io.request import content_of, facts_of, numbered
 from patchad.io.run import (
     ImageRow,
@@ -39,7 +40,7 @@ from patchad.methods import load
 from patchad.preprocess import Preprocessing
 from patchad.progress import Progress, silent
 from patchad.verbs.export import export_run
-from patchad.verbs.screen import ScreenOptions, screen_prepared
+from patchad.verbs.screen import ScreenOptions, how_to_read, screen_prepared
 from patchad.verbs.two_breasts import compare_breasts, with_two_breasts
 
 log = logging.getLogger(__name__)
@@ -76,17 +77,16 @@ def screen_run(
     check_kinds(options.kinds, invent_geometry=options.invent_geometry)
     entries = find_images(inputs)
     if options.frames == "all":
-        entries = [frame for entry in entries for frame in frames_of(entry)]
+        entries = every_frame(entries, limits)
     detector = load(model, device)
     if options.stride is not None and not 1 <= options.stride <= detector.card.patch_size:
         raise RequestError(
             f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
             f"got {options.stride}"
         )
-    preprocessing = detector.card.preprocessing
-    if options.voi is not None:
-        preprocessing = replace(preprocessing, voi=options.voi)
-    options = replace(options, voi=preprocessing.voi)  # what was used is what run.json says
+    preprocessing = how_to_read(detector.card.preprocessing, options)
+    # what was used is what run.json says
+    options = replace(options, voi=preprocessing.voi, bits=preprocessing.bits)
     card = card_as_dict(detector.card)
     read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
     settings = {

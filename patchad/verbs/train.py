@@ -28,6 +28,7 @@ from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import shown
 from patchad.io.folder import Claim, claimed
+from patchad.io.grey import depth_note
 from patchad.io.layouts import MODEL
 from patchad.io.manifest import ManifestRow
 from patchad.io.run import row_path
@@ -175,6 +176,7 @@ def _train(
         notes=(
             *(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
             *fit_note(described.fit),
+            *depth_note(n.source.guessed_bits for n in facts),
         ),
         versions=versions(),
         format=format_of(described, config.preprocessing),
