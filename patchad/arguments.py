@@ -1,10 +1,12 @@
 """What several commands take alike, as typer declares it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
@@ -47,3 +49,32 @@ TwoBreasts = Annotated[
     bool,
     typer.Option("--two-breasts", help="Less half of the other breast's score, if listed."),
 ]
+
+
+def kinds_of(text: str) -> tuple[str, ...]:
+    """The kinds that ``--write`` names, each once."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
+    return kinds
+
+
+def one_of(option: str, text: str, allowed: Sequence[str]) -> None:
+    """Refuse what an option does not take."""
+    if text not in allowed:
+        raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
+
+
+def spacing_of(text: str | None) -> tuple[float, float] | None:
+    """(row, col) in millimetres, None where nothing was given."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        row, col = numbers * 2 if len(numbers) == 1 else numbers
+    except ValueError:
+        row = col = -1.0
+    if not (0 < row < float("inf") and 0 < col < float("inf")):
+        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
+    return row, col

@@ -50,6 +50,8 @@ LAYERS = {
     "patchad.arguments": 4,
     "patchad.console": 4,
     "patchad.cli": 4,
+    "patchad.cli_models": 4,
+    "patchad.cli_runs": 4,
     "patchad.__main__": 4,
     "patchad": 4,  # __init__.py: offers the verbs
 }
