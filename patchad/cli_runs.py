@@ -112,6 +112,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Where to write; evaluation/ in the run by default.")
     ] = None,
+    only_screened: Annotated[
+        bool,
+        typer.Option(
+            "--only-screened", help="Leave out rows of the truth without an image in the run."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     device: Device = "auto",
 ) -> None:
@@ -122,7 +128,15 @@ def evaluate(
         from patchad.verbs.evaluate import evaluate as evaluate_run
         from patchad.verbs.evaluate import summary
 
-        result = evaluate_run(run, truth, regions, out, seed=seed, device=choose_device(device))
+        result = evaluate_run(
+            run,
+            truth,
+            regions,
+            out,
+            only_screened=only_screened,
+            seed=seed,
+            device=choose_device(device),
+        )
         if out is None and (run / "report.html").exists():
             write_report(run)  # which then shows the evaluation
         tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])

@@ -45,6 +45,7 @@ def evaluate(
     regions: Path | None,
     out: Path | None,
     *,
+    only_screened: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     device: torch.device,
@@ -56,6 +57,8 @@ def evaluate(
         truth: a manifest with labels; see :func:`patchad.evaluation.truth.lay_beside`.
         regions: where the lesions are; without it, only image figures are defined.
         out: a new or empty folder; by default ``evaluation`` in the run, renewed if it is there.
+        only_screened: judge the rows of the truth that have an image in the run, and say what
+            was left out.
         seed: of the bootstrap.
         resamples: of the bootstrap.
         device: where figures are computed; MPS has no float64, the CPU stands in for it.
@@ -76,7 +79,7 @@ def evaluate(
     if device.type == "mps":
         device = torch.device("cpu")
     marked = None if regions is None else read_regions(regions)
-    judged = lay_beside(run, read_manifest(truth), marked)
+    judged = lay_beside(run, read_manifest(truth), marked, only_screened=only_screened)
     samples = collect(run, judged)
     weights = resample(judged.patients, resamples, seed=seed, device=device)
     calibration = run.settings["card"]["calibration"]
