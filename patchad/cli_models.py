@@ -9,6 +9,7 @@ import typer
 from patchad.arguments import (
     MAX_PIXELS,
     VOIS,
+    Config,
     Device,
     MaxPixels,
     Model,
@@ -16,10 +17,13 @@ from patchad.arguments import (
     Resume,
     Spacing,
     Timeout,
+    TrainVoi,
     Voi,
     one_of,
     spacing_of,
 )
+from patchad.checks import check_device, check_inputs, check_model
+from patchad.configurations import DEFAULT
 from patchad.console import as_lines, finish, spoken, tell
 
 
@@ -31,6 +35,7 @@ def demo(
 ) -> None:
     """The whole way on phantoms made here: train, screen, evaluate, export."""
     with spoken() as progress:
+        check_device(device)
         from patchad.device import choose_device
         from patchad.verbs.demo import demo as run_demo
 
@@ -47,13 +52,7 @@ def demo(
 def train(
     source: Annotated[Path, typer.Argument(help="A manifest, or a folder of negatives.")],
     model: Model = Path("model"),
-    config: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A packaged configuration or a TOML file; mammography and chest are recommended. "
-            "Of several the best on unlabelled images is kept. Default: wei2018."
-        ),
-    ] = None,
+    config: Config = None,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
@@ -61,35 +60,38 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides split, patches and weights.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
-    voi: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files."),
-    ] = None,
+    voi: TrainVoi = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a detector on negative images alone."""
-    with spoken() as progress:
+    with spoken(resumes=True) as progress:
         overrides = [*(override or ())]
         if voi is not None:
             one_of("--voi", voi, VOIS)
             overrides.append(f"preprocessing.voi={voi}")
-        from patchad.config import read_config
+        names, given = config or [DEFAULT], spacing_of(spacing)
+        check_device(device)
+        check_inputs([source])
+        from patchad.config import check_config, read_config
+
+        for name in names:
+            check_config(name, overrides)
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
         from patchad.io.workers import Limits
         from patchad.verbs.select import train_best
 
-        configs = {Path(name).stem: read_config(name, overrides) for name in config or ["wei2018"]}
+        configs = {Path(name).stem: read_config(name, overrides) for name in names}
         trained = train_best(
             source,
             model,
             configs,
             device=choose_device(device),
             seed=seed,
-            spacing_mm=spacing_of(spacing),
+            spacing_mm=given,
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
@@ -97,7 +99,7 @@ def train(
         )
         data, calibration = trained.card.data, trained.card.calibrated
         tell(
-            card_as_dict(trained.card),
+            {**card_as_dict(trained.card), "failed": trained.failed},
             [
                 f"{trained.card.method}: trained on {data.images} negative images of "
                 f"{data.patients} patients, calibrated on {data.calibration_images}",
@@ -122,6 +124,10 @@ def selftest(
 ) -> None:
     """Draw lesions into your own negatives: how small and how faint does a model find them?"""
     with spoken() as progress:
+        given = spacing_of(spacing)
+        check_device(device)
+        check_model(model)
+        check_inputs([on])
         from patchad.device import choose_device
         from patchad.verbs.selftest import selftest as test_model
         from patchad.verbs.selftest import summary
@@ -133,7 +139,7 @@ def selftest(
             images=images,
             seed=seed,
             device=choose_device(device),
-            spacing_mm=spacing_of(spacing),
+            spacing_mm=given,
             overwrite=overwrite,
             progress=progress,
         )
@@ -151,10 +157,13 @@ def inspect(
 ) -> None:
     """Show what patchad reads in an image, or a model's card."""
     with spoken():
+        one_of("--voi", voi, VOIS)
+        one_of("--body-part", body_part, ("breast", "chest"))
+        if path.is_dir():
+            check_model(path)
         from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 
-        one_of("--voi", voi, VOIS)
         found = inspect_path(
             path,
             body_part=body_part,

@@ -26,6 +26,7 @@ from patchad.arguments import (
     one_of,
     spacing_of,
 )
+from patchad.checks import check_device, check_inputs, check_model, check_run, check_table
 from patchad.console import finish, spoken, tell
 
 
@@ -60,11 +61,14 @@ def screen(
     overwrite: Overwrite = False,
 ) -> None:
     """Screen images with a trained model."""
-    with spoken() as progress:
+    with spoken(resumes=True) as progress:
         kinds, given = kinds_of(write), spacing_of(spacing)
         if voi is not None:
             one_of("--voi", voi, VOIS)
         one_of("--frames", frames, ("one", "all"))
+        check_device(device)
+        check_inputs(inputs)
+        check_model(model, stride)
         from patchad.device import choose_device
         from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
@@ -93,7 +97,7 @@ def screen(
         )
         counts, flagged = run.settings["counts"], sum(bool(row.flagged) for row in run.rows)
         tell(
-            {"out": str(out), **run.settings, "flagged": flagged},
+            {"out": str(out), **run.settings, "flagged": flagged, "images": run.rows},
             [
                 f"{counts['ok']} screened, {flagged} flagged, {counts['failed']} failed, "
                 f"{counts['skipped']} skipped",
@@ -123,6 +127,11 @@ def evaluate(
 ) -> None:
     """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""
     with spoken():
+        check_device(device)
+        check_run(run)
+        check_table(truth, "a manifest with labels")
+        if regions is not None:
+            check_table(regions, "a table of regions")
         from patchad.device import choose_device
         from patchad.export.report import write_report
         from patchad.verbs.evaluate import evaluate as evaluate_run
@@ -151,6 +160,7 @@ def export(
     """Write pictures and reports from a run's stored scores, without inference."""
     with spoken() as progress:
         kinds = kinds_of(write)
+        check_run(run)
         from patchad.verbs.export import export as export_run
 
         exported = export_run(
@@ -172,6 +182,7 @@ def push(
 ) -> None:
     """Send a run's DICOM objects to a PACS; what it has accepted is not sent again."""
     with spoken() as progress:
+        check_run(run)
         from patchad.verbs.push import push as push_run
 
         pushed = push_run(run, to, progress=progress)

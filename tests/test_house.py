@@ -44,6 +44,8 @@ LAYERS = {
     "patchad.options": 1,
     "patchad.methods": 2,
     "patchad.config": 2,
+    "patchad.configurations": 1,
+    "patchad.checks": 1,
     "patchad.verbs": 3,
     "patchad.export": 3,
     "patchad.evaluation": 3,

@@ -1,0 +1,90 @@
+"""What a command can refuse before it loads torch, which takes seconds.
+
+Each check is a part of what the command checks again itself; nothing is said here alone.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from patchad.errors import ModelError, RequestError
+from patchad.io.folders import kind_of, no_model, no_run
+
+
+def check_inputs(inputs: Sequence[Path]) -> None:
+    """Refuse images, folders and manifests that are not there, and folders of patchad's own.
+
+    Raises:
+        RequestError: names the first.
+    """
+    for path in inputs:
+        if not path.exists():
+            raise RequestError(f"{path} does not exist: name a file, a folder or a manifest")
+        kind = kind_of(path) if path.is_dir() else ""
+        if kind:
+            raise RequestError(f"{path} is {kind}: name images, a folder of images or a manifest")
+
+
+def check_table(path: Path, what: str) -> None:
+    """Refuse a table that is not there; ``what`` says which was asked for.
+
+    Raises:
+        RequestError: it is missing, or a folder.
+    """
+    if not path.exists():
+        raise RequestError(f"{path} does not exist: name {what}")
+    if not path.is_file():
+        raise RequestError(f"{path} is {kind_of(path) or 'a folder'}: name {what}")
+
+
+def check_model(folder: Path, stride: int | None = None) -> None:
+    """Refuse a folder without a trained model, and a stride that this model can't have.
+
+    Raises:
+        ModelError: there is no model.
+        RequestError: the stride is larger than a patch of the model, or less than 1.
+    """
+    card = folder / "card.json"
+    if not card.is_file():
+        raise ModelError(no_model(folder))
+    if stride is None:
+        return
+    try:
+        size = json.loads(card.read_text("utf-8"))["patch_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # what is wrong with the card is said when it is read as a whole
+    check_stride(stride, size)
+
+
+def check_stride(stride: int, patch_size: int) -> None:
+    """Refuse a stride that leaves gaps.
+
+    Raises:
+        RequestError: it is larger than a patch, or less than 1.
+    """
+    if not 1 <= stride <= patch_size:
+        raise RequestError(
+            f"--stride lies in 1..{patch_size} (the model's patch size), got {stride}"
+        )
+
+
+def check_run(folder: Path) -> None:
+    """Refuse a folder that is not a whole run.
+
+    Raises:
+        RequestError: a file of it is missing.
+    """
+    for name in ("run.json", "images.csv"):
+        if not (folder / name).is_file():
+            raise RequestError(no_run(folder, name))
+
+
+def check_device(name: str) -> None:
+    """Refuse what names no device.
+
+    Raises:
+        RequestError: it is none of those that patchad knows; whether it is there is seen later.
+    """
+    if not re.fullmatch(r"auto|mps|cpu|cuda(:\d+)?", name):
+        raise RequestError(f"--device takes auto, cuda, cuda:NUMBER, mps or cpu; got {name!r}")
