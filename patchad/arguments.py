@@ -27,8 +27,9 @@ def _complete_kinds(incomplete: str) -> list[str]:
 def _complete_config(incomplete: str) -> list[tuple[str, str]]:
     """Packaged names with what they are for, and TOML files."""
     names = [(name, purpose(path)) for name, path in packaged().items()]
-    here = Path(incomplete).parent if incomplete else Path()
-    files = [(str(path), "a file") for path in sorted(here.glob("*.toml"))]
+    folder, slash, _ = incomplete.rpartition("/")
+    here = Path(folder + slash)
+    files = [(f"{folder}{slash}{path.name}", "a file") for path in sorted(here.glob("*.toml"))]
     return [(name, what) for name, what in [*names, *files] if name.startswith(incomplete)]
 
 

@@ -57,6 +57,21 @@ def check_model(folder: Path, stride: int | None = None) -> None:
     check_stride(stride, size)
 
 
+def check_inspected(path: Path) -> None:
+    """Refuse what is neither a file nor a model folder.
+
+    Raises:
+        RequestError: says what it is.
+    """
+    if not path.exists():
+        raise RequestError(f"{path} does not exist: give an image or a model folder")
+    if path.is_dir() and not (path / "card.json").is_file():
+        raise RequestError(
+            f"{path} is {kind_of(path) or 'a folder without a model'}: give an image or a model "
+            "folder"
+        )
+
+
 def check_stride(stride: int, patch_size: int) -> None:
     """Refuse a stride that leaves gaps.
 

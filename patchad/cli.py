@@ -38,7 +38,10 @@ class Commands(TyperGroup):
         for stream in (sys.stdout, sys.stderr):  # a path may hold what the terminal can't show
             with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        code = self._run(args, *more, **{**options, "standalone_mode": False})
+        try:
+            code = self._run(args, *more, **{**options, "standalone_mode": False})
+        except typer.Exit as end:
+            code = end.exit_code
         if _unread(sys.stdout):
             code = UNREAD
         sys.exit(code)

@@ -22,7 +22,7 @@ from patchad.arguments import (
     one_of,
     spacing_of,
 )
-from patchad.checks import check_device, check_inputs, check_model
+from patchad.checks import check_device, check_inputs, check_inspected, check_model
 from patchad.configurations import DEFAULT
 from patchad.console import as_lines, finish, spoken, tell
 
@@ -159,8 +159,7 @@ def inspect(
     with spoken():
         one_of("--voi", voi, VOIS)
         one_of("--body-part", body_part, ("breast", "chest"))
-        if path.is_dir():
-            check_model(path)
+        check_inspected(path)
         from patchad.io.workers import Limits
         from patchad.verbs.inspect import inspect as inspect_path
 

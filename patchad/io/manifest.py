@@ -286,9 +286,14 @@ def _cell(value: object) -> str:
 def _need(path: Path, columns: Sequence[str], *needed: str) -> None:
     missing = [name for name in needed if name not in columns]
     if missing:
+        other = ""
+        if "patient_id" in missing and ("mask" in columns or {"width", "height"} <= {*columns}):
+            other = "; it looks like a table of regions, for --regions"
+        elif "width" in missing and "patient_id" in columns:
+            other = "; it looks like a manifest, for --truth"
         raise RequestError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {_listed(missing)}: row 1 must "
-            f"name it; it names {_listed(columns)}"
+            f"name {'them' if len(missing) > 1 else 'it'}; it names {_listed(columns)}{other}"
         )
 
 

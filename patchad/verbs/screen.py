@@ -7,6 +7,7 @@ from typing import Literal
 
 from patchad.baselines import baseline_scores
 from patchad.calibration import image_percentile, patch_percentiles
+from patchad.checks import check_stride
 from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
@@ -48,6 +49,8 @@ def screen(
     options: ScreenOptions,
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
+    if options.stride is not None:
+        check_stride(options.stride, detector.card.patch_size)
     if not isinstance(image, Radiograph):
         voi = options.voi or detector.card.preprocessing.voi
         image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
