@@ -122,7 +122,6 @@ screen {film} --out {run} | is not empty: go on with --resume, replace it with -
 screen {film} --device cuda:99 | --device cuda:99
 train {empty} | holds no images
 train {broken} | none of the 1 training images could be used; the last,
-train {broken} | the content is no image that patchad reads
 train {unlabelled} | has neither a column label (negative, positive, unknown) nor birads
 train {regions} | it looks like a table of regions
 evaluate {run} --truth {regions} | lacks the column patient_id: row 1 must name it
@@ -198,7 +197,7 @@ for arguments in json.load(sys.stdin):
     assert done.stdout.splitlines() == [" ".join(["2 False", *words]) for words in asked]
 
 
-def test_nothing_is_said_twice_where_a_command_has_the_options_before_and_after(study) -> None:
+def test_json_is_the_same_before_and_after_the_command(study) -> None:
     film = next(row.path for row in read_manifest(study.manifest) if row.split == "test")
     before = patchad("--json", "inspect", film).stdout
     assert json.loads(before)["rows"] == 256
