@@ -36,20 +36,20 @@ _SPEAKING = {"quiet": Quiet, "verbose": Verbose, "as_json": AsJson}
 class Voice:
     """How loud to be, whether results are told as JSON, and whether one was; set for a command.
 
-    ``arguments`` are those of the whole command line.
+    ``command`` is the whole command line.
     """
 
     quiet: bool = False
     verbose: bool = False
     json: bool = False
     told: bool = False
-    arguments: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
 
     def begin(self, arguments: Sequence[str]) -> None:
         """Forget the last command. JSON is known at once, so that any error can be JSON too."""
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         self.quiet = self.verbose = self.told = False
-        self.json, self.arguments = "--json" in options, tuple(arguments)
+        self.json, self.command = "--json" in options, ("patchad", *arguments)
 
     def add(self, *, quiet: bool, verbose: bool, as_json: bool) -> None:
         """Heed what was asked before or after the command's name."""
