@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from patchad.errors import ModelError, RequestError
+from patchad.io.files import shown
 from patchad.io.folders import kind_of, no_model, no_run
 
 
@@ -20,10 +21,12 @@ def check_inputs(inputs: Sequence[Path]) -> None:
     """
     for path in inputs:
         if not path.exists():
-            raise RequestError(f"{path} does not exist: name a file, a folder or a manifest")
+            raise RequestError(f"{shown(path)} does not exist: name a file, a folder or a manifest")
         kind = kind_of(path) if path.is_dir() else ""
         if kind:
-            raise RequestError(f"{path} is {kind}: name images, a folder of images or a manifest")
+            raise RequestError(
+                f"{shown(path)} is {kind}, which patchad wrote: name the images themselves"
+            )
 
 
 def check_table(path: Path, what: str) -> None:
@@ -33,9 +36,9 @@ def check_table(path: Path, what: str) -> None:
         RequestError: it is missing, or a folder.
     """
     if not path.exists():
-        raise RequestError(f"{path} does not exist: name {what}")
+        raise RequestError(f"{shown(path)} does not exist: name {what}")
     if not path.is_file():
-        raise RequestError(f"{path} is {kind_of(path) or 'a folder'}: name {what}")
+        raise RequestError(f"{shown(path)} is {kind_of(path) or 'a folder'}: name {what}")
 
 
 def check_model(folder: Path, stride: int | None = None) -> None:
@@ -64,12 +67,10 @@ def check_inspected(path: Path) -> None:
         RequestError: says what it is.
     """
     if not path.exists():
-        raise RequestError(f"{path} does not exist: give an image or a model folder")
+        raise RequestError(f"{shown(path)} does not exist: give an image or a model folder")
     if path.is_dir() and not (path / "card.json").is_file():
-        raise RequestError(
-            f"{path} is {kind_of(path) or 'a folder without a model'}: give an image or a model "
-            "folder"
-        )
+        kind = kind_of(path) or "a folder without a model"
+        raise RequestError(f"{shown(path)} is {kind}: give an image or a model folder")
 
 
 def check_stride(stride: int, patch_size: int) -> None:

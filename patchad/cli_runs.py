@@ -27,7 +27,7 @@ from patchad.arguments import (
     spacing_of,
 )
 from patchad.checks import check_device, check_inputs, check_model, check_run, check_table
-from patchad.console import finish, spoken, tell
+from patchad.console import finish, spoken, tell, voice
 
 
 def screen(
@@ -93,6 +93,7 @@ def screen(
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
+            command=voice.command,
             progress=progress,
         )
         counts, flagged = run.settings["counts"], sum(bool(row.flagged) for row in run.rows)
@@ -133,7 +134,6 @@ def evaluate(
         if regions is not None:
             check_table(regions, "a table of regions")
         from patchad.device import choose_device
-        from patchad.export.report import write_report
         from patchad.verbs.evaluate import evaluate as evaluate_run
         from patchad.verbs.evaluate import summary
 
@@ -146,8 +146,6 @@ def evaluate(
             seed=seed,
             device=choose_device(device),
         )
-        if out is None and (run / "report.html").exists():
-            write_report(run)  # which then shows the evaluation
         tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
 
 

@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from patchad import console
-from patchad.cli import app
+from patchad.cli import app, main
 from patchad.configurations import packaged, purpose
+from patchad.console import voice
 from patchad.io.manifest import read_manifest
 
 COMMANDS = (
@@ -79,8 +80,8 @@ screen nowhere.dcm | nowhere.dcm does not exist
 screen {film} --model nowhere | nowhere holds no trained model (it does not exist)
 screen {film} --model {run} | holds no trained model (card.json is missing; it is a run folder)
 screen {film} --model {film} | holds no trained model (it is a file)
-screen {run} | is a run folder: name images, a folder of images or a manifest
-screen {model} | is a model folder: name images
+screen {run} | is a run folder, which patchad wrote: name the images themselves
+screen {model} | is a model folder, which patchad wrote
 screen {film} --write overlay,holograms | got 'overlay,holograms'
 screen {film} --write overlays | did you mean overlay?
 screen {film} --stride 99 | --stride lies in 1..32 (the model's patch size), got 99
@@ -117,7 +118,7 @@ inspect {film} --body-part knee | --body-part takes one of breast, chest; got 'k
 inspect {manifest} | the content is no image that patchad reads
 ---
 screen {empty} | holds no images: name another folder, or a file
-screen {film} --out {film} | cannot be used
+screen {film} --out {film} | is a file, not a folder: name a new or empty folder
 screen {film} --out {run} | is not empty: go on with --resume, replace it with --overwrite
 screen {film} --device cuda:99 | --device cuda:99
 train {empty} | holds no images
@@ -167,7 +168,7 @@ def test_a_wrong_request_is_two_and_says_what_is_wrong(
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
     assert result.stdout == ""
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("[!.]*") if path.is_file()] == []
     told = patchad(*arguments, "--json", PATCHAD_MODEL=model)
     assert told.exit_code == 2
     assert said in " ".join(json.loads(told.stdout)["error"].split())
@@ -321,6 +322,35 @@ def test_completion(
         prog_name="patchad",
     )
     assert result.stdout.split() == offered
+
+
+def test_resume_and_overwrite_together_are_refused(study, tmp_path: Path) -> None:
+    film = next(row.path for row in read_manifest(study.manifest) if row.split == "test")
+    for arguments in (
+        ("screen", film, "--model", study.model, "--out", tmp_path / "out"),
+        ("train", study.manifest, "--model", tmp_path / "out"),
+    ):
+        result = patchad(*arguments, "--resume", "--overwrite")
+        assert result.exit_code == 2
+        assert "--resume goes on" in result.stderr
+        assert "give one" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_run_holds_the_command_as_typed_even_if_it_is_no_text(
+    study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    film = next(row.path for row in read_manifest(study.manifest) if row.split == "test")
+    out = tmp_path / os.fsdecode(b"a\xff")
+    typed = ["-q", "screen", str(film), "--model", str(study.model), "--out", str(out)]
+    typed += ["--write", "heatmap", "--stride", "32", "--timeout", "60"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/patchad", *typed])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    monkeypatch.setattr(voice, "command", ())
+    assert ended.value.code == 0
+    assert r"results: " + str(tmp_path) + r"/a\udcff" in capfd.readouterr().out
+    assert json.loads((out / "run.json").read_text())["command"] == ["patchad", *typed]
 
 
 def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,35 +2,41 @@
 
 from pathlib import Path
 
-_KINDS = (  # what is in it for certain, and what it is
+from patchad.io import marker
+from patchad.io.files import shown
+
+_WHOLE = (  # a copy may lack the marker
     (("card.json", "weights.safetensors"), "a model folder"),
-    (("checkpoint/training.safetensors",), "a model folder whose training has not ended"),
     (("run.json", "images.csv"), "a run folder"),
-    ((".rows.jsonl",), "a run folder whose screening has not ended"),
-    (("selftest.json", "detail.csv"), "the folder of a self-test"),
-    (("evaluation.json",), "the folder of an evaluation"),
 )
+_MARKED = {
+    "model": "a model folder whose training has not ended",
+    "run": "a run folder whose screening has not ended",
+    "selftest": "a selftest folder",
+    "evaluation": "an evaluation folder",
+}
 
 
 def kind_of(folder: Path) -> str:
-    """What ``folder`` is in words, such as "a model folder"; empty if it is not patchad's."""
-    return next(
-        (kind for marks, kind in _KINDS if all((folder / mark).is_file() for mark in marks)), ""
-    )
+    """What ``folder`` is in words, such as "a model folder"; empty if it holds no results."""
+    for names, kind in _WHOLE:
+        if all((folder / name).is_file() for name in names):
+            return kind
+    return _MARKED.get(marker.kind_of(folder), "")
 
 
 def no_model(folder: Path) -> str:
     """That a folder holds no trained model, what it is instead, and what to do."""
     return (
-        f"{folder} holds no trained model ({_why(folder, 'card.json')}): train one with `patchad "
-        "train SOURCE --model FOLDER`, or name another folder with --model"
+        f"{shown(folder)} holds no trained model ({_why(folder, 'card.json')}): train one with "
+        "`patchad train SOURCE --model FOLDER`, or name another folder with --model"
     )
 
 
 def no_run(folder: Path, missing: str) -> str:
     """That a folder is not a whole run, what it is instead, and what to do."""
     return (
-        f"{folder} is not a whole run ({_why(folder, missing)}): give the --out folder of "
+        f"{shown(folder)} is not a whole run ({_why(folder, missing)}): give the --out folder of "
         "`patchad screen`, and finish a broken one with --resume"
     )
 
