@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from patchad.errors import PatchadError
+from patchad.io.files import shown
 from patchad.progress import Progress
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C; and,
@@ -95,6 +96,17 @@ def spoken(*, resumes: bool = False) -> Iterator[Progress]:
         raise
     except PatchadError as error:
         refuse(str(error))
+        raise typer.Exit(REFUSED) from None
+    except OSError as error:
+        log.debug("the way to the fault", exc_info=error)
+        if error.strerror is None:
+            refuse(f"the system refused: {error}")
+        else:
+            where = shown(error.filename) if isinstance(error.filename, str) else "a file"
+            refuse(
+                f"{where} cannot be used ({error.strerror}): see who may read and write it, and "
+                "whether the disk is full"
+            )
         raise typer.Exit(REFUSED) from None
     except Exception as error:
         log.debug("the way to the fault", exc_info=error)

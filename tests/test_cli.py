@@ -169,6 +169,8 @@ def test_a_wrong_request_is_two_and_says_what_is_wrong(
     assert said in " ".join(result.stderr.split())
     assert result.stdout == ""
     assert [path for path in tmp_path.rglob("[!.]*") if path.is_file()] == []
+    (tmp_path / "again").mkdir()
+    monkeypatch.chdir(tmp_path / "again")
     told = patchad(*arguments, "--json", PATCHAD_MODEL=model)
     assert told.exit_code == 2
     assert said in " ".join(json.loads(told.stdout)["error"].split())
@@ -359,6 +361,30 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
     assert result.exit_code == 2
     assert "unexpected ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/films"),
+            "/films cannot be used (Permission den",
+        ),
+        (OSError(28, "No space left on device"), "a file cannot be used (No space left on device)"),
+        (OSError("odd"), "the system refused: odd"),
+    ],
+)
+def test_what_the_system_refuses_is_no_fault_of_patchad(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr("patchad.methods.about", refuse)
+    result = patchad("methods")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "report" not in result.stderr
 
 
 def test_inspect_shows_what_is_read(study) -> None:
