@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from patchad.configurations import did_you_mean, packaged, purpose
 from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
 
@@ -13,10 +14,50 @@ USUAL_KINDS = ",".join(DEFAULT_KINDS)
 # As in patchad.io, whose imports would keep --help waiting.
 VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def _complete_kinds(incomplete: str) -> list[str]:
+    """Of ``a,b`` the last element; those before it are not offered again."""
+    before, comma, last = incomplete.rpartition(",")
+    left = [kind for kind in KINDS if kind not in before.split(",")]
+    return [f"{before}{comma}{kind}" for kind in left if kind.startswith(last)]
+
+
+def _complete_config(incomplete: str) -> list[tuple[str, str]]:
+    """Packaged names with what they are for, and TOML files."""
+    names = [(name, purpose(path)) for name, path in packaged().items()]
+    folder, slash, _ = incomplete.rpartition("/")
+    here = Path(folder + slash)
+    files = [(f"{folder}{slash}{path.name}", "a file") for path in sorted(here.glob("*.toml"))]
+    return [(name, what) for name, what in [*names, *files] if name.startswith(incomplete)]
+
+
+def _complete_device(incomplete: str) -> list[str]:
+    return [device for device in DEVICES if device.startswith(incomplete)]
+
+
+def _complete_voi(incomplete: str) -> list[str]:
+    return [voi for voi in VOIS if voi.startswith(incomplete)]
+
+
 Model = Annotated[
     Path, typer.Option("--model", envvar="PATCHAD_MODEL", help="Folder of a trained model.")
 ]
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.")]
+Config = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A packaged configuration (listed below) or a TOML file. Of several the best on "
+        "unlabelled images is kept. Default: wei2018.",
+        autocompletion=_complete_config,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.", autocompletion=_complete_device
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 Spacing = Annotated[
@@ -28,11 +69,30 @@ Spacing = Annotated[
     ),
 ]
 Voi = Annotated[
-    str, typer.Option(metavar="|".join(VOIS), help="What scales the grey of DICOM files.")
+    str,
+    typer.Option(
+        metavar="|".join(VOIS),
+        help="What scales the grey of DICOM files.",
+        autocompletion=_complete_voi,
+    ),
+]
+TrainVoi = Annotated[
+    str | None,
+    typer.Option(
+        "--voi",
+        metavar="|".join(VOIS),
+        help="What scales the grey of DICOM files.",
+        autocompletion=_complete_voi,
+    ),
 ]
 ModelVoi = Annotated[
     str | None,
-    typer.Option("--voi", metavar="|".join(VOIS), help="As the model was trained, by default."),
+    typer.Option(
+        "--voi",
+        metavar="|".join(VOIS),
+        help="As the model was trained, by default.",
+        autocompletion=_complete_voi,
+    ),
 ]
 Bits = Annotated[
     int | None,
@@ -45,7 +105,13 @@ Bits = Annotated[
 MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
 Write = Annotated[
-    str, typer.Option("--write", metavar="KIND,…", help=f"What to write: {', '.join(KINDS)}.")
+    str,
+    typer.Option(
+        "--write",
+        metavar="KIND,…",
+        help=f"What to write: {', '.join(KINDS)}.",
+        autocompletion=_complete_kinds,
+    ),
 ]
 Deidentify = Annotated[
     bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
@@ -59,12 +125,19 @@ TwoBreasts = Annotated[
 ]
 
 
+def configurations() -> str:
+    """The packaged configurations, a line each, for the end of a help text."""
+    lines = [f"{name}: {purpose(path)}" for name, path in packaged().items()]
+    return "\n\n".join(["Packaged configurations:", *lines])
+
+
 def kinds_of(text: str) -> tuple[str, ...]:
     """The kinds that ``--write`` names, each once."""
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
-        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}")
+        meant = did_you_mean(unknown[0], KINDS) if unknown else ""
+        raise RequestError(f"--write takes some of {','.join(KINDS)}; got {text!r}{meant}")
     return kinds
 
 

@@ -1,6 +1,5 @@
-"""The command that lists images, and what is looked at in tables before torch is loaded."""
+"""The command that lists images."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from patchad.arguments import MAX_PIXELS, MaxPixels, Overwrite, Timeout
+from patchad.checks import check_inputs
 from patchad.console import finish, spoken, tell
 
 
@@ -27,6 +27,7 @@ def manifest(
 ) -> None:
     """Write a first manifest from headers and folder names, to be filled in."""
     with spoken() as progress:
+        check_inputs([folder])
         from patchad.io.workers import Limits
         from patchad.verbs.manifest import list_images
 
@@ -49,19 +50,3 @@ def manifest(
             ],
         )
     finish(listed.failed)
-
-
-def check_listed(inputs: Sequence[Path]) -> None:
-    """Refuse manifests that can't be read, or name no image that is there.
-
-    Nothing that takes seconds to load is needed for it.
-
-    Raises:
-        RequestError: says what is wrong with the first.
-    """
-    from patchad.io.manifest import is_manifest
-    from patchad.io.read import find_images
-
-    for path in inputs:
-        if is_manifest(path) and path.is_file():
-            find_images([path])

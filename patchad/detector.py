@@ -24,6 +24,7 @@ from patchad.fit import Fit
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
+from patchad.io.folders import no_model
 from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
@@ -267,10 +268,7 @@ def read_card(folder: Path) -> ModelCard:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except FileNotFoundError:
-        raise ModelError(
-            f"{folder} holds no trained model (no card.json): train one with `patchad train "
-            f"SOURCE --model {folder}`, or name another with --model"
-        ) from None
+        raise ModelError(no_model(folder)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not the card of a model: {error}") from None
     if content.get("format") not in FORMATS:

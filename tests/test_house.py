@@ -47,6 +47,8 @@ LAYERS = {
     "patchad.options": 1,
     "patchad.methods": 2,
     "patchad.config": 2,
+    "patchad.configurations": 1,
+    "patchad.checks": 1,
     "patchad.verbs": 3,
     "patchad.export": 3,
     "patchad.evaluation": 3,
@@ -54,6 +56,8 @@ LAYERS = {
     "patchad.console": 4,
     "patchad.cli": 4,
     "patchad.cli_inputs": 4,
+    "patchad.cli_models": 4,
+    "patchad.cli_runs": 4,
     "patchad.__main__": 4,
     "patchad": 4,  # __init__.py: offers the verbs
 }

@@ -224,9 +224,17 @@ def _mask_regions(
 def _need(table: Table, *needed: str) -> None:
     missing = [name for name in needed if name not in table.columns]
     if missing:
+        other = ""
+        if "patient_id" in missing and (
+            "mask" in table.columns or {"width", "height"} <= {*table.columns}
+        ):
+            other = "; it looks like a table of regions, for --regions"
+        elif "width" in missing and "patient_id" in table.columns:
+            other = "; it looks like a manifest, for --truth"
         raise RequestError(
             f"{table.path} lacks the column{'s' * (len(missing) > 1)} {_listed(missing)}: row 1 "
-            f"must name it; it names {_listed(table.columns)}"
+            f"must name {'them' if len(missing) > 1 else 'it'}; it names "
+            f"{_listed(table.columns)}{other}"
         )
 
 

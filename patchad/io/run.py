@@ -19,6 +19,7 @@ from patchad.errors import OutputError, RequestError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
 from patchad.io.files import shown, write_whole
+from patchad.io.folders import no_run
 from patchad.io.manifest import ManifestRow
 from patchad.io.names import checked
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
@@ -158,10 +159,7 @@ def read_run(folder: Path) -> Run:
             na_values={f.name: [""] for f in fields(ImageRow) if f.name not in _TEXT},
         )
     except FileNotFoundError as error:
-        raise RequestError(
-            f"{folder} is not a whole run ({Path(error.filename).name} is missing): give the --out "
-            "folder of `patchad screen`, and finish a broken one with --resume"
-        ) from None
+        raise RequestError(no_run(folder, Path(error.filename).name)) from None
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder} cannot be read as a run: {error}") from None
     if settings.get("format") != FORMAT:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from patchad.detector import card_as_dict, read_card
 from patchad.errors import RequestError
 from patchad.image import Voi
 from patchad.io.manifest import ManifestRow
@@ -29,6 +28,8 @@ def inspect(
         ModelError: the model cannot be read.
     """
     if path.is_dir():
+        from patchad.detector import card_as_dict, read_card  # torch, which no image needs
+
         return card_as_dict(read_card(path))
     if not path.exists():
         raise RequestError(f"{path} does not exist: give an image or a model folder")

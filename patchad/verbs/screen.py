@@ -7,6 +7,7 @@ from typing import Literal
 
 from patchad.baselines import baseline_scores
 from patchad.calibration import image_percentile, patch_percentiles
+from patchad.checks import check_stride
 from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
@@ -54,6 +55,8 @@ def screen(
     max_pixels: int = MAX_PIXELS,
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
+    if options.stride is not None:
+        check_stride(options.stride, detector.card.patch_size)
     if not isinstance(image, Radiograph):
         how = how_to_read(detector.card.preprocessing, options)
         image = read_radiograph(

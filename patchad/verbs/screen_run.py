@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from patchad.checks import check_stride
 from patchad.detector import Detector, ModelCard, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
@@ -79,11 +80,8 @@ def screen_run(
     if options.frames == "all":
         entries = every_frame(entries, limits)
     detector = load(model, device)
-    if options.stride is not None and not 1 <= options.stride <= detector.card.patch_size:
-        raise RequestError(
-            f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
-            f"got {options.stride}"
-        )
+    if options.stride is not None:
+        check_stride(options.stride, detector.card.patch_size)
     preprocessing = how_to_read(detector.card.preprocessing, options)
     # what was used is what run.json says
     options = replace(options, voi=preprocessing.voi, bits=preprocessing.bits)

@@ -153,6 +153,12 @@ def _train(
             if len(corners):  # others don't enter the bank
                 masks.append(PackedMask.of(prepared))
             yield prepared.pixels, corners
+        if not facts:
+            path, reason = failed[-1]
+            raise RequestError(
+                f"none of the {len(training)} training images could be used; the last, {path}: "
+                f"{reason}"
+            )
 
     bank = PatchBank.of(parts(), config.patch_size, device)
     # Read now for their facts, and again to be scored: pixels are never held but in the bank.
