@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
@@ -47,3 +48,17 @@ TwoBreasts = Annotated[
     bool,
     typer.Option("--two-breasts", help="Less half of the other breast's score, if listed."),
 ]
+
+
+def spacing_of(text: str | None) -> tuple[float, float] | None:
+    """The millimetres (row, col) of ``--spacing-mm``; a RequestError where they are none."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        row, col = numbers * 2 if len(numbers) == 1 else numbers
+    except ValueError:
+        row = col = -1.0
+    if not (0 < row < float("inf") and 0 < col < float("inf")):
+        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
+    return row, col

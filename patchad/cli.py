@@ -26,7 +26,9 @@ from patchad.arguments import (
     TwoBreasts,
     Voi,
     Write,
+    spacing_of,
 )
+from patchad.cli_calibrate import calibrate
 from patchad.console import as_lines, finish, spoken, tell, voice
 from patchad.errors import RequestError
 from patchad.export import KINDS
@@ -119,6 +121,7 @@ def train(
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
         from patchad.io.workers import Limits
+        from patchad.verbs.calibrate import told_of
         from patchad.verbs.select import train_best
 
         configs = {Path(name).stem: read_config(name, overrides) for name in config or ["wei2018"]}
@@ -128,20 +131,20 @@ def train(
             configs,
             device=choose_device(device),
             seed=seed,
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
             progress=progress,
         )
-        data, calibration = trained.card.data, trained.card.calibrated
+        data = trained.card.data
         tell(
             card_as_dict(trained.card),
             [
                 f"{trained.card.method}: trained on {data.images} negative images of "
-                f"{data.patients} patients, calibrated on {data.calibration_images}",
+                f"{data.patients} patients",
                 *trained.card.notes,
-                *calibration.statements,
+                *told_of(trained.card),
                 f"model: {model}",
                 f"next: patchad screen IMAGES --model {model}",
             ],
@@ -182,7 +185,7 @@ def screen(
 ) -> None:
     """Screen images with a trained model."""
     with spoken() as progress:
-        kinds, given = _kinds(write), _spacing(spacing)
+        kinds, given = _kinds(write), spacing_of(spacing)
         if voi is not None:
             _one_of("--voi", voi, VOIS)
         _one_of("--frames", frames, ("one", "all"))
@@ -274,12 +277,15 @@ def selftest(
             images=images,
             seed=seed,
             device=choose_device(device),
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             overwrite=overwrite,
             progress=progress,
         )
         tell(result, [*summary(result), f"results: {out}"])
     finish([(path, reason) for path, reason in result["failed"]])
+
+
+app.command()(calibrate)
 
 
 @app.command()
@@ -346,7 +352,7 @@ def inspect(
         found = inspect_path(
             path,
             body_part=body_part,
-            spacing_mm=_spacing(spacing),
+            spacing_mm=spacing_of(spacing),
             voi=voi,  # type: ignore[arg-type]
             limits=Limits(max_pixels, timeout),
         )
@@ -382,16 +388,3 @@ def _kinds(text: str) -> tuple[str, ...]:
 def _one_of(option: str, text: str, allowed: Sequence[str]) -> None:
     if text not in allowed:
         raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
-
-
-def _spacing(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        row, col = numbers * 2 if len(numbers) == 1 else numbers
-    except ValueError:
-        row = col = -1.0
-    if not (0 < row < float("inf") and 0 < col < float("inf")):
-        raise RequestError(f"--spacing-mm is millimetres, one number or ROW,COL; got {text!r}")
-    return row, col

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
-from patchad.calibration import Calibration
+from patchad.calibration import Calibration, Shares
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_ko import key_objects
@@ -42,13 +42,13 @@ CARD = ModelCard(
     calibration=Calibration(
         pooling="max",
         top_k=1,
-        levels=(0.0, 1.0),
-        quantiles=(0.0, 4.0),
-        image_scores=(0.5, 0.75, 1.0),
+        patch_shares=Shares((0.0, 4.0), (0.0, 1.0), (0.0, 1.0)),
+        patient_scores=(0.5, 0.75, 1.0),
         patch_threshold=1.0,
         image_threshold=1.5,
         display_range=(0.0, 3.0),
-        patients=2,
+        images=3,
+        patients=3,
         patches=40,
     ),
     weights_sha256="cd" * 32,
@@ -281,7 +281,7 @@ def test_report_says_what_was_measured(written: Written) -> None:
     assert report.file_meta.MediaStorageSOPClassUID == pydicom.uid.Comprehensive3DSRStorage
     assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
     assert numbers(report, "Anomaly score of the image") == [2]
-    assert numbers(report, "Percentile among held-out negative images") == [75]
+    assert numbers(report, "Percentile among held-out negative patients") == [75]
     assert numbers(report, "Threshold of the image score") == [1.5]
     assert numbers(report, "Highest anomaly score in the region") == [2, 1.5]
     assert numbers(report, "Percentile of the region among held-out negatives") == [50, 37.5]

@@ -33,6 +33,7 @@ LAYERS = {
     "patchad.phantom": 1,
     "patchad.progress": 1,
     "patchad.baselines": 1,
+    "patchad.trained_on": 1,
     "patchad.calibration": 2,
     "patchad.registration": 2,
     "patchad.detector": 2,
@@ -49,6 +50,7 @@ LAYERS = {
     "patchad.evaluation": 3,
     "patchad.arguments": 4,
     "patchad.console": 4,
+    "patchad.cli_calibrate": 4,
     "patchad.cli": 4,
     "patchad.__main__": 4,
     "patchad": 4,  # __init__.py: offers the verbs

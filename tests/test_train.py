@@ -25,8 +25,8 @@ CPU = torch.device("cpu")
 def test_the_card_says_what_screening_needs(study) -> None:
     card, _ = read_model(study.model)
     negatives = [row for row in read_manifest(study.manifest) if row.split == "train"]
-    assert card.data.images + card.data.calibration_images == len(negatives) == 12
-    assert card.data.calibration_images == 4  # 2 of 6 patients, 0.4 of them, two images each
+    assert card.data.images + card.calibrated.images == len(negatives) == 12
+    assert card.calibrated.images == 4  # 2 of 6 patients, 0.4 of them, two images each
     assert card.data.modalities == ("MG",)
     assert card.data.spacing_mm == pytest.approx((0.8, 0.8))
     assert 0 < card.data.brightness[0] <= card.data.brightness[1] < 1
@@ -83,9 +83,9 @@ def test_holding_out_by_patch_says_that_it_leaks(study, tmp_path: Path) -> None:
         ],
     )
     card = train(study.manifest, tmp_path / "model", config, device=CPU).card
-    assert any("LEAK" in note for note in card.notes)
+    assert any("LEAK" in note for note in card.calibrated.notes)
     assert "LEAK" in card.calibrated.statements[0]
-    assert card.data.calibration_images == card.data.images == 12
+    assert card.calibrated.images == card.data.images == 12
 
 
 def test_a_folder_is_taken_as_negatives_and_said_so(
@@ -99,7 +99,8 @@ def test_a_folder_is_taken_as_negatives_and_said_so(
     with caplog.at_level(logging.WARNING):
         trained = train(films, tmp_path / "model", tiny_config, device=CPU)
     assert "all 7 images are taken as negatives" in caplog.text
-    assert any("every image was taken as a patient" in note for note in trained.card.notes)
+    (note,) = (note for note in trained.card.notes if "patients were found" in note)
+    assert note.startswith("3 patients were found in 6 images, by the Patient ID and Study")
     assert any("1 images could not be used" in note for note in trained.card.notes)
     assert [Path(path).name for path, _ in trained.failed] == ["broken.dcm"]
 
@@ -186,7 +187,7 @@ def test_a_film_that_crashes_its_decoder_is_left_out(
     ((path, reason),) = trained.failed
     assert Path(path).name == "crash.dcm"
     assert "died of SIGABRT" in reason
-    assert trained.card.data.images + trained.card.data.calibration_images == 5
+    assert trained.card.data.images + trained.card.calibrated.images == 5
 
 
 def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_pat
         ],
     )
     card = train(study.manifest, tmp_path / "model", config, device=CPU).card
-    assert (card.preprocessing.voi, card.format) == ("full", 2)
+    assert (card.preprocessing.voi, card.format) == ("full", 3)
     assert card.config["preprocessing"]["voi"] == "full"
     films = [row.path for row in read_manifest(study.manifest) if row.split == "test"][:1]
     model = tmp_path / "model"

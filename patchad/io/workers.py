@@ -12,15 +12,16 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Literal, TypeAlias
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
 from patchad.image import Radiograph
+from patchad.io.dicom_identity import identity_of
 from patchad.io.manifest import ManifestRow
 from patchad.io.raster import MAX_PIXELS
 from patchad.io.read import read_entry
@@ -51,11 +52,15 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class How:
-    """How the images of a run are read and prepared."""
+    """How the images of a run are read and prepared.
+
+    With a ``secret``, DICOM files of rows without a patient come with their hashed identity.
+    """
 
     preprocessing: Preprocessing
     spacing_mm: tuple[float, float] | None = None
     limits: Limits = DEFAULT_LIMITS
+    secret: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,15 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An image ready to be scored, and the seconds that it took."""
+    """An image ready to be scored, and the seconds that it took.
+
+    ``identity`` is what :func:`patchad.io.dicom_identity.identity_of` gives, if it was asked for.
+    """
 
     radiograph: Radiograph
     prepared: Prepared
     seconds: float
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -240,9 +249,13 @@ def _read(entry: ManifestRow, how: How) -> Ready | Fault:
             max_pixels=how.limits.max_pixels,
         )
         prepared = prepare(radiograph, how.preprocessing)
+        identity = {}
+        if how.secret and not entry.patient_id:
+            # hashed in this process: what names a patient does not leave it
+            identity = identity_of(entry.path, how.secret, max_pixels=how.limits.max_pixels)
     except Exception as error:  # whatever a decoder throws at one file stays with that file
         return fault_of(error)
-    return Ready(radiograph, prepared, time.monotonic() - start)
+    return Ready(radiograph, prepared, time.monotonic() - start, identity)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from patchad.io.run import row_path
 from patchad.methods import load
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent
+from patchad.trained_on import among
 from patchad.verbs.screen import mismatches
 from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
 from patchad.version import __version__
@@ -142,6 +143,7 @@ def measure(
     used: list[ManifestRow] = []
     tested: list[_Tested] = []
     failed: list[tuple[str, str]] = []
+    digests: list[str] = []
     for row in rows:
         rng = np.random.default_rng([seed, len(used)])
         try:
@@ -151,6 +153,7 @@ def measure(
             failed.append((row_path(row.path), str(error)))
             continue
         used.append(row)
+        digests.append(radiograph.source.digest)
         progress("self-test", len(used), images, math.nan)
         if len(used) == images:
             break
@@ -167,7 +170,7 @@ def measure(
         "model": card_as_dict(card)["digest"],
         "seed": seed,
         "definitions": _DEFINITIONS,
-        "notes": _notes(used),
+        "notes": _notes(used, sum(among(card.data.trained_on, digests))),
         "counts": {
             "images": len(used),
             "screenings": sum(image.screenings for image in tested),
@@ -348,12 +351,12 @@ def _picture(path: Path, result: Mapping[str, Any]) -> None:
     plot_contrast_detail(path, panels, result["false_marks_an_image"])
 
 
-def _notes(used: Sequence[ManifestRow]) -> list[str]:
+def _notes(used: Sequence[ManifestRow], trained: int) -> list[str]:
     splits = Counter(row.split or "none" for row in used)
     named = ", ".join(f"{count} of split {split}" for split, count in splits.items())
+    flattered = ", which flatters it: give others" if trained else ""
     return [
-        f"Images that the model was trained on flatter it ({named}): its card holds one digest of "
-        "all its training images, which cannot tell whether these were among them.",
+        f"The model was trained on {trained} of these {len(used)} images ({named}){flattered}.",
         "The lesions are synthetic: what finds them may miss real ones; what misses them when "
         "they are large and bright will hardly find real ones.",
     ]
