@@ -158,7 +158,8 @@ def test_nothing_is_lower_than_an_atom_at_the_bottom() -> None:
     shares = Shares.of(scores)
     assert len(shares.values) < 300
     assert shares.lower(np.array([0.0])) == [0]
-    assert shares.lower(np.array([0.5])) == [0.43]
+    (between,) = shares.lower(np.array([0.5]))  # interpolated up to the next that is kept
+    assert 0.43 <= between <= 0.44
 
 
 @given(

@@ -283,8 +283,9 @@ def _patients_note(
         note = "No patient_id was given: every image was taken as a patient of its own."
         log.warning(note)
         return (note,)
+    found = "1 patient was" if patients == 1 else f"{patients} patients were"
     note = (
-        f"{patients} patients were found in {len(identities)} images, by the Patient ID and Study "
+        f"{found} found in {len(identities)} images, by the Patient ID and Study "
         "Instance UID of their DICOM headers"
     )
     if unknown:
