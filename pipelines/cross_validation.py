@@ -46,8 +46,9 @@ log = logging.getLogger("study")
 NOTES = (
     "Each fold's model is trained on all negatives of the other folds' patients, also the negative "
     "images of patients who have a positive one, less a tenth of these patients for its "
-    "calibration (calibration.folds = 0: the outer folds are what evaluates). It scores all images of its own fold; no positive image is ever learnt from. "
-    "Figures are of all folds together, intervals by patient over all.",
+    "calibration (calibration.folds = 0: folds within folds would cost five trainings for each). "
+    "It scores all images of its own fold; no positive image is ever learnt from. Figures are of "
+    "all folds together, intervals by patient over all.",
     "Each fold's model has a scale of its own. A fusion's scores are in standard deviations of the "
     "negatives it was trained on, and are pooled as they come; its members' are brought to the "
     "scale that they have within it. wei2018's are given less the median, and over half the "
@@ -56,7 +57,6 @@ NOTES = (
 )
 
 
-# A tenth calibrates: folds within folds would cost five trainings for each one.
 WITHOUT_FOLDS = ("calibration.folds=0",)
 
 
