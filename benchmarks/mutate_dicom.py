@@ -38,7 +38,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 
-from patchad.calibration import Calibration
+from patchad.calibration import Calibration, Shares
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_taken import (
@@ -111,17 +111,17 @@ CARD = ModelCard(
     min_foreground=0.5,
     score_unit="units",
     seed=0,
-    data=TrainingData("ab" * 32, 3, 2, 1, "by patient", ("DX",), None, (0.2, 0.8)),
+    data=TrainingData("ab" * 32, 3, 2, "by patient", ("DX",), None, (0.2, 0.8)),
     calibration=Calibration(
         pooling="max",
         top_k=1,
-        levels=(0.0, 1.0),
-        quantiles=(0.0, 4.0),
-        image_scores=(0.5, 0.75, 1.0),
+        patch_shares=Shares((0.0, 4.0), (0.0, 1.0), (0.0, 1.0)),
+        patient_scores=(0.5, 0.75, 1.0),
         patch_threshold=1.5,
         image_threshold=1.5,
         display_range=(0.0, 3.0),
-        patients=2,
+        images=3,
+        patients=3,
         patches=40,
     ),
     weights_sha256="cd" * 32,

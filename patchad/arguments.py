@@ -102,6 +102,10 @@ Bits = Annotated[
         help="Depth of what 16-bit PNG, TIFF and PGM hold (8 to 16); told by each if left out.",
     ),
 ]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option("--allow-mismatch", help="Take images unlike the training images; recorded."),
+]
 MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
 Write = Annotated[

@@ -1,6 +1,7 @@
 """What a detector's scores mean: the card's calibration, and how it is read."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,58 +10,127 @@ from numpy.typing import NDArray
 
 Pooling = Literal["max", "top_mean", "excess"]
 
+# Denser towards 1: the tail is where percentiles are read.
+LEVELS = np.unique(np.concatenate([np.linspace(0, 1, 101), 1 - np.geomspace(1e-4, 1e-2, 41)]))
+_DISTINCT = 256  # so many different values are kept as they are; of more, those at LEVELS
+_ATOM = 1e-3  # share of the scores that a value needs to be kept for itself
+_EXACT = 1e-9  # what rounding may do to the product of a share and a count
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Which share of negatives' scores is lower than a score.
+
+    ``values`` are different scores of negatives, rising; ``below`` and ``at_most`` the shares in
+    [0, 1] of all scores that are strictly lower than each, and that are no higher. Between two
+    values the share is interpolated, so it is exact wherever all scores between were kept.
+    """
+
+    values: tuple[float, ...]
+    below: tuple[float, ...]
+    at_most: tuple[float, ...]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.floating]) -> "Shares":
+        """Of scores (N,), none of them NaN, N at least 1.
+
+        All different values where there are few; of many those at ``LEVELS``, and each that a
+        thousandth of the scores have.
+        """
+        values, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
+        at_most = counts.cumsum()
+        if len(values) > _DISTINCT:
+            ranks = np.ceil(LEVELS * len(scores)).clip(1)
+            kept = np.union1d(
+                np.searchsorted(at_most, ranks),
+                np.flatnonzero((counts > 1) & (counts >= _ATOM * len(scores))),
+            )
+        else:
+            kept = np.arange(len(values))
+        below = (at_most - counts)[kept] / len(scores)
+        return cls(
+            tuple(values[kept].tolist()),
+            tuple(below.tolist()),
+            tuple((at_most[kept] / len(scores)).tolist()),
+        )
+
+    def lower(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The share in [0, 1] that is strictly lower than each score: (N,) float64, NaN kept."""
+        wanted = np.asarray(scores, np.float64)
+        values, below, at_most = map(np.array, (self.values, self.below, self.at_most))
+        after = np.searchsorted(values, wanted).clip(max=len(values) - 1)  # the next, or equal
+        before = (after - 1).clip(0)
+        apart = np.where(after > before, values[after] - values[before], 1)
+        # not np.interp: at a value the share jumps from what is below to what is at most it
+        way = ((wanted - values[before]) / apart).clip(0, 1)
+        between = at_most[before] + way * (below[after] - at_most[before])
+        inside = np.where(wanted == values[after], below[after], between)
+        ends = np.where(wanted > values[-1], 1.0, np.where(wanted < values[0], 0.0, inside))
+        return np.where(np.isnan(wanted), np.nan, ends)
+
+    def quantile(self, share: float) -> float:
+        """The score that ``share`` of all do not exceed, interpolated between the kept ones."""
+        return float(np.interp(share, self.at_most, self.values))
+
 
 @dataclass(frozen=True)
 class MapCalibration:
     """What the values of a detector's own dense map mean.
 
-    ``threshold``: what lies over it is outlined. ``quantiles`` are the values of the map's peaks
-    among held-out negatives, at ``levels`` in [0, 1].
+    ``threshold``: what lies over it is outlined. ``peaks`` is how the map's peaks score among
+    negatives.
     """
 
     threshold: float
-    levels: tuple[float, ...]
-    quantiles: tuple[float, ...]
+    peaks: Shares
 
 
 @dataclass(frozen=True)
 class TwoBreasts:
     """What an image score less that of the patient's other breast means.
 
-    ``ordinary`` is the median image score of held-out negatives, for a breast that isn't there;
-    ``image_scores`` and ``image_threshold`` are as in :class:`Calibration`.
+    ``ordinary`` is the median image score of negatives, for a breast that isn't there;
+    ``patient_scores`` and ``image_threshold`` are as in :class:`Calibration`.
     """
 
     ordinary: float
-    image_scores: tuple[float, ...]
+    patient_scores: tuple[float, ...]
     image_threshold: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What scores mean, learnt from held-out negatives alone.
+    """What scores mean, learnt from negatives alone, each scored by a model that hadn't seen it.
 
-    ``quantiles`` are the patch scores at ``levels`` (in [0, 1]) among the negative patches;
-    ``image_scores`` the sorted image scores of the negative images. A patch above
-    ``patch_threshold`` is drawn, an image above ``image_threshold`` is flagged; ``display_range``
-    is what every overlay of this model spans. Where the detector gives a dense map, ``map`` says
-    what of it is drawn instead. ``statements`` say in words what the thresholds promise, and how
-    little that is when n is small.
+    ``patch_shares`` is how patches score among the negatives' ``patches``. Films of a patient are
+    alike, so image scores are counted by patient: ``patient_scores``, sorted, has for each of the
+    ``patients`` the score of the highest film. A patch above ``patch_threshold`` is drawn, an
+    image above ``image_threshold`` is flagged; ``display_range`` is what every overlay of this
+    model spans. Where the detector gives a dense map, ``map`` says what of it is drawn instead.
+
+    ``made`` says in words on which negatives, ``folds`` how many models scored them (0: the model
+    itself); ``made_on`` holds the negatives' digests (see :mod:`patchad.trained_on`).
+    ``statements`` say what the thresholds promise, and how little that is when n is small;
+    ``notes`` what else a reader must know of this calibration, such as an outlier.
     """
 
     pooling: Pooling
     top_k: int
-    levels: tuple[float, ...]
-    quantiles: tuple[float, ...]
-    image_scores: tuple[float, ...]
+    patch_shares: Shares
+    patient_scores: tuple[float, ...]
     patch_threshold: float
     image_threshold: float
     display_range: tuple[float, float]
+    images: int
     patients: int
     patches: int
+    made: str = ""
+    folds: int = 0
+    made_on: str = ""
     statements: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     map: MapCalibration | None = None  # None where the map is stitched from patch scores
-    two_breasts: TwoBreasts | None = None  # None where no patient had both among the held-out
+    two_breasts: TwoBreasts | None = None  # None where no negative patient had both
 
     @property
     def drawn_over(self) -> float:
@@ -89,22 +159,61 @@ def pool(
 
 
 def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The share in [0, 100] of negative patches that score lower: (N,) float32, NaN kept."""
-    shares = np.interp(values, calibration.quantiles, calibration.levels)
-    return (100 * shares).astype(np.float32)
+    """The share in [0, 100] of negative patches that score strictly lower: (N,) float32, NaN kept.
+
+    Exact as far as :class:`Shares` is.
+    """
+    return (100 * calibration.patch_shares.lower(values)).astype(np.float32)
 
 
 def region_percentile(calibration: MapCalibration, score: float) -> float:
     """The share in [0, 100] of the peaks in negatives' maps that are lower than ``score``."""
-    return float(100 * np.interp(score, calibration.quantiles, calibration.levels))
+    return 100 * float(calibration.peaks.lower(np.array([score]))[0])
 
 
 def image_percentile(calibration: Calibration, score: float) -> float:
-    """The share in [0, 100) of n held-out negative images that score at most this much.
+    """The share in [0, 100) of n negative patients whose highest film scores strictly lower.
 
-    Counted out of n + 1, so that a score above all of few images doesn't read as 100.
+    Counted out of n + 1, so that a score above all of few patients doesn't read as 100.
     """
     if math.isnan(score):
         return math.nan
-    below = int(np.searchsorted(calibration.image_scores, score, side="right"))
-    return 100 * below / (len(calibration.image_scores) + 1)
+    below = int(np.searchsorted(calibration.patient_scores, score, side="left"))
+    return 100 * below / (len(calibration.patient_scores) + 1)
+
+
+def highest_of_patients(patients: Iterable[str], scores: Iterable[float]) -> list[float]:
+    """The score of each patient's highest film, sorted."""
+    highest: dict[str, float] = {}
+    for patient, score in zip(patients, scores, strict=True):
+        highest[patient] = max(score, highest.get(patient, -math.inf))
+    return sorted(highest.values())
+
+
+def conformal_threshold(ranked: Sequence[float], false_images: float) -> float:
+    """The ⌈(n + 1)(1 − α)⌉-th smallest of n sorted scores; the highest where n is too small."""
+    return float(ranked[conformal_rank(len(ranked), false_images) - 1])
+
+
+def conformal_rank(patients: int, false_images: float) -> int:
+    """Which of so many patients' sorted scores is the threshold; the first is 1."""
+    over = math.floor((patients + 1) * false_images + _EXACT)
+    return min(patients + 1 - over, patients)
+
+
+def promised_rate(patients: int, false_images: float) -> float:
+    """The share of new negative patients that is flagged at most: α, or 1 / (n + 1) if greater."""
+    return max(false_images, 1 / (patients + 1))
+
+
+def patients_needed(false_images: float) -> int:
+    """How few patients can promise ``false_images``: 19 for 5 %."""
+    return math.ceil(1 / false_images - _EXACT) - 1
+
+
+def promise(rate: float) -> str:
+    """What an image threshold is set for; the same words everywhere."""
+    return (
+        f"at most {100 * rate:.3g} % of new negative patients, with as many films as these, have "
+        "any film flagged"
+    )

@@ -11,8 +11,6 @@ from pathlib import Path
 from patchad.errors import ModelError, RequestError
 from patchad.io.files import shown
 from patchad.io.folders import kind_of, no_model, no_run
-from patchad.io.manifest import is_manifest
-from patchad.io.read import find_images
 
 
 def check_inputs(inputs: Sequence[Path]) -> None:
@@ -21,6 +19,9 @@ def check_inputs(inputs: Sequence[Path]) -> None:
     Raises:
         RequestError: names the first.
     """
+    from patchad.io.manifest import is_manifest  # these take longer than `--help` may
+    from patchad.io.read import find_images
+
     for path in inputs:
         if not path.exists():
             raise RequestError(f"{shown(path)} does not exist: name a file, a folder or a manifest")

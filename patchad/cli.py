@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from patchad.arguments import configurations
+from patchad.cli_calibrate import calibrate
 from patchad.cli_inputs import manifest
 from patchad.cli_models import demo, inspect, methods, selftest, train
 from patchad.cli_runs import evaluate, export, push, screen
@@ -115,7 +116,11 @@ def _options(
         raise typer.Exit(REFUSED)
 
 
-for command in (demo, manifest, train, screen, evaluate, selftest, export, push, inspect, methods):
+_COMMANDS = (
+    *(demo, manifest, train, calibrate, screen, evaluate),
+    *(selftest, export, push, inspect, methods),
+)
+for command in _COMMANDS:
     app.command(epilog=configurations() if command is train else None)(voiced(command))
 
 

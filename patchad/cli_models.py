@@ -86,6 +86,7 @@ def train(
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
         from patchad.io.workers import Limits
+        from patchad.verbs.calibrate import told_of
         from patchad.verbs.select import train_best
 
         configs = {Path(name).stem: read_config(name, overrides) for name in names}
@@ -101,14 +102,14 @@ def train(
             overwrite=overwrite,
             progress=progress,
         )
-        data, calibration = trained.card.data, trained.card.calibrated
+        data = trained.card.data
         tell(
             {**card_as_dict(trained.card), "failed": trained.failed},
             [
                 f"{trained.card.method}: trained on {data.images} negative images of "
-                f"{data.patients} patients, calibrated on {data.calibration_images}",
+                f"{data.patients} patients",
                 *trained.card.notes,
-                *calibration.statements,
+                *told_of(trained.card),
                 f"model: {model}",
                 f"next: patchad screen IMAGES --model {model}",
             ],

@@ -10,6 +10,7 @@ from patchad.arguments import (
     MAX_PIXELS,
     USUAL_KINDS,
     VOIS,
+    AllowMismatch,
     Bits,
     Deidentify,
     Device,
@@ -43,12 +44,7 @@ def screen(
     ] = None,
     device: Device = "auto",
     spacing: Spacing = None,
-    allow_mismatch: Annotated[
-        bool,
-        typer.Option(
-            "--allow-mismatch", help="Screen images unlike the training images; recorded."
-        ),
-    ] = False,
+    allow_mismatch: AllowMismatch = False,
     voi: ModelVoi = None,
     bits: Bits = None,
     frames: Annotated[

@@ -45,13 +45,18 @@ class CalibrationConfig:
     ``pooling`` makes the image score of the patch scores: ``max``; ``top_mean``, the mean of the
     ``top_k`` highest; ``excess``, the mean excess over the patch threshold. ``false_patches`` is
     the number of patches an ordinary negative image may have drawn, ``false_images`` the share of
-    negative images that may be flagged.
+    negative patients who may have an image flagged.
+
+    ``folds``: with 0 or 1, the negatives that ``split`` holds out calibrate. With K of 2 or more
+    none are held out: the patients are dealt into K folds, each fold is scored by a model trained
+    on the others, and the model itself is trained on all. It costs about K trainings more.
     """
 
     pooling: Pooling = "top_mean"
     top_k: int = 3
     false_patches: float = 1.0
     false_images: float = 0.05
+    folds: int = 0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -60,6 +65,8 @@ class CalibrationConfig:
             raise ValueError(f"false_patches is more than 0 an image, got {self.false_patches}")
         if not 0 < self.false_images < 1:
             raise ValueError(f"false_images is a share between 0 and 1, got {self.false_images}")
+        if self.folds < 0:
+            raise ValueError(f"folds is 0 (none) or a number of folds, got {self.folds}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,12 @@ class Config:
             raise ValueError(f"stride lies in 1..{self.patch_size} (patch_size), got {self.stride}")
         if not 0 < self.min_foreground <= 1:
             raise ValueError(f"min_foreground is a share in (0, 1], got {self.min_foreground}")
+        if self.split.by == "patch" and self.calibration.folds > 1:
+            raise ValueError(
+                f"split.by = patch holds out patches and calibration.folds = "
+                f"{self.calibration.folds} patients: set split.by = patient, or "
+                "calibration.folds = 0"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as TOML would hold it, every default written out."""

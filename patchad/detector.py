@@ -28,21 +28,8 @@ from patchad.io.folders import no_model
 from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
-# Of the model folder; raised whenever an older patchad could misread a newer one. Format 2 has
-# something in its card that a patchad which knows only 1 would pass over; see :func:`format_of`.
-FORMATS = (1, 2)
-# What cards didn't always have. Left out where it says nothing, so that digests of older ones hold.
-_LATER: tuple[tuple[str | None, str, Any], ...] = (
-    (None, "patch_pooling", ""),
-    ("data", "for_processing", False),
-    ("data", "fit", None),
-    ("preprocessing", "canonical_side", False),
-    ("preprocessing", "voi", "auto"),
-    ("preprocessing", "assumed_side_mm", None),
-    ("preprocessing", "bits", None),
-    ("calibration", "map", None),
-    ("calibration", "two_breasts", None),
-)
+# Of the model folder; raised whenever another patchad could misread it.
+FORMAT = 3
 _NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
@@ -54,12 +41,12 @@ class TrainingData:
     digest: str  # SHA-256 (hex) over the digests of the training images, sorted
     images: int
     patients: int
-    calibration_images: int
-    split: str  # how the held-out negatives were set aside
+    split: str  # how the negatives that calibrate were kept apart
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float] | None  # median (row, col) as read; None where nobody said
     brightness: tuple[float, float]  # range of the foreground's median pixel over the images
     for_processing: bool = False  # whether it saw raw detector values instead of finished images
+    trained_on: str = ""  # the training images' digests, see patchad.trained_on
     fit: Fit | None = None  # what a film has to look like; None where too few negatives tell
 
 
@@ -83,7 +70,7 @@ class ModelCard:
     versions: Mapping[str, str] = field(default_factory=dict)
     intended_use: str = INTENDED_USE
     weights_sha256: str = ""
-    format: int = FORMATS[0]
+    format: int = FORMAT
 
     @property
     def calibrated(self) -> Calibration:
@@ -271,13 +258,12 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(no_model(folder)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not the card of a model: {error}") from None
-    if content.get("format") not in FORMATS:
+    if content.get("format") != FORMAT:
         made_with = content.get("versions")
         version = made_with.get("patchad") if isinstance(made_with, dict) else None
         raise ModelError(
             f"{path} has format {content.get('format')}, this patchad ({__version__}) reads "
-            f"{' and '.join(map(str, FORMATS))}: use the version it was "
-            f"trained with ({version or 'unknown'}), or train anew"
+            f"{FORMAT}: train anew, or use the version it was trained with ({version or 'unknown'})"
         )
     if content.pop("digest", None) != _digest(content):
         raise ModelError(
@@ -290,10 +276,6 @@ def read_card(folder: Path) -> ModelCard:
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
     """The card as JSON values, with the ``digest`` that names the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
-    for part, name, nothing in _LATER:
-        holder = content if part is None else content[part]
-        if holder is not None and holder[name] == nothing:
-            del holder[name]
     return {"digest": _digest(content), **content}
 
 
@@ -307,12 +289,6 @@ def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
             f"{where} is not a card that patchad {__version__} can read "
             f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train anew"
         ) from None
-
-
-def format_of(data: TrainingData, preprocessing: Preprocessing) -> int:
-    """The format of a card: 2 where images have to be read or prepared in a newer way."""
-    newer = data.for_processing, preprocessing.canonical_side, preprocessing.voi != "auto"
-    return 2 if any(newer) else 1
 
 
 def versions() -> dict[str, str]:

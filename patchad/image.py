@@ -189,8 +189,8 @@ class Screening:
     """The result for one image.
 
     ``scores`` lie on the grid of the prepared (perhaps resampled) image, ``heatmap`` in the frame
-    of the source. ``score`` is the image score, ``percentile`` its rank in [0, 100] among held-out
-    negative images; ``patch_percentiles`` (N,) float32 likewise, NaN = not scored. ``baselines``
+    of the source. ``score`` is the image score, ``percentile`` its rank in [0, 100] among negative
+    patients; ``patch_percentiles`` (N,) float32 likewise, NaN = not scored. ``baselines``
     (each (N,) float32) are the patch statistics that a method has to beat. ``reasons`` say why it
     was flagged, and what was let through.
     """

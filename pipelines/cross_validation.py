@@ -46,14 +46,18 @@ log = logging.getLogger("study")
 NOTES = (
     "Each fold's model is trained on all negatives of the other folds' patients, also the negative "
     "images of patients who have a positive one, less a tenth of these patients for its "
-    "calibration. It scores all images of its own fold; no positive image is ever learnt from. "
-    "Figures are of all folds together, intervals by patient over all.",
+    "calibration (calibration.folds = 0: folds within folds would cost five trainings for each). "
+    "It scores all images of its own fold; no positive image is ever learnt from. Figures are of "
+    "all folds together, intervals by patient over all.",
     "Each fold's model has a scale of its own. A fusion's scores are in standard deviations of the "
     "negatives it was trained on, and are pooled as they come; its members' are brought to the "
     "scale that they have within it. wei2018's are given less the median, and over half the "
     "distance from the 16th to the 84th percentile, of the patches of the fold's calibration "
     "negatives.",
 )
+
+
+WITHOUT_FOLDS = ("calibration.folds=0",)
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ def _trained(
 ) -> tuple[Path, float]:
     """The arm's model in this fold, and how many seconds its training took."""
     own = folder / "models" / Path(arm.config).stem
-    config = read_config(arm.config, arm.overrides)
+    config = read_config(arm.config, [*arm.overrides, *WITHOUT_FOLDS])
     if arm.member and arm.member not in getattr(config.options, "members", ()):
         raise RequestError(f"{arm.name}: the configuration {arm.config} has no such member")
     clock = own.with_suffix(".json")

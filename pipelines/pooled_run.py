@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from patchad.calibration import Shares
 from patchad.errors import RequestError
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.io.run import Run, heatmap_path, patches_path, write_run
@@ -31,11 +32,9 @@ class Scale:
 
         Median, and half the distance from the 16th to the 84th percentile.
         """
-        calibration = run.settings["card"]["calibration"]
-        low, middle, high = np.interp(
-            [0.1587, 0.5, 0.8413], calibration["levels"], calibration["quantiles"]
-        )
-        own = float(middle), max(float(high - low) / 2, 1e-6)
+        shares = Shares(**run.settings["card"]["calibration"]["patch_shares"])
+        low, middle, high = (shares.quantile(share) for share in (0.1587, 0.5, 0.8413))
+        own = middle, max((high - low) / 2, 1e-6)
         return cls(own, own, own)
 
     @classmethod

@@ -57,7 +57,12 @@ class Arm:
     def resolve(self) -> Config:
         """The configuration as it is trained."""
         return read_config(
-            self.config, [f"preprocessing.intensity={self.intensity}", *self.overrides]
+            self.config,
+            [
+                f"preprocessing.intensity={self.intensity}",
+                *self.overrides,
+                "calibration.folds=0",  # the study's manifest says who calibrates
+            ],
         )
 
 

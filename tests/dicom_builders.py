@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLosslessSV1
 
-from patchad.calibration import Calibration
+from patchad.calibration import Calibration, Shares
 from patchad.detector import ModelCard, TrainingData
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
@@ -33,17 +33,17 @@ CARD = ModelCard(
     min_foreground=0.5,
     score_unit="units",
     seed=0,
-    data=TrainingData("ab" * 32, 3, 2, 1, "by patient", ("MG",), None, (0.2, 0.8)),
+    data=TrainingData("ab" * 32, 3, 2, "by patient", ("MG",), None, (0.2, 0.8)),
     calibration=Calibration(
         pooling="max",
         top_k=1,
-        levels=(0.0, 1.0),
-        quantiles=(0.0, 4.0),
-        image_scores=(0.5, 0.75, 1.0),
+        patch_shares=Shares((0.0, 4.0), (0.0, 1.0), (0.0, 1.0)),
+        patient_scores=(0.5, 0.75, 1.0),
         patch_threshold=1.0,
         image_threshold=1.5,
         display_range=(0.0, 3.0),
-        patients=2,
+        images=3,
+        patients=3,
         patches=40,
     ),
     weights_sha256="cd" * 32,

@@ -33,7 +33,7 @@ CARD = ModelCard(
     min_foreground=0.5,
     score_unit="",
     seed=0,
-    data=TrainingData("ab", 8, 8, 1, "by patient", ("MG",), SPACING, (0.3, 0.6)),
+    data=TrainingData("ab", 8, 8, "by patient", ("MG",), SPACING, (0.3, 0.6)),
 )
 
 

@@ -1,17 +1,26 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.calibration import image_percentile, patch_percentiles, pool
+from patchad.calibration import (
+    Shares,
+    conformal_rank,
+    image_percentile,
+    patch_percentiles,
+    patients_needed,
+    pool,
+    promised_rate,
+)
 from patchad.config import CalibrationConfig
 from patchad.detector import Scored
 from patchad.errors import TrainingError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores
-from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.calibrate import NegativeImage, calibrate, told_of
 from patchad.verbs.two_breasts import Side
 
 
@@ -42,51 +51,159 @@ def test_patch_threshold_spends_the_budget_and_no_more() -> None:
 
 
 def test_image_threshold_is_the_conformal_rank() -> None:
-    images = [negative(str(n), float(n)) for n in range(1, 40)]  # 39 images
+    images = [negative(str(n), float(n)) for n in range(1, 40)]  # 39 patients
     found = calibrate(images, CalibrationConfig(pooling="max", false_images=0.05))
     assert found.image_threshold == 38.0  # ceil(40 x 0.95) = 38th smallest
-    assert "5.0%" in found.statements[1]
+    assert found.statements[1].startswith(
+        "Images: at most 5 % of new negative patients, with as many films as these, have any film "
+        "flagged. This holds (split conformal, n = 39 patients)"
+    )
+    assert len(found.statements) == 2
 
 
-def test_too_few_images_promise_what_they_can() -> None:
-    images = [negative(str(n), float(n)) for n in range(1, 10)]  # 9 images
+@pytest.mark.parametrize(
+    ("patients", "share", "rank"),
+    [(19, 0.05, 19), (18, 0.05, 18), (20, 0.05, 20), (38, 0.05, 38), (39, 0.05, 38),
+     (9, 0.1, 9), (19, 0.1, 18), (29, 0.1, 27), (59, 0.1, 54), (1, 0.05, 1)],
+)  # fmt: skip
+def test_rounding_moves_no_rank(patients: int, share: float, rank: int) -> None:
+    assert conformal_rank(patients, share) == rank
+
+
+def test_nineteen_patients_promise_five_per_cent() -> None:
+    assert [patients_needed(share) for share in (0.05, 0.1, 0.01, 0.07)] == [19, 9, 99, 14]
+    assert promised_rate(19, 0.05) == 0.05
+    assert promised_rate(18, 0.05) == pytest.approx(1 / 19)
+
+
+def test_too_few_patients_promise_what_they_can() -> None:
+    images = [negative(str(n), float(n)) for n in range(1, 10)]  # 9 patients
     found = calibrate(images, CalibrationConfig(pooling="max", false_images=0.05))
     assert found.image_threshold == 9.0
-    assert "10.0%" in found.statements[1]  # 1 / (9 + 1)
-    assert "at least 19 negative images" in found.statements[2]
+    assert "at most 10 % of new negative patients" in found.statements[1]  # 1 / (9 + 1)
+    assert "it takes 19 negative patients at least" in found.statements[2]
 
 
-def test_images_of_one_patient_are_said_to_count_for_less() -> None:
-    images = [negative("same", float(n)) for n in range(30)]
-    assert "30 images come from 1 patients" in calibrate(images, CalibrationConfig()).statements[-1]
+def test_a_patient_scores_what_the_highest_film_does() -> None:
+    # 20 patients of three films each; a film alone would be one of 60, and the threshold 57.
+    images = [negative(str(n // 3), float(n)) for n in range(60)]
+    found = calibrate(images, CalibrationConfig(pooling="max", false_images=0.05))
+    assert found.patient_scores == tuple(float(n) for n in range(2, 60, 3))
+    assert found.image_threshold == 59.0  # of 20 patients, the 20th: floor(21 x 0.05) = 1 over
+    assert (found.images, found.patients) == (60, 20)
+    assert "n = 20 patients" in found.statements[1]
+    one = calibrate([negative("same", float(n)) for n in range(30)], CalibrationConfig())
+    assert one.patient_scores == (29.0,)
+    assert "at most 50 % of new negative patients" in one.statements[1]
 
 
-@given(st.integers(5, 200), st.sampled_from([0.05, 0.1, 0.3]), st.integers(0, 2**32))
-def test_false_image_rate_holds_on_average(count: int, alpha: float, seed: int) -> None:
-    # By symmetry each of the n + 1 exchangeable images is as likely to be the new one.
-    scores = np.random.default_rng(seed).random(count + 1)
+def test_folds_promise_no_more_than_is_known() -> None:
+    images = [negative(str(n), float(n)) for n in range(100)]
+    found = calibrate(images, CalibrationConfig(pooling="max"), folds=5, made="in folds")
+    assert (found.folds, found.made) == (5, "in folds")
+    said = found.statements[1]
+    assert "near this (cross-conformal, 5 folds, n = 100 patients), but no bound is proven" in said
+    # 2 x 5 % + min(2 x (1 - 1/5) / (100 / 5 + 1), (1 - 5 / 100) / (5 + 1)) = 10 % + 7.62 %
+    assert "it is at most 17.6 %" in said
+    leave_one_out = calibrate(images, CalibrationConfig(pooling="max"), folds=100)
+    assert "it is at most 10 %" in leave_one_out.statements[1]  # Theorem 1: twice the promise
+
+
+@given(
+    st.integers(5, 40),
+    st.integers(1, 4),
+    st.sampled_from([0.05, 0.1, 0.3]),
+    st.integers(0, 2**32),
+)
+def test_false_patient_rate_holds_on_average(
+    count: int, films: int, alpha: float, seed: int
+) -> None:
+    # By symmetry each of the n + 1 exchangeable patients is as likely to be the new one.
+    rng = np.random.default_rng(seed)
+    scores = (rng.normal(size=(count + 1, 1)) + 0.5 * rng.normal(size=(count + 1, films))).astype(
+        np.float32
+    )
     flagged = 0
     for new in range(count + 1):
-        images = [negative(str(n), scores[n]) for n in range(count + 1) if n != new]
+        images = [
+            negative(str(n), score) for n in range(count + 1) if n != new for score in scores[n]
+        ]
         threshold = calibrate(
             images, CalibrationConfig(pooling="max", false_images=alpha)
         ).image_threshold
-        flagged += np.float32(scores[new]) > threshold
-        if count > 40:
-            return  # the loop is quadratic; large counts only check that nothing breaks
+        flagged += bool((scores[new] > threshold).any())
     assert flagged / (count + 1) <= max(alpha, 1 / (count + 1)) + 1e-9
 
 
-def test_percentiles() -> None:
-    images = [negative(str(n), *np.linspace(n, n + 1, 101)) for n in range(4)]
-    found = calibrate(images, CalibrationConfig(pooling="max"))
-    got = patch_percentiles(found, np.array([-1, 0, 2, 4, 9, np.nan], np.float32))
-    np.testing.assert_allclose(got[:5], [0, 0, 50, 100, 100], atol=0.3)
-    assert math.isnan(got[5])
-    assert image_percentile(found, 0.5) == 0
-    assert image_percentile(found, 2.0) == 100 * 2 / 5  # images score 1, 2, 3, 4
-    assert image_percentile(found, 99.0) == 100 * 4 / 5  # never 100: only four were seen
+def test_percentiles_at_ties_count_what_is_strictly_lower() -> None:
+    # 10 patches: four of 1, two of 2, three of 3, one of 5
+    found = calibrate(
+        [negative("a", 1, 1, 1, 1, 2), negative("b", 2, 3, 3, 3, 5)],
+        CalibrationConfig(pooling="max"),
+    )
+    got = patch_percentiles(
+        found, np.array([0, 1, 1.5, 2, 2.5, 3, 4, 5, 6, np.nan, np.inf], np.float32)
+    )
+    np.testing.assert_allclose(got, [0, 0, 40, 40, 60, 60, 90, 90, 100, np.nan, 100], rtol=1e-6)
+    # images score 2 and 5: nothing is lower than 2, though one image has just this score
+    assert [image_percentile(found, x) for x in (1, 2, 3, 5, 6)] == pytest.approx(
+        [0, 0, 100 / 3, 100 / 3, 200 / 3]
+    )
     assert math.isnan(image_percentile(found, math.nan))
+
+
+def test_nothing_is_lower_than_an_atom_at_the_bottom() -> None:
+    # more different values than are kept, and a good part of them at the lowest
+    scores = np.concatenate([np.zeros(430), np.linspace(1, 2, 570)])
+    shares = Shares.of(scores)
+    assert len(shares.values) < 300
+    assert shares.lower(np.array([0.0])) == [0]
+    (between,) = shares.lower(np.array([0.5]))  # interpolated up to the next that is kept
+    assert 0.43 <= between <= 0.44
+
+
+@given(
+    st.lists(st.integers(-20, 20), min_size=1, max_size=300),
+    st.lists(st.floats(-25, 25, width=32), min_size=1, max_size=20),
+)
+def test_shares_of_few_different_scores_are_exact(scores: list[int], asked: list[float]) -> None:
+    values = np.array(scores, np.float32)
+    wanted = np.array([*asked, *scores], np.float32)
+    brute = [(values < x).mean() for x in wanted]
+    np.testing.assert_allclose(Shares.of(values).lower(wanted), brute, atol=1e-12)
+
+
+@given(st.integers(0, 2**32), st.floats(0, 0.9), st.integers(1, 5))
+def test_shares_of_many_scores_are_exact_at_atoms_and_near_elsewhere(
+    seed: int, mass: float, atoms: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=3000).astype(np.float32)
+    at = rng.normal(size=atoms).astype(np.float32)
+    chosen = rng.random(3000) < mass
+    values[chosen] = rng.choice(at, chosen.sum())
+    shares = Shares.of(values)
+    heavy = [x for x in at if (values == x).mean() >= 1e-3]
+    brute = [(values < x).mean() for x in heavy]
+    np.testing.assert_allclose(shares.lower(np.array(heavy)), brute, atol=1e-12)
+    wanted = rng.normal(size=200).astype(np.float32)
+    near = np.abs(shares.lower(wanted) - [(values < x).mean() for x in wanted])
+    assert near.max() <= 0.01 + 1e-9  # between levels, which lie at most 1 % apart
+    assert (np.diff(shares.lower(np.sort(wanted))) >= 0).all()
+
+
+def test_quantiles_come_back() -> None:
+    shares = Shares.of(np.arange(1, 101))
+    assert [shares.quantile(share) for share in (0.5, 0.16, 1.0)] == pytest.approx([50, 16, 100])
+
+
+def test_the_terminal_is_told_the_specificity_and_what_sensitivity_needs() -> None:
+    images = [negative(str(n), float(n)) for n in range(1, 40)]
+    found = calibrate(images, CalibrationConfig(pooling="max"), made="negatives set aside")
+    first, *_, last = told_of(SimpleNamespace(calibrated=found))
+    assert first == ("calibrated on 39 negative images of 39 patients: negatives set aside")
+    assert "threshold 38, on these patients themselves: 0.97 (1 of 39 flagged)" in last
+    assert "sensitivity needs positives: patchad evaluate" in last
 
 
 def test_colours_begin_where_nine_tenths_of_negative_patches_lie_below() -> None:

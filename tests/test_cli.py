@@ -23,6 +23,7 @@ COMMANDS = (
     "screen",
     "evaluate",
     "selftest",
+    "calibrate",
     "export",
     "push",
     "inspect",
@@ -432,10 +433,13 @@ def test_the_installed_command_from_training_to_evaluation(study, tmp_path: Path
         assert "Traceback" not in done.stderr
         return done.stdout
 
-    call("train", study.manifest, "--model", "model", "--config", "wei2018_leaky", *quick)
+    said = call("train", study.manifest, "--model", "model", "--config", "wei2018_leaky", *quick)
+    assert "specificity at the image threshold" in said
+    assert "with as many films as these, have any film flagged" in said
     call("screen", study.folder)  # ./model and ./screening are the defaults
     told = call("evaluate", "screening", "--truth", study.manifest, "--regions", study.regions)
     assert "patch_std" in told
+    assert "at the model's image threshold" in told
     figures = json.loads((tmp_path / "screening/evaluation/evaluation.json").read_text())
     assert 0 <= figures["patch"]["auroc"]["value"] <= 1
     assert set(figures["baselines"]) == {"patch_mean", "patch_std", "gradient_energy"}

@@ -94,8 +94,10 @@ def test_views_are_judged_apart_where_they_have_both_labels(tmp_path: Path) -> N
 def a_run(folder: Path, name: str, scores: list[float], middle: float) -> Run:
     """One image, whose fold's negatives lie evenly from ``middle`` − 1 to ``middle`` + 1."""
     calibration = {
-        "levels": [0.0, 1.0], "quantiles": [middle - 1, middle + 1], "patch_threshold": middle,
-        "image_threshold": middle + 1, "map": None,
+        "patch_shares": {
+            "values": [middle - 1, middle + 1], "below": [0.0, 1.0], "at_most": [0.0, 1.0],
+        },
+        "patch_threshold": middle, "image_threshold": middle + 1, "map": None,
     }  # fmt: skip
     patches_path(folder, name).parent.mkdir(parents=True)
     pd.DataFrame({"score": np.array(scores, np.float32)}).to_parquet(patches_path(folder, name))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from patchad import __version__
+from patchad.calibration import Shares
 from patchad.detector import (
     Calibration,
     ModelCard,
@@ -25,12 +26,12 @@ from patchad.preprocess import Preprocessing
 CALIBRATION = Calibration(
     pooling="max",
     top_k=1,
-    levels=(0.5, 0.99),
-    quantiles=(0.1, 0.3),
-    image_scores=(0.2, 0.25),
+    patch_shares=Shares((0.1, 0.3), (0.0, 0.5), (0.5, 1.0)),
+    patient_scores=(0.2, 0.25),
     patch_threshold=0.3,
     image_threshold=0.25,
     display_range=(0.1, 0.35),
+    images=2,
     patients=2,
     patches=40,
     statements=("at most 1 in 3 negative images, for 2 were held out",),
@@ -49,7 +50,6 @@ CARD = ModelCard(
         digest="ab" * 32,
         images=3,
         patients=2,
-        calibration_images=1,
         split="by patient",
         modalities=("MG",),
         spacing_mm=(0.07, 0.07),
@@ -179,13 +179,13 @@ def test_a_foreign_card_is_refused(tmp_path, content):
 @pytest.mark.parametrize("made_with", ["9.9", None, [], {}])
 def test_a_card_of_another_format_is_refused_whatever_it_holds(tmp_path, made_with):
     (tmp_path / "card.json").write_text(json.dumps({"format": 99, "versions": made_with}))
-    with pytest.raises(ModelError, match=rf"format 99.*\({__version__}\) reads 1.*\(unknown\)"):
+    with pytest.raises(ModelError, match=rf"format 99.*\({__version__}\) reads 3.*\(unknown\)"):
         read_card(tmp_path)
 
 
 def test_a_card_of_another_format_names_the_version_to_use(tmp_path):
     save(Fake(), tmp_path)
-    change(tmp_path / "card.json", format=3, versions={"patchad": "7.1"})
+    change(tmp_path / "card.json", format=2, versions={"patchad": "7.1"})
     with pytest.raises(ModelError, match=r"trained with \(7\.1\)"):
         read_card(tmp_path)
 
@@ -201,7 +201,7 @@ def test_a_card_that_was_changed_is_refused(tmp_path, values):
 
 
 def test_a_card_with_a_fitting_digest_must_still_be_a_card(tmp_path):
-    content = {"format": 1, "method": "fake"}
+    content = {"format": 3, "method": "fake"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (tmp_path / "card.json").write_text(json.dumps(content | {"digest": digest}))
     with pytest.raises(ModelError, match="not a card that patchad"):

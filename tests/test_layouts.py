@@ -208,5 +208,5 @@ def test_a_model_folder_tells_no_path_and_no_patient(study) -> None:
     assert str(study.folder) not in text
     found = read_marker(study.model).found["images"]
     assert len(found) == 12
-    assert {facts["use"] for _, facts in found} == {"training", "held out"}
+    assert {facts["use"] for _, facts in found} == {"train"}
     assert os.path.realpath(study.model) == read_marker(study.model).path

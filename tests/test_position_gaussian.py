@@ -36,7 +36,7 @@ def training_set(seeds):
 
 
 def draft(method):
-    data = TrainingData("", 0, 0, 0, "", (), None, (0, 1))
+    data = TrainingData("", 0, 0, "", (), None, (0, 1))
     return ModelCard(method, {}, Preprocessing(body_part="chest"), 26, 13, "mean", 0.5, "", 0, data)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchad.detector import Calibration, ModelCard, TrainingData, card_as_dict
+from patchad.calibration import Calibration, Shares
+from patchad.detector import ModelCard, TrainingData, card_as_dict
 from patchad.errors import RequestError
 from patchad.export.overlay import palette
 from patchad.export.report import write_report
@@ -41,17 +42,17 @@ CARD = ModelCard(
     min_foreground=0.5,
     score_unit="RMSE",
     seed=7,
-    data=TrainingData("a" * 64, 40, 20, 4, "by patient, 10 % held out", ("MG",), None, (0.2, 0.6)),
+    data=TrainingData("a" * 64, 40, 20, "by patient, 10 % held out", ("MG",), None, (0.2, 0.6)),
     calibration=Calibration(
         pooling="top_mean",
         top_k=3,
-        levels=(0.0, 1.0),
-        quantiles=(0.0, 1.0),
-        image_scores=(0.1, 0.2, 0.3, 0.4),
+        patch_shares=Shares((0.0, 1.0), (0.0, 1.0), (0.0, 1.0)),
+        patient_scores=(0.1, 0.2, 0.3, 0.4),
         patch_threshold=0.5,
         image_threshold=0.45,
         display_range=(0.3, 0.7),
-        patients=2,
+        images=4,
+        patients=4,
         patches=1234,
         statements=("A promise of n = 4.",),
     ),
@@ -192,7 +193,7 @@ def test_says_what_was_run_and_what_the_thresholds_promise(tmp_path: Path) -> No
         "Line: threshold 0.5",
         "stride not given",
         "2 screened 1 flagged 0 failed 0 skipped",
-        "4 held-out negative images of the model, 0 over the threshold",
+        "4 negative patients of the model, by their highest image, 0 over the threshold",
         "2 images of this run, 1 over the threshold",
         "1,234 patches",
         "score 2.5",
@@ -397,7 +398,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_strip_holds_a_degenerate_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calibration = replace(CARD.calibrated, image_scores=(0.4,), image_threshold=0.4)
+    calibration = replace(CARD.calibrated, patient_scores=(0.4,), image_threshold=0.4)
     monkeypatch.setattr(f"{__name__}.CARD", replace(CARD, calibration=calibration))
     make_run(tmp_path / "run", {"a.png": 0.4})
     _, page = report(tmp_path / "run")

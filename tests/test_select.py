@@ -7,6 +7,10 @@ import torch
 from patchad.config import Config, read_config
 from patchad.detector import read_card
 from patchad.errors import RequestError
+from patchad.io.manifest import read_manifest
+from patchad.io.read import read_entry
+from patchad.trained_on import among
+from patchad.verbs import select
 from patchad.verbs.select import pseudo_auroc, train_best
 
 CPU = torch.device("cpu")
@@ -24,7 +28,9 @@ def config(folder: Path, name: str, rings: str) -> Config:
     return read_config(str(path), overrides)
 
 
-def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) -> None:
+def test_the_best_is_kept_and_the_card_says_among_whom(
+    study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = pd.read_csv(study.manifest)
     table["path"] = [str(study.manifest.parent / path) for path in table["path"]]
     table.loc[table["split"] == "test", "split"] = "unlabelled"
@@ -33,6 +39,16 @@ def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) ->
         "narrow": config(tmp_path, "narrow", "[[0, 1.7]]"),
         "wide": config(tmp_path, "wide", "[[0.6, 6.4]]"),
     }
+    trained_on, asked = {}, {}
+    real = select.train
+
+    def watched(source, folder, config, **options):
+        done = real(source, folder, config, **options)
+        asked[folder.name] = set(options["leave_out"])
+        trained_on[folder.name] = done.card
+        return done
+
+    monkeypatch.setattr(select, "train", watched)
     trained = train_best(tmp_path / "manifest.csv", tmp_path / "model", configs, device=CPU)
     card = read_card(tmp_path / "model")
     assert card == trained.card
@@ -42,6 +58,22 @@ def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) ->
     (ring,) = card.config["convergence"]["rings_mm"]
     assert tuple(ring) == {"narrow": (0, 1.7), "wide": (0.6, 6.4)}[best]
     assert not (tmp_path / "model" / "candidates").exists()
+    assert "against 4 negative images of 2 patients (AUCp), set aside for this" in note
+    assert "neither trained nor calibrated" in note
+    # Who chose is whole patients, and neither trained nor calibrated any candidate.
+    rows = [row for row in read_manifest(study.manifest) if row.split == "train"]
+    judges = asked["narrow"]
+    assert judges == asked["wide"]
+    assert len(judges) == 4
+    assert len({row.patient_id for row in rows if row.path in judges}) == 2
+    assert not {row.patient_id for row in rows if row.path in judges} & {
+        row.patient_id for row in rows if row.path not in judges
+    }
+    digests = [read_entry(row).source.digest for row in rows if row.path in judges]
+    for card in trained_on.values():
+        assert card.data.images + card.calibrated.images == 8
+        assert not any(among(card.data.trained_on, digests))
+        assert not any(among(card.calibrated.made_on, digests))
 
 
 def test_a_choice_is_resumed_with_the_same_request_only(study, tmp_path: Path) -> None:
@@ -77,4 +109,17 @@ def test_without_unlabelled_images_nothing_is_written(study, tmp_path: Path) -> 
     configs = {"a": study.config, "b": study.config}
     with pytest.raises(RequestError, match="unlabelled"):
         train_best(study.manifest, tmp_path / "model", configs, device=CPU)
+    assert not (tmp_path / "model").exists()
+
+
+def test_too_few_negatives_to_choose_by_are_refused(study, tmp_path: Path) -> None:
+    table = pd.read_csv(study.manifest)
+    table["path"] = [str(study.manifest.parent / path) for path in table["path"]]
+    table.loc[table["split"] == "test", "split"] = "unlabelled"
+    few = sorted(set(table["patient_id"][table["split"] == "train"]))[:3]
+    table = table[table["patient_id"].isin(few) | (table["split"] == "unlabelled")]
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    configs = {"a": study.config, "b": study.config}
+    with pytest.raises(RequestError, match=r"takes 4 patients .*has 3; give more, or one --config"):
+        train_best(tmp_path / "manifest.csv", tmp_path / "model", configs, device=CPU)
     assert not (tmp_path / "model").exists()

@@ -27,8 +27,10 @@ from patchad.evaluation.detail import (
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Region, Source
 from patchad.io.manifest import ManifestRow
+from patchad.io.read import read_entry
 from patchad.io.workers import Limits
 from patchad.preprocess import Preprocessing
+from patchad.trained_on import pack_digests
 from patchad.verbs.selftest import measure, selftest, summary
 from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
 
@@ -259,6 +261,19 @@ def test_without_spacing_no_millimetres(films) -> None:
     assert result["counts"]["images"] == 1
 
 
+def test_images_that_were_trained_on_are_counted(films) -> None:
+    known = pack_digests([read_entry(films[0]).source.digest])
+    card = Brightest().card
+    seen = replace(card, data=replace(card.data, trained_on=known))
+    detector = type("Seen", (Brightest,), {"card": seen})()
+    for chosen, count in ((films[:2], 1), (films[1:2], 0)):
+        notes = measure(
+            detector, chosen, images=2, seed=0, kinds=[MASS], contrasts=(1,), lesions=1
+        )["notes"]
+        assert f"The model was trained on {count} of these {len(chosen)} images" in notes[0]
+        assert ("flatters" in notes[0]) == (count > 0)
+
+
 def test_images_unlike_the_training_images_are_refused(films) -> None:
     other = [replace(row, spacing_mm=(0.2, 0.2)) for row in films]
     with pytest.raises(RequestError, match=r"no image could be tested: pixel spacing 0\.2 × 0\.2"):
@@ -293,7 +308,7 @@ def test_the_command(study, few, tmp_path: Path) -> None:
     assert result.exit_code == 1  # one image could not be read
     assert "broken.dcm" in result.stderr
     assert "spiculated mass, 8 mm" in result.stdout
-    assert "trained on flatter it" in result.stdout
+    assert "The model was trained on 0 of these 1 images (1 of split test)." in result.stdout
     assert sorted(path.name for path in out.glob("[!.]*")) == [
         "contrast_detail.png",
         "detail.csv",

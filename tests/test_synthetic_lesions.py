@@ -35,7 +35,7 @@ CARD = ModelCard(
     min_foreground=0.5,
     score_unit="",
     seed=0,
-    data=TrainingData("ab", 3, 2, 1, "by patient", ("MG",), (0.8, 0.8), (0.3, 0.6)),
+    data=TrainingData("ab", 3, 2, "by patient", ("MG",), (0.8, 0.8), (0.3, 0.6)),
 )
 
 

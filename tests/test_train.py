@@ -15,6 +15,7 @@ from patchad.detector import read_model
 from patchad.errors import OutputError, RequestError
 from patchad.io import workers
 from patchad.io.manifest import read_manifest
+from patchad.verbs.outlier import Outlier
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import _one_intent, train
@@ -25,8 +26,8 @@ CPU = torch.device("cpu")
 def test_the_card_says_what_screening_needs(study) -> None:
     card, _ = read_model(study.model)
     negatives = [row for row in read_manifest(study.manifest) if row.split == "train"]
-    assert card.data.images + card.data.calibration_images == len(negatives) == 12
-    assert card.data.calibration_images == 4  # 2 of 6 patients, 0.4 of them, two images each
+    assert card.data.images + card.calibrated.images == len(negatives) == 12
+    assert card.calibrated.images == 4  # 2 of 6 patients, 0.4 of them, two images each
     assert card.data.modalities == ("MG",)
     assert card.data.spacing_mm == pytest.approx((0.8, 0.8))
     assert 0 < card.data.brightness[0] <= card.data.brightness[1] < 1
@@ -83,9 +84,9 @@ def test_holding_out_by_patch_says_that_it_leaks(study, tmp_path: Path) -> None:
         ],
     )
     card = train(study.manifest, tmp_path / "model", config, device=CPU).card
-    assert any("LEAK" in note for note in card.notes)
+    assert any("LEAK" in note for note in card.calibrated.notes)
     assert "LEAK" in card.calibrated.statements[0]
-    assert card.data.calibration_images == card.data.images == 12
+    assert card.calibrated.images == card.data.images == 12
 
 
 def test_a_folder_is_taken_as_negatives_and_said_so(
@@ -99,7 +100,8 @@ def test_a_folder_is_taken_as_negatives_and_said_so(
     with caplog.at_level(logging.WARNING):
         trained = train(films, tmp_path / "model", tiny_config, device=CPU)
     assert "all 7 images are taken as negatives" in caplog.text
-    assert any("every image was taken as a patient" in note for note in trained.card.notes)
+    (note,) = (note for note in trained.card.notes if "patients were found" in note)
+    assert note.startswith("3 patients were found in 6 images, by the Patient ID and Study")
     assert any("1 images could not be used" in note for note in trained.card.notes)
     assert [Path(path).name for path, _ in trained.failed] == ["broken.dcm"]
 
@@ -146,6 +148,29 @@ def test_a_finished_model_is_not_trained_again(study) -> None:
     assert card.weights_sha256
 
 
+def test_a_film_that_alone_sets_the_threshold_is_named(
+    study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def find(patients, scores, false_images):
+        asked.append((patients, scores, false_images))
+        return Outlier(1, 9.0, 2.0)
+
+    monkeypatch.setattr("patchad.verbs.train.find_outlier", find)
+    card = train(study.manifest, tmp_path / "model", study.config, device=CPU).card
+    ((patients, scores, share),) = asked
+    assert (len(patients), len(set(patients)), share) == (4, 2, 0.05)
+    assert max(scores) == card.calibrated.image_threshold
+    (line,) = (r.message for r in caplog.records if "alone sets" in r.message)
+    films = {str(row.path): row.patient_id for row in read_manifest(study.manifest)}
+    path = line.split(" alone sets")[0]
+    assert films[path] == patients[1]
+    (note,) = card.calibrated.notes
+    assert note.startswith("One negative image alone sets the image threshold: it scores 9")
+    assert Path(path).name not in note
+
+
 @pytest.mark.parametrize(("raw", "expected"), [([True] * 2, True), ([False, None], False)])
 def test_the_card_says_whether_the_images_were_raw(raw, expected) -> None:
     images = [SimpleNamespace(source=SimpleNamespace(for_processing=value)) for value in raw]
@@ -187,7 +212,7 @@ def test_a_film_that_crashes_its_decoder_is_left_out(
     ((path, reason),) = trained.failed
     assert Path(path).name == "crash.dcm"
     assert "died of SIGABRT" in reason
-    assert trained.card.data.images + trained.card.data.calibration_images == 5
+    assert trained.card.data.images + trained.card.calibrated.images == 5
 
 
 def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_path: Path) -> None:
@@ -199,7 +224,7 @@ def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_pat
         ],
     )
     card = train(study.manifest, tmp_path / "model", config, device=CPU).card
-    assert (card.preprocessing.voi, card.format) == ("full", 2)
+    assert (card.preprocessing.voi, card.format) == ("full", 3)
     assert card.config["preprocessing"]["voi"] == "full"
     films = [row.path for row in read_manifest(study.manifest) if row.split == "test"][:1]
     model = tmp_path / "model"

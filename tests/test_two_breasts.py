@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from patchad.calibration import TwoBreasts
 from patchad.config import read_config
 from patchad.errors import RequestError
 from patchad.io.manifest import read_manifest
@@ -12,7 +13,13 @@ from patchad.methods import load
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import train
-from patchad.verbs.two_breasts import Side, less_other_side, other_sides, with_two_breasts
+from patchad.verbs.two_breasts import (
+    Side,
+    calibrate_two_breasts,
+    less_other_side,
+    other_sides,
+    with_two_breasts,
+)
 
 CPU = torch.device("cpu")
 
@@ -34,6 +41,16 @@ def test_sides_are_of_one_patient_study_and_view() -> None:
 
 def test_half_of_the_other_side_is_taken_off() -> None:
     assert less_other_side([6.0, 2.0, 5.0], [1, 0, None], 3.0) == [5.0, -1.0, 3.5]
+
+
+def test_the_threshold_is_counted_by_patient() -> None:
+    # a has both breasts, c and d one: half of the median, 3.5, is taken off theirs
+    sides = [Side("a", "1", "MLO", x) for x in "LR"] + [Side(x, "1", "MLO", "L") for x in "cd"]
+    scores, patients = [6.0, 2.0, 5.0, 1.0], ["a", "a", "c", "d"]
+    found = calibrate_two_breasts(scores, sides, patients, 0.05)
+    assert found == TwoBreasts(3.5, (-0.75, 3.25, 5.0), 5.0)
+    assert calibrate_two_breasts(scores, sides, patients, 0.5).image_threshold == 3.25
+    assert calibrate_two_breasts(scores[2:], sides[2:], patients[2:], 0.5) is None
 
 
 @pytest.fixture(scope="module")

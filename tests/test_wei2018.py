@@ -39,7 +39,7 @@ CARD = ModelCard(
     min_foreground=0.5,
     score_unit="",
     seed=0,
-    data=TrainingData("ab", 3, 2, 1, "by patient", ("MG",), (0.2, 0.2), (0.3, 0.6)),
+    data=TrainingData("ab", 3, 2, "by patient", ("MG",), (0.2, 0.2), (0.3, 0.6)),
     notes=("from the draft",),
 )
 

@@ -152,7 +152,7 @@ def _by_kind(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _operating_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where a reader could stand: at the card's threshold, and at specificities on these data."""
     rows = []
-    for level in ("patch", "image"):
+    for level in ("patch", "image", "patient"):
         card = result["threshold"][level]
         point = {"level": level, "point": "card's threshold", "threshold": card["value"]}
         rows.append(point | {k: v for name, f in _of(card) for k, v in _row(f, name).items()})

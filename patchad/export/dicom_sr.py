@@ -34,7 +34,7 @@ def _own(value: str, meaning: str) -> CodedConcept:
 
 
 IMAGE_SCORE = _own("image_score", "Anomaly score of the image")
-IMAGE_PERCENTILE = _own("image_percentile", "Percentile among held-out negative images")
+IMAGE_PERCENTILE = _own("image_percentile", "Percentile among held-out negative patients")
 IMAGE_THRESHOLD = _own("image_threshold", "Threshold of the image score")
 FLAGGED = _own("flagged", "Score over the threshold")
 REGION_SCORE = _own("region_score", "Highest anomaly score in the region")

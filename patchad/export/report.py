@@ -172,11 +172,11 @@ def _scale(card: ModelCard) -> Image.Image:
 
 
 def _strips(ranked: Sequence[ImageRow], card: ModelCard) -> tuple[list[_Strip], float, float]:
-    """The scores of the run and of the held-out negatives; the ends of their common axis."""
+    """The scores of the run and of the model's negatives; the ends of their common axis."""
     threshold = card.calibrated.image_threshold
     groups = {
         "images of this run": [row.score for row in ranked if row.score is not None],
-        "held-out negative images of the model": list(card.calibrated.image_scores),
+        "negative patients of the model, by their highest image": [*card.calibrated.patient_scores],
     }
     everything = [threshold, *(score for scores in groups.values() for score in scores)]
     low, high = min(everything), max(everything)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
 
 from patchad.errors import OutputError
@@ -59,8 +59,13 @@ def clear(folder: Path, layout: Layout, below: str = "", *, ids: Set[str] | None
             use; then nothing was deleted.
     """
     known = layout.ids(folder) if ids is None else ids
-    patterns = [p for p in layout.files if _is_below(p, below) and (ids is None or "{id}" in p)]
-    files = [path for pattern in patterns for path in _matches(folder, pattern, known)]
+    patterns = [p for p in layout.files if _may_be_below(p, below) and (ids is None or "{id}" in p)]
+    files = [
+        path
+        for pattern in patterns
+        for path in _matches(folder, pattern, known)
+        if _is_below(_below(path, folder), below)
+    ]
     nested = {} if ids is not None else layout.nested
     inner = [
         (path, kind)
@@ -117,6 +122,15 @@ def _below(path: Path, folder: Path) -> str:
 
 def _is_below(path: str, folder: str) -> bool:
     return not folder or path == folder or path.startswith(f"{folder}/")
+
+
+def _may_be_below(pattern: str, folder: str) -> bool:
+    """Whether a pattern of a layout can mean a path below ``folder``, which has no wildcards."""
+    parts, above = pattern.split("/"), folder.split("/") if folder else []
+    return len(parts) > len(above) and all(
+        fnmatchcase(name, part.replace("{id}", "*"))
+        for name, part in zip(above, parts, strict=False)
+    )
 
 
 def _folders(folder: Path, layout: Layout) -> list[Path]:

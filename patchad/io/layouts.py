@@ -41,6 +41,8 @@ _MODEL = (
     "card.json",
     "weights.safetensors",
     *(f"checkpoint/{name}" for name in _CHECKPOINTS),
+    *(f"checkpoint/fold[0-9]*/{name}" for name in _CHECKPOINTS),
+    "checkpoint/fold[0-9]*.safetensors",
 )
 MODEL = Layout("model", _MODEL, nested={"candidates/*": Layout("model", _MODEL)})
 _PHANTOMS = ("manifest.csv", "regions.csv", "P[0-9]*/[12]-*.dcm")

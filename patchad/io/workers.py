@@ -12,10 +12,10 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 from patchad.errors import ImageError, NotARadiographError, RequestError
 from patchad.image import Radiograph
 from patchad.io.caps import MAX_PIXELS, bounded
+from patchad.io.dicom_identity import identity_of
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import read_entry
 from patchad.io.request import content_of
@@ -56,11 +57,15 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class How:
-    """How the images of a run are read and prepared."""
+    """How the images of a run are read and prepared.
+
+    With a ``secret``, DICOM files of rows without a patient come with their hashed identity.
+    """
 
     preprocessing: Preprocessing
     spacing_mm: tuple[float, float] | None = None
     limits: Limits = DEFAULT_LIMITS
+    secret: bytes = b""
 
     def __call__(self, entry: ManifestRow) -> "Ready | Fault":
         """Read and prepare one image."""
@@ -96,12 +101,14 @@ class Ready:
     """An image ready to be scored, the seconds that it took, and the SHA-256 of its file.
 
     The file is hashed before it is read: one that changes meanwhile no longer fits its digest.
+    ``identity`` is what :func:`patchad.io.dicom_identity.identity_of` gives, if it was asked for.
     """
 
     radiograph: Radiograph
     prepared: Prepared
     seconds: float
     content: str = ""
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -375,6 +382,10 @@ def _read(entry: ManifestRow, how: How) -> Ready | Fault:
                 max_pixels=how.limits.max_pixels,
             )
         prepared = prepare(radiograph, how.preprocessing)
+        identity = {}
+        if how.secret and not entry.patient_id:
+            # hashed in this process: what names a patient does not leave it
+            identity = identity_of(entry.path, how.secret, max_pixels=how.limits.max_pixels)
     except Exception as error:  # whatever a decoder throws at one file stays with that file
         return replace(fault_of(error), content=content)
-    return Ready(radiograph, prepared, time.monotonic() - start, content)
+    return Ready(radiograph, prepared, time.monotonic() - start, content, identity)

@@ -1,27 +1,42 @@
-"""What a score means: percentiles, thresholds and the colour range, from held-out negatives.
+"""What a score means: percentiles, thresholds and the colour range, from negatives not trained on.
 
-The image threshold is split-conformal (Vovk et al. 2005; Angelopoulos & Bates, "A gentle
-introduction to conformal prediction", 2021): with n exchangeable negatives held out, the
-⌈(n+1)(1−α)⌉-th smallest image score is exceeded by a new negative with probability at most α.
+The image threshold is conformal (Vovk et al. 2005; Angelopoulos & Bates, "A gentle introduction to
+conformal prediction", 2021), counted by patient: films of a patient are alike, so it is patients
+that are exchangeable. With n negative patients, each scoring what their highest film does, the
+⌈(n+1)(1−α)⌉-th smallest score is exceeded by a new negative patient, with as many films as these,
+with probability at most α: where one model scored them all and had seen none (split conformal).
+
+Where each was scored by the model of a fold (cross-conformal, :mod:`patchad.verbs.folds`), and the
+model that is used was trained on all of them, no such bound is known. R. F. Barber, E. J. Candès,
+A. Ramdas, R. J. Tibshirani (Predictive inference with the jackknife+, Annals of Statistics 49:
+486-507, 2021, https://doi.org/10.1214/20-AOS1965) prove at most 2α (leave-one-out, Theorem 1) or
+2α + min(2(1−1/K)/(n/K+1), (1−K/n)/(K+1)) (K folds, Theorem 4) for another way: all the folds'
+models score the new film too, each beside its own fold. In benchmarks/calibration.py the one model
+stays near α.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.feature import peak_local_max
 
-from patchad.calibration import Calibration, MapCalibration
+from patchad.calibration import (
+    Calibration,
+    MapCalibration,
+    Shares,
+    conformal_threshold,
+    highest_of_patients,
+    patients_needed,
+    promise,
+    promised_rate,
+)
 from patchad.config import CalibrationConfig
-from patchad.detector import Scored
+from patchad.detector import ModelCard, Scored
 from patchad.errors import TrainingError
 from patchad.verbs.two_breasts import Side, calibrate_two_breasts
 
-# Denser towards 1: the tail is where percentiles are read.
-LEVELS = np.unique(np.concatenate([np.linspace(0, 1, 101), 1 - np.geomspace(1e-4, 1e-2, 41)]))
 _SAMPLED = 20_000  # values of a dense map that are kept of an image
 _APART_MM = 5.0  # between the peaks of a dense map
 _DISPLAY_FROM = 0.9  # the colours begin here: nine tenths of a negative film stay clear
@@ -29,7 +44,7 @@ _DISPLAY_FROM = 0.9  # the colours begin here: nine tenths of a negative film st
 
 @dataclass(frozen=True, eq=False)
 class NegativeImage:
-    """The scores of one held-out negative image.
+    """The scores of one negative image, by a model that was not trained on it.
 
     ``scored``: what the detector said of it, without its map. ``held_out`` (m,) float32: the
     patches that percentiles are learnt from, all unless the split was by patch. ``side``: which
@@ -68,11 +83,25 @@ class NegativeImage:
         return self.scored.scores.values[self.scored.scores.scored]
 
 
-def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Calibration:
+def calibrate(
+    images: Sequence[NegativeImage],
+    config: CalibrationConfig,
+    *,
+    made: str = "",
+    folds: int = 0,
+    made_on: str = "",
+) -> Calibration:
     """Learn thresholds, percentiles and the display range from negatives that were set aside.
 
+    Args:
+        images: by patient, none of them seen by the model that scored it.
+        config: what the thresholds are set for.
+        made: in words, on which negatives.
+        folds: how many models scored them, each a fold; 0: the model itself.
+        made_on: the images' digests, see :mod:`patchad.trained_on`.
+
     Raises:
-        TrainingError: no held-out negative has a scored patch.
+        TrainingError: no negative has a scored patch.
     """
     images = [image for image in images if image.values.size]
     held_out = np.concatenate([image.held_out for image in images] or [np.empty(0, np.float32)])
@@ -85,8 +114,8 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
     by_image = [
         image.scored.image_score(config.pooling, config.top_k, patch_threshold) for image in images
     ]
-    scores = sorted(by_image)
-    split_conformal = partial(_image_threshold, config.false_images)
+    patients = [image.patient_id for image in images]
+    ranked = highest_of_patients(patients, by_image)
     dense = [image.dense for image in images if image.dense is not None]
     peaks = [image.peaks for image in images if image.peaks is not None]
     own = _map_calibration(peaks, config.false_patches) if peaks else None
@@ -94,30 +123,51 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
     low = float(np.quantile(shown, _DISPLAY_FROM))
     drawn_over = patch_threshold if own is None else own.threshold
     high = low + 2 * max(drawn_over - low, 1e-3 * abs(low), 1e-6)
-    patients = len({image.patient_id for image in images})
     return Calibration(
         pooling=config.pooling,
         top_k=config.top_k,
-        levels=tuple(LEVELS.tolist()),
-        quantiles=tuple(np.quantile(held_out, LEVELS).astype(float).tolist()),
-        image_scores=tuple(scores),
+        patch_shares=Shares.of(held_out),
+        patient_scores=tuple(ranked),
         patch_threshold=patch_threshold,
-        image_threshold=split_conformal(scores),
+        image_threshold=conformal_threshold(ranked, config.false_images),
         display_range=(low, high),
-        patients=patients,
+        images=len(images),
+        patients=len(ranked),
         patches=int(held_out.size),
-        statements=_statements(len(scores), patients, config, dense=own is not None),
+        made=made,
+        folds=folds,
+        made_on=made_on,
+        statements=_statements(len(images), len(ranked), config, folds, dense=own is not None),
         map=own,
         two_breasts=calibrate_two_breasts(
-            by_image, [image.side for image in images], split_conformal
+            by_image, [image.side for image in images], patients, config.false_images
         ),
     )
 
 
-def _image_threshold(false_images: float, ranked: Sequence[float]) -> float:
-    """The ⌈(n+1)(1−α)⌉-th smallest of n scores, the highest where there are too few."""
-    rank = math.ceil((len(ranked) + 1) * (1 - false_images))
-    return float(ranked[min(rank, len(ranked)) - 1])
+def image_scores(images: Sequence[NegativeImage], calibration: Calibration) -> list[float]:
+    """The image score of each, as the calibration pools patches; NaN where nothing was scored."""
+    return [
+        image.scored.image_score(
+            calibration.pooling, calibration.top_k, calibration.patch_threshold
+        )
+        for image in images
+    ]
+
+
+def told_of(card: ModelCard) -> list[str]:
+    """What a terminal shows of a card's calibration, a line each."""
+    calibration = card.calibrated
+    over = sum(score > calibration.image_threshold for score in calibration.patient_scores)
+    return [
+        f"calibrated on {calibration.images} negative images of {calibration.patients} patients: "
+        f"{calibration.made}",
+        *calibration.notes,
+        *calibration.statements,
+        f"specificity at the image threshold {calibration.image_threshold:.4g}, on these patients "
+        f"themselves: {1 - over / calibration.patients:.2f} ({over} of {calibration.patients} "
+        "flagged); sensitivity needs positives: patchad evaluate",
+    ]
 
 
 def map_peaks(
@@ -137,12 +187,7 @@ def map_peaks(
 
 
 def _map_calibration(peaks: Sequence[NDArray[np.float32]], budget: float) -> MapCalibration:
-    everything = np.concatenate(peaks)
-    return MapCalibration(
-        threshold=_patch_threshold(peaks, budget),
-        levels=tuple(LEVELS.tolist()),
-        quantiles=tuple(np.quantile(everything, LEVELS).astype(float).tolist()),
-    )
+    return MapCalibration(_patch_threshold(peaks, budget), Shares.of(np.concatenate(peaks)))
 
 
 def _patch_threshold(images: Sequence[NDArray[np.float32]], budget: float) -> float:
@@ -153,28 +198,41 @@ def _patch_threshold(images: Sequence[NDArray[np.float32]], budget: float) -> fl
 
 
 def _statements(
-    images: int, patients: int, config: CalibrationConfig, *, dense: bool
+    images: int, patients: int, config: CalibrationConfig, folds: int, *, dense: bool
 ) -> tuple[str, ...]:
-    promised = max(config.false_images, 1 / (images + 1))
+    rate = promised_rate(patients, config.false_images)
     exceed = "patches an image exceed the patch threshold"
     if dense:
         exceed += f", and as many peaks of the map ({_APART_MM:g} mm apart) the map threshold,"
     statements = [
-        f"Patches: on the {images} held-out negative images, at most {config.false_patches:g} "
-        f"{exceed} on average. This is what was counted, not a guarantee for new images.",
-        f"Images: a new negative image that is exchangeable with the {images} held-out ones is "
-        f"flagged with probability at most {promised:.1%} (split conformal: on average over draws "
-        "of the held-out set; with n this small one model's rate may lie well above or below).",
+        f"Patches: on the {images} negative images, at most {config.false_patches:g} {exceed} on "
+        "average. This is what was counted, not a guarantee for new images.",
+        f"Images: {promise(rate)}. "
+        + (_of_folds(patients, folds, rate) if folds else _of_split(patients)),
     ]
-    if promised > config.false_images:
+    if rate > config.false_images:
         statements.append(
-            f"{config.false_images:.1%} was asked for, but {images} images can promise no less "
-            f"than 1/(n + 1) = {promised:.1%}; hold out at least "
-            f"{math.ceil(1 / config.false_images) - 1} negative images for it."
-        )
-    if patients < images:
-        statements.append(
-            f"The {images} images come from {patients} patients: images of one patient are alike, "
-            "so the promise holds for a smaller n than the number of images."
+            f"{100 * config.false_images:.3g} % was asked for, but {patients} patients can promise "
+            f"no less than 1/(n + 1) = {100 * rate:.3g} %: it takes "
+            f"{patients_needed(config.false_images)} negative patients at least."
         )
     return tuple(statements)
+
+
+def _of_split(patients: int) -> str:
+    return (
+        f"This holds (split conformal, n = {patients} patients) for patients who are exchangeable "
+        "with these, on average over draws of these; with a small n one model's rate may lie well "
+        "above or below."
+    )
+
+
+def _of_folds(patients: int, folds: int, rate: float) -> str:
+    size = patients / folds
+    excess = min(2 * (1 - 1 / folds) / (size + 1), (1 - folds / patients) / (folds + 1))
+    return (
+        f"In practice the rate lies near this (cross-conformal, {folds} folds, n = {patients} "
+        "patients), but no bound is proven for one model trained on all of them: where all "
+        f"{folds} folds' models score the new film it is at most {100 * (2 * rate + excess):.3g} % "
+        "(Barber et al. 2021, Theorem 4)."
+    )

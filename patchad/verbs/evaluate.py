@@ -30,7 +30,7 @@ from patchad.evaluation.files import as_text, write_pictures, write_tables
 from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import LEVELS, tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
-from patchad.evaluation.truth import lay_beside
+from patchad.evaluation.truth import Truth, lay_beside
 from patchad.export.report import write_report
 from patchad.io.clearing import clear
 from patchad.io.files import write_whole
@@ -38,9 +38,11 @@ from patchad.io.folder import claimed
 from patchad.io.layouts import EVALUATION, RUN, open_run
 from patchad.io.manifest import read_manifest, read_regions
 from patchad.io.run import Run, read_run
+from patchad.trained_on import among
 from patchad.version import __version__
 
 _Sections = dict[str, Section]
+_THRESHOLDS = {"patch": "patch_threshold", "image": "image_threshold", "patient": "image_threshold"}
 
 
 def evaluate(
@@ -132,6 +134,7 @@ def _judge(
         for kind in kinds
     }
     images = samples.images
+    highest = images.groupby("patient")[[METHOD, "positive"]].max()
     thresholds = {
         "patch": patch_threshold_section(samples, calibration["patch_threshold"], weights),
         "image": threshold_section(
@@ -141,9 +144,16 @@ def _judge(
             calibration["image_threshold"],
             weights,
         ),
+        "patient": threshold_section(
+            highest[METHOD].to_numpy(),
+            highest["positive"].to_numpy(bool),
+            highest.index.to_numpy(),
+            calibration["image_threshold"],
+            weights,
+        ),
     }
     pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), device)
-    notes = [*judged.notes]
+    notes = [*judged.notes, *_seen_notes(run, judged)]
     if pixels is None and len(samples.lesions):
         notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
     result = {
@@ -160,7 +170,7 @@ def _judge(
         "counts": dict(judged.counts),
         **_json(whole[METHOD]),
         "threshold": {
-            name: {"value": calibration[f"{name}_threshold"], "from": "card", **section}
+            name: {"value": calibration[_THRESHOLDS[name]], "from": "card", **section}
             for name, section in _json(thresholds).items()
         },
         "pixel": None if pixels is None else _json({"": pixel_section(pixels, weights)})[""],
@@ -192,7 +202,31 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     unbeaten = [n for n, sections in result["baselines"].items() if sections["beaten"] is not True]
     if unbeaten:
         lines.append(f"not shown to beat (patch AUROC, paired by patient): {', '.join(unbeaten)}")
+    for level in ("image", "patient"):
+        point = result["threshold"][level]
+        lines.append(
+            f"at the model's image threshold {point['value']:.4g}, {level}s: sensitivity "
+            f"{as_text(point['sensitivity'])}, specificity {as_text(point['specificity'])}"
+        )
     return [*lines, *result["notes"]]
+
+
+def _seen_notes(run: Run, judged: Truth) -> list[str]:
+    """Which of the judged images the model has seen already: they flatter it."""
+    card, digests = run.settings["card"], {row.id: row.digest for row in run.rows}
+    known = [digests[case.image_id] for case in judged.cases]
+    notes = []
+    for packed, done in (
+        (card.get("data", {}).get("trained_on", ""), "trained on"),
+        (card["calibration"].get("made_on", ""), "calibrated on"),
+    ):
+        count = sum(among(packed, known))
+        if count:
+            notes.append(
+                f"The model was {done} {count} of the {len(known)} judged images (the same "
+                "pixels), so these figures flatter it: judge it on others."
+            )
+    return notes
 
 
 def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
@@ -263,8 +297,8 @@ def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
         "the most at so many false marks a negative image: false marks are counted on negative "
         "images alone; all lesions count, scored or not.",
-        "threshold": "The card's, from held-out negatives of the training data; above is strictly "
-        "above. Patches as under 'patch'.",
+        "threshold": "The card's, from negatives that were not judged here; above is strictly "
+        "above. Patches as under 'patch'; patient: the highest image over the image threshold.",
         "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
         "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
         f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "

@@ -31,7 +31,6 @@ from patchad.evaluation.detail import (
     marks_and_places,
 )
 from patchad.evaluation.labelling import find_marks
-from patchad.export.curves import DetailLine, plot_contrast_detail
 from patchad.foreground import find_foreground
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph
@@ -45,7 +44,9 @@ from patchad.io.workers import DEFAULT_LIMITS, How, Limits, readers, required
 from patchad.methods import load
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent
+from patchad.trained_on import among
 from patchad.verbs.screen import mismatches
+from patchad.verbs.selftest_files import draw, table
 from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
 from patchad.version import __version__
 
@@ -123,8 +124,8 @@ def selftest(
             progress=progress,
         )
         result = {"patchad": __version__, "on": str(on), **result}
-        write_whole(out / "detail.csv", pd.DataFrame(_table(result)).to_csv(index=False))
-        _picture(out / "contrast_detail.png", result)
+        write_whole(out / "detail.csv", pd.DataFrame(table(result)).to_csv(index=False))
+        draw(out / "contrast_detail.png", result)
         write_whole(out / "selftest.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result
 
@@ -161,17 +162,20 @@ def measure(
     tested: list[_Tested] = []
     failed: list[tuple[str, str]] = []
     skipped: list[tuple[str, str]] = []
+    digests: list[str] = []
     read_as = card.preprocessing if bits is None else replace(card.preprocessing, bits=bits)
     with readers(How(read_as, spacing_mm, limits)) as ahead:
         for row, read in ahead(rows):
             rng = np.random.default_rng([seed, len(used)])
             try:
-                tested.append(_test_image(detector, required(read).radiograph, wanted, rng))
+                radiograph = required(read).radiograph
+                tested.append(_test_image(detector, radiograph, wanted, rng))
             except ImageError as error:
                 left_out = skipped if isinstance(error, NotARadiographError) else failed
                 left_out.append((row_path(row.path), str(error)))
                 continue
             used.append(row)
+            digests.append(radiograph.source.digest)
             progress("self-test", len(used), images, math.nan)
             if len(used) == images:
                 break
@@ -189,7 +193,7 @@ def measure(
         "model": card_as_dict(card)["digest"],
         "seed": seed,
         "definitions": _DEFINITIONS,
-        "notes": _notes(used),
+        "notes": _notes(used, sum(among(card.data.trained_on, digests))),
         "counts": {
             "images": len(used),
             "screenings": sum(image.screenings for image in tested),
@@ -338,45 +342,12 @@ def _half_in_words(half: Mapping[str, Any]) -> str:
     return f"{half['contrast']:.2g}" + (" or less" if half["or_less"] else "")
 
 
-def _table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row a level, with the contrast at which half of its kind and size are found."""
-    half = {(x["kind"], x["diameter_mm"]): x["contrast"] for x in result["half_found"]}
-    return [
-        {
-            **{name: value for name, value in level.items() if name != "ci95"},
-            "found_low": level["ci95"][0],
-            "found_high": level["ci95"][1],
-            "half_found_at": half[level["kind"], level["diameter_mm"]],
-        }
-        for level in result["levels"]
-    ]
-
-
-def _picture(path: Path, result: Mapping[str, Any]) -> None:
-    panels: dict[str, list[DetailLine]] = {}
-    for half in result["half_found"]:
-        own = [
-            level
-            for level in result["levels"]
-            if (level["kind"], level["diameter_mm"]) == (half["kind"], half["diameter_mm"])
-        ]
-        line = DetailLine(
-            half["diameter_mm"],
-            np.array([level["contrast"] for level in own]),
-            np.array([level["found"] for level in own]),
-            np.array([level["ci95"] for level in own]),
-            math.nan if half["contrast"] is None else half["contrast"],
-        )
-        panels.setdefault(half["kind"], []).append(line)
-    plot_contrast_detail(path, panels, result["false_marks_an_image"])
-
-
-def _notes(used: Sequence[ManifestRow]) -> list[str]:
+def _notes(used: Sequence[ManifestRow], trained: int) -> list[str]:
     splits = Counter(row.split or "none" for row in used)
     named = ", ".join(f"{count} of split {split}" for split, count in splits.items())
+    flattered = ", which flatters it: give others" if trained else ""
     return [
-        f"Images that the model was trained on flatter it ({named}): its card holds one digest of "
-        "all its training images, which cannot tell whether these were among them.",
+        f"The model was trained on {trained} of these {len(used)} images ({named}){flattered}.",
         "The lesions are synthetic: what finds them may miss real ones; what misses them when "
         "they are large and bright will hardly find real ones.",
     ]

@@ -5,39 +5,15 @@ its file's name and content, whose it is by a number.
 """
 
 import hashlib
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchad.errors import RequestError
 from patchad.io.files import shown
-from patchad.io.manifest import ManifestRow, is_manifest
-from patchad.io.read import find_images
+from patchad.io.manifest import ManifestRow
 from patchad.io.request import content_of, differences, facts_of, listed, numbered
-
-log = logging.getLogger(__name__)
-
-
-def negatives(source: Path) -> list[ManifestRow]:
-    """The images to train and to calibrate on: negatives that are not kept for something else.
-
-    Raises:
-        RequestError: there is none.
-    """
-    rows = find_images([source], strangers=False)
-    if is_manifest(source):
-        used = [r for r in rows if r.label == "negative" and r.split not in ("test", "unlabelled")]
-        if not used:
-            raise RequestError(
-                f"{source} has no row with label negative in the split train or validation "
-                f"(of {len(rows)} rows): a one-class detector is trained on negatives"
-            )
-        return used
-    log.warning("%s is no manifest: all %d images are taken as negatives", source, len(rows))
-    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +26,12 @@ class TrainingImages:
     @classmethod
     def of(
         cls,
-        training: Sequence[ManifestRow],
-        held_out: Sequence[ManifestRow] = (),
+        negatives: Sequence[ManifestRow],
         unlabelled: Sequence[ManifestRow] = (),
     ) -> "TrainingImages":
-        """The images of each use, in their order."""
-        rows = (*training, *held_out, *unlabelled)
-        uses = ["training"] * len(training) + ["held out"] * len(held_out)
-        uses += ["unlabelled"] * len(unlabelled)
+        """The images of each use, in their order; others than these say nothing of a model."""
+        rows = (*negatives, *unlabelled)
+        uses = [row.split or "negative" for row in negatives] + ["unlabelled"] * len(unlabelled)
         patients = numbered(row.patient_id or str(row.path) for row in rows)
         studies = numbered(f"{row.patient_id or row.path}\0{row.study_id}" for row in rows)
         facts = tuple(

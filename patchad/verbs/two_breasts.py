@@ -6,11 +6,16 @@ patients it was worth nothing on the films it was tried on. So it is off unless 
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from patchad.calibration import TwoBreasts, image_percentile
+from patchad.calibration import (
+    TwoBreasts,
+    conformal_threshold,
+    highest_of_patients,
+    image_percentile,
+)
 from patchad.detector import ModelCard
 from patchad.errors import RequestError
 from patchad.io.manifest import ManifestRow
@@ -60,18 +65,18 @@ def less_other_side(
 
 
 def calibrate_two_breasts(
-    scores: Sequence[float], sides: Sequence[Side], threshold: Callable[[list[float]], float]
+    scores: Sequence[float], sides: Sequence[Side], patients: Sequence[str], false_images: float
 ) -> TwoBreasts | None:
-    """What held-out negatives score less their other sides; None where no two are of one patient.
+    """What negatives score less their other sides; None where no two are of one patient.
 
-    ``threshold`` makes the image threshold of sorted scores, as for the images alone.
+    The threshold is counted by patient, as for the images alone.
     """
     others = other_sides(sides)
     if not any(other is not None for other in others):
         return None
     ordinary = statistics.median(scores)
-    less = sorted(less_other_side(scores, others, ordinary))
-    return TwoBreasts(ordinary, tuple(less), threshold(less))
+    ranked = highest_of_patients(patients, less_other_side(scores, others, ordinary))
+    return TwoBreasts(ordinary, tuple(ranked), conformal_threshold(ranked, false_images))
 
 
 def with_two_breasts(card: ModelCard) -> ModelCard:
@@ -87,7 +92,9 @@ def with_two_breasts(card: ModelCard) -> ModelCard:
             "by the manifest's columns patient_id, study_id and view: this one's had none"
         )
     calibration = replace(
-        card.calibrated, image_scores=pairs.image_scores, image_threshold=pairs.image_threshold
+        card.calibrated,
+        patient_scores=pairs.patient_scores,
+        image_threshold=pairs.image_threshold,
     )
     return replace(card, calibration=calibration)
 

@@ -1,0 +1,64 @@
+"""The command `patchad calibrate`: parse, one call, print, exit code."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchad.arguments import (
+    MAX_PIXELS,
+    AllowMismatch,
+    Device,
+    MaxPixels,
+    Overwrite,
+    Spacing,
+    Timeout,
+    spacing_of,
+)
+from patchad.checks import check_device, check_inputs, check_model
+from patchad.console import finish, spoken, tell
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model; it stays as it is.")],
+    on: Annotated[Path, typer.Option("--on", help="A manifest, or a folder of negatives.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    device: Device = "auto",
+    spacing: Spacing = None,
+    allow_mismatch: AllowMismatch = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    timeout: Timeout = 120.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Calibrate a model on another site's negatives, without training."""
+    with spoken() as progress:
+        given = spacing_of(spacing)
+        check_device(device)
+        check_model(model)
+        check_inputs([on])
+        from patchad.detector import card_as_dict
+        from patchad.device import choose_device
+        from patchad.io.workers import Limits
+        from patchad.verbs.calibrate import told_of
+        from patchad.verbs.recalibrate import recalibrate
+
+        made = recalibrate(
+            model,
+            on,
+            out,
+            device=choose_device(device),
+            spacing_mm=given,
+            limits=Limits(max_pixels, timeout),
+            allow_mismatch=allow_mismatch,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        tell(
+            {**card_as_dict(made.card), "failed": made.failed},
+            [
+                *told_of(made.card),
+                f"model: {out}",
+                f"next: patchad screen IMAGES --model {out}",
+            ],
+        )
+    finish(made.failed)
