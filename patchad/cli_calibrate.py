@@ -34,8 +34,8 @@ def calibrate(
     with spoken() as progress:
         given = spacing_of(spacing)
         check_device(device)
-        check_model(model)
         check_inputs([on])
+        check_model(model)
         from patchad.detector import card_as_dict
         from patchad.device import choose_device
         from patchad.io.workers import Limits

@@ -134,8 +134,8 @@ def selftest(
     with spoken() as progress:
         given = spacing_of(spacing)
         check_device(device)
-        check_model(model)
         check_inputs([on])
+        check_model(model)
         from patchad.device import choose_device
         from patchad.io.workers import Limits
         from patchad.verbs.selftest import selftest as test_model

@@ -86,7 +86,7 @@ def test_an_array_is_screened_as_its_file_is(study):
     ("image", "options", "said"),
     [
         ([[0.1]], {}, "takes the path of an image, a NumPy array .* got list"),
-        ("film.png", {"bits": 8}, "bits is for arrays"),
+        (radiograph_of(RAMP / 16), {"bits": 8}, "leave bits out"),
         (radiograph_of(RAMP / 16), {"spacing_mm": 0.1}, "has its own spacing_mm"),
         (RAMP / 16, {"stride": 99}, r"--stride lies in 1\.\.32"),
     ],

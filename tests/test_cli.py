@@ -123,7 +123,7 @@ screen {film} --out {film} | is a file, not a folder: name a new or empty folder
 screen {film} --out {run} | is not empty: go on with --resume, replace it with --overwrite
 screen {film} --device cuda:99 | --device cuda:99
 train {empty} | holds no images
-train {broken} | none of the 1 training images could be used; the last,
+train {broken} | no negative image could be used; the first,
 train {unlabelled} | has neither a column label (negative, positive, unknown) nor birads
 train {regions} | it looks like a table of regions
 evaluate {run} --truth {regions} | lacks the column patient_id: row 1 must name it
@@ -365,7 +365,7 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("patchad.methods.about", fault)
     result = patchad("-v", "methods")
     assert result.exit_code == 2
-    assert "unexpected ZeroDivisionError at patchad/cli.py:" in result.stderr
+    assert "unexpected ZeroDivisionError at patchad/cli_models.py:" in result.stderr
     assert "Doe" not in result.output
     assert "Traceback" not in result.stderr
 
@@ -378,7 +378,7 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
             "/films cannot be used (Permission den",
         ),
         (OSError(28, "No space left on device"), "a file cannot be used (No space left on device)"),
-        (OSError("odd"), "the system refused: odd"),
+        (OSError("odd"), "the system refused (OSError at patchad/cli_models.py:"),
     ],
 )
 def test_what_the_system_refuses_is_no_fault_of_patchad(

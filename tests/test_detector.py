@@ -163,7 +163,7 @@ def test_a_model_that_is_still_training_has_no_calibration(tmp_path):
 
 
 def test_a_folder_without_a_model_says_how_to_train_one(tmp_path):
-    with pytest.raises(ModelError, match=r"no card\.json.*patchad train SOURCE --model"):
+    with pytest.raises(ModelError, match=r"it does not exist.*patchad train SOURCE --model"):
         read_model(tmp_path / "nowhere")
 
 

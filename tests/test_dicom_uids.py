@@ -17,6 +17,7 @@ from patchad.export.write import write_image_kinds, write_run_kinds
 from patchad.image import PatchScores, Screening
 from patchad.io.manifest import read_manifest
 from patchad.io.run import done_row, write_run
+from patchad.turn import MIRRORED
 from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
@@ -68,7 +69,7 @@ CHANGES = {
     "the side, from a manifest": lambda s: sourced(s, laterality="L"),
     "the view, from a manifest": lambda s: sourced(s, view="CC"),
     "--stride": lambda s: on_grid(s, stride=8),
-    "the model's side": lambda s: on_grid(s, mirrored=True),
+    "the model's side": lambda s: on_grid(s, turn=MIRRORED),
     "the prepared size": lambda s: on_grid(s, shape=(96, 80)),
     "--spacing-mm": another_spacing,
     "--two-breasts: the score": lambda s: dataclasses.replace(s, score=s.score - 0.5),

@@ -203,7 +203,7 @@ TINY = {
     **{"wei2018.batch_size": 50, "wei2018.patches_per_epoch": 200},
 }
 COMMANDS = {"demo", "train", "screen", "evaluate", "selftest", "export", "push", "inspect",
-            "methods"}  # fmt: skip
+            "methods", "manifest", "calibrate"}  # fmt: skip
 NO_FILMS = {"demo", "methods"}  # they read none that they haven't drawn
 
 
@@ -235,6 +235,16 @@ def chain(films: Films, folder: Path, to: str, switches: list[str], deidentify: 
         ["push", odd, "--to", "PACS@127.0.0.1:1"],
         ["inspect", films.spoilt / "PhotometricInterpretation.dcm"],
         ["inspect", next(row.path for row in read_manifest(films.manifest))],
+        ["manifest", films.manifest.parent, "--out", folder / "listed.csv"],
+        [
+            "calibrate",
+            films.model,
+            "--on",
+            films.manifest,
+            "--out",
+            folder / "site",
+            "--allow-mismatch",
+        ],
     ]
     assert {str(command[0]) for command in commands} | NO_FILMS == COMMANDS
     return [[*switches, *map(str, command)] for command in commands]
@@ -265,7 +275,7 @@ def test_no_command_says_or_writes_it(films: Films, tmp_path: Path, switches, de
         )
     assert "Traceback" not in done.stdout + done.stderr
     codes = json.loads(done.stdout.rpartition("CODES ")[2])
-    assert codes == [0, 0, 1, 0, 0, 0, 0, 2, 2, 0], done.stderr
+    assert codes == [0, 0, 1, 0, 0, 0, 0, 2, 2, 0, 0, 1], done.stderr
     for said in (done.stdout, done.stderr):
         assert SENTINEL not in said
     rows = pd.read_csv(tmp_path / "odd" / "images.csv")
