@@ -7,20 +7,27 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patchad.rarity import Rarity
+
 Pooling = Literal["max", "top_mean", "excess"]
 
 
 @dataclass(frozen=True)
-class MapCalibration:
-    """What the values of a detector's own dense map mean.
+class MarkCalibration:
+    """What of an image is marked, and how rare its marks are among held-out negatives.
 
-    ``threshold``: what lies over it is outlined. ``quantiles`` are the values of the map's peaks
-    among held-out negatives, at ``levels`` in [0, 1].
+    Patches that score over ``threshold`` are marked, and negatives have ``per_film`` marks on
+    average. ``dense``: the detector's own map says what of the patches is outlined. ``decides``:
+    the image score is the score of its strongest mark; otherwise it has a scale of its own.
+    ``rarity`` holds for patches ``stride`` pixels apart.
     """
 
     threshold: float
-    levels: tuple[float, ...]
-    quantiles: tuple[float, ...]
+    per_film: float
+    dense: bool
+    decides: bool
+    stride: int
+    rarity: Rarity
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,11 @@ class Calibration:
     """What scores mean, learnt from held-out negatives alone.
 
     ``quantiles`` are the patch scores at ``levels`` (in [0, 1]) among the negative patches;
-    ``image_scores`` the sorted image scores of the negative images. A patch above
-    ``patch_threshold`` is drawn, an image above ``image_threshold`` is flagged; ``display_range``
-    is what every overlay of this model spans. Where the detector gives a dense map, ``map`` says
-    what of it is drawn instead. ``statements`` say in words what the thresholds promise, and how
-    little that is when n is small.
+    ``image_scores`` the sorted image scores of the negative images. ``marks`` says what is marked
+    on an image, an image above ``image_threshold`` is flagged; ``display_range`` is what every
+    overlay of this model spans. ``patch_threshold`` is where single patches are judged, and what
+    the pooling ``excess`` counts from. ``statements`` say in words what the thresholds promise,
+    and how little that is when n is small.
     """
 
     pooling: Pooling
@@ -58,14 +65,9 @@ class Calibration:
     display_range: tuple[float, float]
     patients: int
     patches: int
+    marks: MarkCalibration
     statements: tuple[str, ...] = ()
-    map: MapCalibration | None = None  # None where the map is stitched from patch scores
     two_breasts: TwoBreasts | None = None  # None where no patient had both among the held-out
-
-    @property
-    def drawn_over(self) -> float:
-        """What a heatmap's values must exceed to be outlined."""
-        return self.patch_threshold if self.map is None else self.map.threshold
 
 
 def pool(
@@ -92,11 +94,6 @@ def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> 
     """The share in [0, 100] of negative patches that score lower: (N,) float32, NaN kept."""
     shares = np.interp(values, calibration.quantiles, calibration.levels)
     return (100 * shares).astype(np.float32)
-
-
-def region_percentile(calibration: MapCalibration, score: float) -> float:
-    """The share in [0, 100] of the peaks in negatives' maps that are lower than ``score``."""
-    return float(100 * np.interp(score, calibration.quantiles, calibration.levels))
 
 
 def image_percentile(calibration: Calibration, score: float) -> float:

@@ -36,7 +36,6 @@ _LATER: tuple[tuple[str | None, str, Any], ...] = (
     ("preprocessing", "canonical_side", False),
     ("preprocessing", "voi", "auto"),
     ("preprocessing", "assumed_side_mm", None),
-    ("calibration", "map", None),
     ("calibration", "two_breasts", None),
 )
 _NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
@@ -106,8 +105,8 @@ class PatchDetector(Protocol):
 class Response:
     """What an :class:`ImageDetector` says of one prepared image; higher = more anomalous.
 
-    ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: what lies over the card's map
-    threshold is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
+    ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: it says what of the marked
+    patches is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
     pooled from maps as the card says. ``image`` is the image's score where the method has its own;
     NaN: the patch scores are pooled, as for any method.
     """

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from PIL import Image
 from sklearn import metrics as reference
 
+from patchad.calibration import Calibration, MarkCalibration
 from patchad.errors import OutputError, RequestError
+from patchad.export.marks_table import stored_marks, write_marks
 from patchad.export.tiff import write_heatmap
 from patchad.image import Heatmap
 from patchad.io.run import ImageRow, heatmap_path, patches_path, write_run
+from patchad.rarity import Rarity
 from patchad.verbs.evaluate import evaluate, summary
 
 CPU = torch.device("cpu")
@@ -42,6 +46,28 @@ p2.png,24,24,6,6,calcification
 """
 
 
+CALIBRATION = Calibration(
+    pooling="max",
+    top_k=1,
+    levels=(0.0, 1.0),
+    quantiles=(0.0, 5.0),
+    image_scores=(1.0, 4.0),
+    patch_threshold=3.0,
+    image_threshold=4.5,
+    display_range=(0.0, 5.0),
+    patients=2,
+    patches=8,
+    marks=MarkCalibration(
+        threshold=3.0,
+        per_film=1.0,
+        dense=False,
+        decides=True,
+        stride=10,
+        rarity=Rarity((4.0, 6.0), (1.0, 0.5, 0.1), (2.0, 1.0, 0.4), 9, 4),
+    ),
+)
+
+
 def make_run(folder, scores, images=None, heatmaps=True, baselines=None):
     """A run folder by hand; ``images`` is where its images are said to lie."""
     run, images = folder / "run", images or folder
@@ -69,17 +95,17 @@ def make_run(folder, scores, images=None, heatmaps=True, baselines=None):
             ImageRow(
                 id=name, path=str(images / f"{name}.png"), status="ok", reason="",
                 score=float(np.nanmax(values)), rows=SIZE, columns=SIZE, n_patches=4,
+                scored_rows=SIZE // 2, scored_columns=SIZE // 2, stride=10, flagged=False,
             )
         )  # fmt: skip
     rows.append(ImageRow("broken", str(images / "broken.png"), "failed", "truncated"))
-    calibration = {
-        "pooling": "max", "top_k": 1, "patch_threshold": 3.0, "image_threshold": 4.5,
-        "display_range": [0, 5],
-    }  # fmt: skip
     card = {
-        "digest": "d1", "method": "wei2018", "score_unit": "RMSE", "calibration": calibration,
+        "digest": "d1", "method": "wei2018", "score_unit": "RMSE",
+        "calibration": asdict(CALIBRATION),
     }  # fmt: skip
-    write_run(run, {"card": card}, rows)
+    made = write_run(run, {"card": card}, rows)
+    done = [row for row in made.rows if row.status == "ok"]
+    write_marks(run, {row.id: stored_marks(made, row, CALIBRATION) for row in done})
     return run
 
 
@@ -275,8 +301,8 @@ def test_files(judged):
     run, result = judged
     folder = run / "evaluation"
     assert {path.name for path in folder.iterdir()} == {
-        "evaluation.json", "roc.png", "pr.png", "froc.png", "histogram.png", "figures.csv",
-        "by_kind.csv", "operating_points.csv",
+        "evaluation.json", "roc.png", "pr.png", "froc.png", "histogram.png", "rarity.png",
+        "figures.csv", "by_kind.csv", "operating_points.csv", "marks.csv", "rarity.csv",
     }  # fmt: skip
     assert json.loads((folder / "evaluation.json").read_text()) == result
     for name in ("roc", "pr", "froc", "histogram"):

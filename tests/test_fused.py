@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from patchad.export.regions import regions_of
 
 from patchad.config import read_config
 from patchad.detector import Response, read_card, save, score
 from patchad.errors import ModelError, RequestError
-from patchad.export.regions import regions_of
 from patchad.grid import PatchGrid
 from patchad.image import Foreground
 from patchad.io.read import read_radiograph

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchad.detector import Calibration, ModelCard, TrainingData, card_as_dict
+from patchad.calibration import Calibration, MarkCalibration
+from patchad.detector import ModelCard, TrainingData, card_as_dict
 from patchad.errors import RequestError
 from patchad.export.overlay import palette
 from patchad.export.report import write_report
@@ -30,6 +31,7 @@ from patchad.io.run import (
     write_run,
 )
 from patchad.preprocess import Preprocessing
+from patchad.rarity import Rarity
 
 CARD = ModelCard(
     method="wei2018",
@@ -53,6 +55,14 @@ CARD = ModelCard(
         display_range=(0.3, 0.7),
         patients=2,
         patches=1234,
+        marks=MarkCalibration(
+            threshold=0.5,
+            per_film=1.0,
+            dense=False,
+            decides=False,
+            stride=32,
+            rarity=Rarity((1.25, 1.75), (1.0, 0.5, 0.0625), (2.0, 1.0, 0.25), 15, 6),
+        ),
         statements=("A promise of n = 4.",),
     ),
     notes=("Restarted once: the first seed died.",),
@@ -230,7 +240,10 @@ def test_layers_are_aligned_and_show_what_was_found(tmp_path: Path) -> None:
     expected[:, 320:] = True  # the right column of patches: 0.9 and 0.6
     expected[1:-1, 321:-1] = False
     np.testing.assert_array_equal(cyan, expected)
-    assert "5 scored, 2 over the threshold" in page.text
+    assert "5 scored Marks 1 mark, a normal film has 1; its score has a scale of its own" in page.text
+    # 0.9, below all that was counted: 15 marks on 15 films
+    assert "1 a normal film has about 1 mark this strong (at most 2 a film, 95 % bound); " in page.text
+    assert "score 0.9, around x 80, y 32" in page.text
 
 
 def test_each_picture_and_all_of_them_have_a_slider(tmp_path: Path) -> None:

@@ -135,6 +135,17 @@ def hits(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bo
     return label_patches(boxes, regions).of | centred_in(boxes, regions)
 
 
+def mark_hits(
+    boxes: NDArray[np.float64], centres: NDArray[np.float64], regions: Sequence[Region]
+) -> NDArray[np.bool_]:
+    """Which drawn marks hit which region: (N, R) bool; ``centres`` (N, 2) are (row, col).
+
+    As :func:`hits`, with a mark's own centre in place of its box's.
+    """
+    points = np.hstack([centres, np.zeros_like(centres)])
+    return label_patches(boxes, regions).of | centred_in(points, regions)
+
+
 def centred_in(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bool_]:
     """Which boxes have their centre in which region: (N, R) bool."""
     rows, cols = boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2

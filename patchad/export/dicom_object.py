@@ -20,11 +20,11 @@ from pydicom.uid import UID
 
 from patchad.detector import ModelCard, card_as_dict
 from patchad.errors import ImageError
-from patchad.export.regions import FlaggedRegion, regions_of
 from patchad.image import Screening, Source
 from patchad.io.dicom_header import spread_frame
 from patchad.io.files import write_whole
 from patchad.io.raster import quiet
+from patchad.marks import Mark, marks
 from patchad.version import __version__
 
 # The modules Patient, General Study and Patient Study of PS3.3, as far as images carry them.
@@ -128,9 +128,9 @@ class Finding:
         return self.maker.card
 
     @cached_property
-    def regions(self) -> tuple[FlaggedRegion, ...]:
-        """The flagged regions, the highest first."""
-        return regions_of(self.screening, self.card.calibrated)
+    def marks(self) -> tuple[Mark, ...]:
+        """The marks, the rarest first."""
+        return marks(self.screening, self.card.calibrated)
 
     @cached_property
     def reference(self) -> Dataset:

@@ -23,7 +23,7 @@ from patchad.io.manifest import ManifestRow
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

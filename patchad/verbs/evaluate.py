@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from patchad.baselines import BASELINES
-from patchad.errors import OutputError
+from patchad.calibration import Calibration
+from patchad.errors import OutputError, RequestError
+from patchad.evaluation.drawn import collect_marks, marks_section, rarity_table, resolution_of
 from patchad.evaluation.figures import (
     MIN_PATIENTS,
     Section,
@@ -33,10 +36,11 @@ from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.truth import lay_beside
 from patchad.io.files import write_whole
 from patchad.io.manifest import read_manifest, read_regions
-from patchad.io.run import read_run
+from patchad.io.run import Run, read_run
 from patchad.version import __version__
 
 _Sections = dict[str, Section]
+_CALIBRATION = TypeAdapter(Calibration)
 
 
 def evaluate(
@@ -98,7 +102,13 @@ def evaluate(
             weights,
         ),
     }
-    pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), device)
+    drawn = collect_marks(run, judged)
+    marks = {
+        kind: marks_section(drawn, images, samples.lesions, weights, kind) for kind in ("", *kinds)
+    }
+    rarity = rarity_table(drawn, images, resolution_of(calibration), weights)
+    known = _calibration_of(run)
+    pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), known, device)
     notes = [*judged.notes]
     if pixels is None and len(samples.lesions):
         notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
@@ -115,6 +125,7 @@ def evaluate(
         "notes": notes,
         "counts": dict(judged.counts),
         **_json(whole[METHOD]),
+        "marks": {**_json(marks)[""], "rarity": rarity},
         "threshold": {
             name: {"value": calibration[f"{name}_threshold"], "from": "card", **section}
             for name, section in _json(thresholds).items()
@@ -123,6 +134,7 @@ def evaluate(
         "by_kind": {
             kind: {
                 **_json(sections[METHOD]),
+                "marks": _json(marks)[kind],
                 "baselines": {name: _json(sections[name]) for name in BASELINES},
             }
             for kind, sections in by_kind.items()
@@ -130,7 +142,7 @@ def evaluate(
         "baselines": {name: _beside(whole[METHOD], whole[name]) for name in BASELINES},
     }
     folder = out or run_folder / "evaluation"
-    write_tables(folder, result)
+    write_tables(folder, result, drawn.marks)
     write_pictures(folder, result, whole, samples, run.settings["card"])
     write_whole(folder / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result
@@ -150,9 +162,33 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         figures = (patch["auroc"], patch["within_image_auroc"], image["auroc"], patient["auroc"])
         lines.append(f"{name:<16} " + " ".join(f"{as_text(f):<20}" for f in figures).rstrip())
     unbeaten = [n for n, sections in result["baselines"].items() if sections["beaten"] is not True]
+    lines += _marks_summary(result["marks"])
     if unbeaten:
         lines.append(f"not shown to beat (patch AUROC, paired by patient): {', '.join(unbeaten)}")
     return [*lines, *result["notes"]]
+
+
+def _marks_summary(marks: Mapping[str, Any]) -> list[str]:
+    told = f"marks: {as_text(marks['marks_a_negative_image'])} a negative image"
+    if marks["counts"]["lesions"]:
+        told += (
+            f", on {as_text(marks['lesions_marked'])} of {marks['counts']['lesions']} lesions; "
+            f"{as_text(marks['precision'])} of all marks lie on one"
+        )
+    tenth = [row for row in marks["rarity"] if row["expected"] == 0.1]
+    if tenth and tenth[0]["observed"]["value"] is not None:
+        seen = as_text(tenth[0]["observed"])
+        told += f"; marks as rare as 1 in 10 normal films: {seen} a negative image (0.10 promised)"
+    return [told]
+
+
+def _calibration_of(run: Run) -> Calibration:
+    try:
+        return _CALIBRATION.validate_python(run.settings["card"]["calibration"])
+    except (ValidationError, LookupError, TypeError):
+        raise RequestError(
+            f"the card in {run.folder} is not one that patchad {__version__} can read: screen again"
+        ) from None
 
 
 def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
@@ -223,13 +259,19 @@ def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
         "the most at so many false marks a negative image: false marks are counted on negative "
         "images alone; all lesions count, scored or not.",
+        "marks": "As drawn (marks.csv of the run). marks_a_negative_image counts those of negative "
+        "images; lesions_marked is the share of lesions that a mark hits: its centre lies in the "
+        "region, or its box covers half of the region, or the region half of the box. precision: "
+        "of the marks on negative images and on positive ones with regions, the share that hits a "
+        "lesion.",
+        "marks.rarity": "observed: the marks a negative image has that say they are as rare as "
+        "expected, or rarer. Both in marks an image; a model whose word holds has them equal.",
         "threshold": "The card's, from held-out negatives of the training data; above is strictly "
         "above. Patches as under 'patch'.",
         "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
         "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
         f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
-        "patch scores; Dice, exact, over all these pixels at the card's patch threshold, lesion "
-        "pixels without a score being missed.",
+        "patch scores; Dice, exact, over all these pixels: marked or not, against lesion or not.",
         "by_kind": "Positives of this kind of lesion against the same negatives.",
         "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
         "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",

@@ -9,10 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from patchad.detector import Detector, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
+from patchad.export.marks_table import stored_marks, write_marks
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.files import claim_folder, write_whole
 from patchad.io.manifest import ManifestRow
@@ -28,6 +30,7 @@ from patchad.io.run import (
     write_run,
 )
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
+from patchad.marks import Mark, marks
 from patchad.methods import load
 from patchad.progress import Progress, silent
 from patchad.verbs.export import export
@@ -86,12 +89,13 @@ def screen_run(
     claim_folder(out, ("run.json", _JOURNAL), resume=resume, overwrite=overwrite)
     rows = _Journal(out / _JOURNAL, {name: settings[name] for name in ("model", "settings")})
     seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
+    marked: dict[str, tuple[Mark, ...]] = {}
     # What tells a score can't be written before both breasts have theirs.
     now = replace(options, kinds=("heatmap",)) if options.two_breasts else options
     todo = [entry for entry in entries if not rows.holds(entry)]
     how = How(preprocessing, options.spacing_mm, limits)
     for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
-        rows.add(_screen_entry(entry, read, detector, now, out, rows.taken, seconds))
+        rows.add(_screen_entry(entry, read, detector, now, out, rows.taken, seconds, marked))
         progress("screening", number, len(todo), math.nan)
     table = [rows.of(entry) for entry in entries]
     pairs = detector.card.calibrated.two_breasts
@@ -99,6 +103,10 @@ def screen_run(
         table = compare_breasts(table, entries, pairs.ordinary, read_as)
     counts = {status: sum(row.status == status for row in table) for status in STATUSES}
     used = {**card_as_dict(read_as), "digest": card["digest"]}
+    for row in table:  # those of an earlier session, and what only both breasts decide
+        if row.status == "ok" and (row.id not in marked or options.two_breasts):
+            marked[row.id] = stored_marks(Run(out, {}, pd.DataFrame()), row, read_as.calibrated)
+    write_marks(out, {row.id: marked[row.id] for row in table if row.status == "ok"})
     run = write_run(out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table)
     if options.two_breasts:
         allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
@@ -118,6 +126,7 @@ def _screen_entry(
     out: Path,
     taken: set[str],
     seconds: dict[str, float],
+    marked: dict[str, tuple[Mark, ...]],
 ) -> ImageRow:
     """Score one image and write its files; its row of images.csv."""
     if isinstance(read, Fault):
@@ -130,6 +139,7 @@ def _screen_entry(
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
         write_patches(patches_path(out, name), screening)
+        found = marks(screening, detector.card.calibrated)
         passed_over = write_image_kinds(
             out,
             name,
@@ -147,6 +157,7 @@ def _screen_entry(
     seconds["write"] += time.monotonic() - scored
     if passed_over:
         screening = replace(screening, reasons=(*screening.reasons, passed_over))
+    marked[name] = found
     took = read.seconds + time.monotonic() - start
     return done_row(name, screening, read.radiograph, took, frame=entry.frame)
 

@@ -299,9 +299,7 @@ def _score_negative(
         tiled = score(detector, prepared, negative.tiles.grid).scores
         held_out = tiled.values[negative.tiles.held_out]
     scored = score(detector, prepared, grid)
-    return NegativeImage.of(
-        _patient(negative.row), _side(negative), scored, prepared.spacing_mm, held_out
-    )
+    return NegativeImage.of(_patient(negative.row), _side(negative), scored, held_out)
 
 
 def _side(negative: _Negative) -> Side:

@@ -87,7 +87,10 @@ def with_two_breasts(card: ModelCard) -> ModelCard:
             "by the manifest's columns patient_id, study_id and view: this one's had none"
         )
     calibration = replace(
-        card.calibrated, image_scores=pairs.image_scores, image_threshold=pairs.image_threshold
+        card.calibrated,
+        image_scores=pairs.image_scores,
+        image_threshold=pairs.image_threshold,
+        marks=replace(card.calibrated.marks, decides=False),
     )
     return replace(card, calibration=calibration)
 
