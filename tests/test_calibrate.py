@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def negative(patient: str, *values: float) -> NegativeImage:
     scores = np.array(values or (np.nan,), np.float32)
     grid = PatchGrid((1, len(scores)), 1, 1)
     scored = Scored(PatchScores(grid, scores, np.ones(len(scores), np.float32)))
-    return NegativeImage.of(patient, Side("", "", "", ""), scored, None)
+    return NegativeImage.of(patient, Side("", "", "", ""), scored)
 
 
 def test_pooling_by_hand() -> None:
@@ -31,14 +32,55 @@ def test_pooling_by_hand() -> None:
     assert math.isnan(pool(np.full(3, np.nan, np.float32), "max", 1, 0.0))
 
 
-def test_patch_threshold_spends_the_budget_and_no_more() -> None:
-    images = [negative("a", 1, 2, 3), negative("b", 4, 5, 6), negative("c", 7, 8, 9)]
-    one = calibrate(images, CalibrationConfig(false_patches=1.0))
-    assert one.patch_threshold == 6.0  # 7, 8 and 9 exceed it: three patches on three images
-    third = calibrate(images, CalibrationConfig(false_patches=1 / 3))
-    assert third.patch_threshold == 8.0
-    all_of_them = calibrate(images, CalibrationConfig(false_patches=100))
-    assert all_of_them.patch_threshold == 1.0
+def test_the_threshold_of_marks_spends_the_budget_and_no_more() -> None:
+    # Each film's patches stand side by side: its marks are the runs over the threshold.
+    images = [
+        negative("a", *[1] * 24, 5, 1, 4, 1, 1, 1),
+        negative("b", *[1] * 24, 3, 1, 1, 6, 1, 2),
+    ]
+    one = calibrate(images, CalibrationConfig(false_marks=1.0)).marks
+    assert (one.threshold, one.per_film) == (4.0, 1.0)  # 5 and 6; with 4 there are three
+    two = calibrate(images, CalibrationConfig(false_marks=2.0)).marks
+    assert (two.threshold, two.per_film) == (2.0, 2.0)  # 5, 4, 3, 6
+    half = calibrate(images, CalibrationConfig(false_marks=0.5)).marks
+    assert (half.threshold, half.per_film) == (5.0, 0.5)
+
+
+def test_neighbours_are_one_mark() -> None:
+    images = [negative("a", *[1] * 40, 5, 4, 3), negative("b", *[1] * 40, 6, 7, 3)]
+    assert calibrate(images, CalibrationConfig()).marks.threshold == 1.0  # one run a film over it
+
+
+def test_marks_cover_a_tenth_of_negative_patches_at_most() -> None:
+    images = [negative("a", *range(100)), negative("b", *range(100))]  # a single run each
+    assert calibrate(images, CalibrationConfig()).marks.threshold == pytest.approx(89.1)
+
+
+def test_rarity_counts_the_marks_of_held_out_films() -> None:
+    images = [negative("a", *[1] * 30, 5), negative("b", *[1] * 30, 6), negative("c", *[1] * 31)]
+    rarity = calibrate(images, CalibrationConfig()).marks.rarity
+    assert (rarity.films, rarity.patients) == (3, 3)
+    assert [rarity.of(s)[0] for s in (4, 5, 5.5, 6, 7)] == [3 / 4, 3 / 4, 2 / 4, 2 / 4, 1 / 4]
+
+
+def test_a_flagged_image_has_a_mark_that_was_counted_too() -> None:
+    # Film a alone has eight marks over 8; half of the images may be flagged.
+    many = [x for n in range(8) for x in (9 + n, 1)]
+    images = [negative("a", *many, *[1] * 200), *(negative(c, 4, *[1] * 200) for c in "bcdefgh")]
+    found = calibrate(images, CalibrationConfig(false_marks=0.5, false_images=0.5))
+    assert found.image_threshold == 4.0
+    assert found.marks.threshold == 12.0
+    # Between both thresholds: the eight marks of a, as far as they lie below 12, and those above.
+    assert found.marks.rarity.of(10.0)[0] == pytest.approx((1 + 7) / 9)
+    assert found.marks.rarity.of(13.0)[0] == pytest.approx((1 + 4) / 9)
+
+
+@pytest.mark.parametrize(("pooling", "decides"), [("max", True), ("top_mean", False)])
+def test_marks_decide_where_the_image_score_is_the_strongest(pooling: str, decides: bool) -> None:
+    images = [negative("a", 1, 2), negative("b", 3, 4)]
+    assert calibrate(images, CalibrationConfig(pooling=pooling)).marks.decides is decides
+    own = replace(images[0], scored=replace(images[0].scored, image=2.0))
+    assert not calibrate([own, images[1]], CalibrationConfig(pooling=pooling)).marks.decides
 
 
 def test_image_threshold_is_the_conformal_rank() -> None:
@@ -91,9 +133,9 @@ def test_percentiles() -> None:
 
 def test_colours_begin_where_nine_tenths_of_negative_patches_lie_below() -> None:
     images = [negative("a", *np.linspace(0, 1, 1001))]
-    found = calibrate(images, CalibrationConfig(false_patches=10))
+    found = calibrate(images, CalibrationConfig(false_marks=10))
     assert found.display_range[0] == pytest.approx(0.9)
-    assert found.patch_threshold == pytest.approx(np.mean(found.display_range))
+    assert found.marks.threshold == pytest.approx(0.9)  # one mark: as low as may be
 
 
 def test_constant_scores_still_give_a_range() -> None:

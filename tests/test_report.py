@@ -240,9 +240,13 @@ def test_layers_are_aligned_and_show_what_was_found(tmp_path: Path) -> None:
     expected[:, 320:] = True  # the right column of patches: 0.9 and 0.6
     expected[1:-1, 321:-1] = False
     np.testing.assert_array_equal(cyan, expected)
-    assert "5 scored Marks 1 mark, a normal film has 1; its score has a scale of its own" in page.text
+    assert (
+        "5 scored Marks 1 mark, a normal film has 1; its score has a scale of its own" in page.text
+    )
     # 0.9, below all that was counted: 15 marks on 15 films
-    assert "1 a normal film has about 1 mark this strong (at most 2 a film, 95 % bound); " in page.text
+    assert (
+        "1 a normal film has about 1 mark this strong (at most 2 a film, 95 % bound); " in page.text
+    )
     assert "score 0.9, around x 80, y 32" in page.text
 
 

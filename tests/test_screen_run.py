@@ -12,8 +12,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from patchad.detector import card_as_dict, read_card, save
+from patchad.detector import card_as_dict, card_from_dict, read_card, save
 from patchad.errors import ModelError, OutputError, RequestError
+from patchad.export.marks_table import read_marks, stored_marks, write_marks
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.io.run import ImageRow, new_id, read_run, stored_scores
@@ -109,8 +110,7 @@ def test_the_files_of_the_contract(run, study) -> None:
 def test_scores_stored_are_scores_read(run) -> None:
     (row,) = [row for row in run.rows if row.status == "ok"]
     scores = stored_scores(run, row)
-    top = np.sort(scores.values[scores.scored])[-3:]
-    assert row.score == pytest.approx(float(top.mean()), rel=1e-6)
+    assert row.score == float(np.nanmax(scores.values))
     assert row.spacing_mm == pytest.approx((0.8, 0.8))
 
 
@@ -123,6 +123,49 @@ def test_export_gives_the_same_pictures_again(run) -> None:
     exported = export(run.folder, ["heatmap", "overlay"])
     assert (exported.written, exported.failed) == (1, ())
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_marks_are_stored_and_found_again(run) -> None:
+    (row,) = [row for row in run.rows if row.status == "ok"]
+    calibration = card_from_dict(run.settings["card"], "card").calibrated
+    again = {row.id: stored_marks(run, row, calibration)}
+    kept = (run.folder / "marks.csv").read_bytes()
+    assert kept.count(b"\n") == 1 + len(again[row.id])
+    write_marks(run.folder, again)
+    assert (run.folder / "marks.csv").read_bytes() == kept
+    assert export(run.folder, ["geojson"]).failed == ()
+    content = json.loads((run.folder / "geojson" / f"{row.id}.geojson").read_text())
+    found = read_marks(run.folder)
+    assert [f["properties"]["score"] for f in content["features"]] == found["score"].tolist()
+    assert (run.folder / "marks.csv").read_bytes() == kept
+
+
+def test_a_flagged_image_has_a_mark(study, films, tmp_path: Path) -> None:
+    detector = load(study.model, CPU)
+    calibration = detector.card.calibrated
+    # An image threshold below that of marks: as where many marks lie on few negatives.
+    drawn = replace(calibration.marks, threshold=1.0)
+    low = replace(calibration, marks=drawn, image_threshold=0.0)
+    save(detector, tmp_path / "model", low)
+    run = screen_run(films, tmp_path / "model", tmp_path / "run", ScreenOptions(()), device=CPU)
+    found = read_marks(run.folder)
+    assert all(row.flagged for row in run.rows)
+    strongest = found[found["number"] == 1].set_index("image_id")["score"]
+    for row in run.rows:
+        assert strongest[row.id] == row.score
+
+
+def test_an_uncalibrated_stride_has_no_rarity(study, films, tmp_path: Path) -> None:
+    drawn = replace(load(study.model, CPU).card.calibrated.marks, threshold=0.0)
+    detector = load(study.model, CPU)
+    save(detector, tmp_path / "model", replace(detector.card.calibrated, marks=drawn))
+    options = ScreenOptions(("overlay",), stride=32)
+    run = screen_run(films[:1], tmp_path / "model", tmp_path / "run", options, device=CPU)
+    found = read_marks(run.folder)
+    assert len(found)
+    assert found["score"].notna().all()
+    assert found[["rarity", "rarity_upper"]].isna().all(axis=None)
+    assert "the rarity of marks are not calibrated" in run.rows[0].reason
 
 
 def test_export_refuses_an_image_that_changed(study, films, tmp_path: Path) -> None:
@@ -158,6 +201,8 @@ def test_a_killed_run_goes_on(study, films, tmp_path: Path) -> None:
     )
     assert seen == [1]  # only the third was left
     whole = screen_run(films, study.model, tmp_path / "whole", options, device=CPU)
+    marks = [(run.folder / "marks.csv").read_text() for run in (resumed, whole)]
+    assert marks[0] == marks[1]
     for a, b in zip(resumed.rows, whole.rows, strict=True):
         assert (a.id, a.status, a.score, a.digest) == (b.id, b.status, b.score, b.digest)
 

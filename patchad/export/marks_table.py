@@ -35,7 +35,12 @@ def write_marks(folder: Path, found: Mapping[str, Sequence[Mark]]) -> None:
         for image_id, marks in found.items()
         for mark in marks
     ]
-    write_whole(folder / "marks.csv", pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
+    write_marks_table(folder, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def write_marks_table(folder: Path, table: pd.DataFrame) -> None:
+    """Write ``marks.csv`` from the rows that :func:`read_marks` gives."""
+    write_whole(folder / "marks.csv", table.to_csv(index=False))
 
 
 def read_marks(folder: Path) -> pd.DataFrame:
