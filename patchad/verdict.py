@@ -3,7 +3,6 @@
 import math
 
 from patchad.calibration import Calibration
-from patchad.image import Screening
 from patchad.marks import Mark
 from patchad.rarity import bound_in_short
 
@@ -12,13 +11,12 @@ OWN_SCALE = "its score has a scale of its own: marks don't decide whether it is 
 NOT_CALIBRATED = "how rare its marks are is not known: this stride is not the model's"
 
 
-def verdict(screening: Screening) -> str:
-    """The image's score, the share of normal images that score lower, and whether it is flagged."""
+def verdict(score: float, percentile: float, *, flagged: bool) -> str:
+    """An image's score, the share of normal images that score lower, and whether it is flagged."""
     lower = ""
-    if not math.isnan(screening.percentile):
-        lower = f", higher than {screening.percentile:.0f} % of normal images"
-    flagged = "flagged" if screening.flagged else "not flagged"
-    return f"image score {screening.score:.4g}{lower}: {flagged}"
+    if not math.isnan(percentile):
+        lower = f", higher than {percentile:.0f} % of normal images"
+    return f"image score {score:.4g}{lower}: {'flagged' if flagged else 'not flagged'}"
 
 
 def marks_in_words(count: int, calibration: Calibration, *, calibrated: bool = True) -> str:

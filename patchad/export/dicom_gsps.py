@@ -37,8 +37,9 @@ def presentation_state(found: Finding) -> Dataset:
     told = marks_in_words(
         len(found.marks), calibration, calibrated=screening.scores.grid.stride == found.card.stride
     )
+    said = verdict(screening.score, screening.percentile, flagged=screening.flagged)
     whole = TextObject(
-        f"patchad, research use only, unverified: {verdict(screening)}\r\n{told}.",
+        f"patchad, research use only, unverified: {said}\r\n{told}.",
         units="DISPLAY",
         bounding_box=_LINES,
         text_justification="LEFT",

@@ -37,7 +37,7 @@ from patchad.io.files import write_whole
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.io.workers import Fault, Ready, required
 from patchad.marks import Mark, marks_of
-from patchad.verdict import DECIDED_BY_MARK, OWN_SCALE, marks_in_words, rarity_in_words
+from patchad.verdict import DECIDED_BY_MARK, OWN_SCALE, marks_in_words, rarity_in_words, verdict
 from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
@@ -87,6 +87,7 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             card=card,
             calibration=card.calibrated,
             decided=DECIDED_BY_MARK if card.calibrated.marks.decides else OWN_SCALE,
+            verdict=verdict,
             words=partial(rarity_in_words, calibration=card.calibrated),
             model=run.settings["card"]["digest"],
             scale=_uri(_scale(card), "PNG"),

@@ -182,7 +182,7 @@ def _caption(
     rarest = [f"mark 1: {rarity_in_words(found[0], calibration)}"] if found else []
     return (
         " ".join([image_id, *filter(None, told)]),
-        verdict(screening),
+        verdict(screening.score, screening.percentile, flagged=screening.flagged),
         marks_in_words(len(found), calibration, calibrated=known),
         *rarest,
     )

@@ -66,6 +66,7 @@ def mark_statement(marks: MarkCalibration) -> str:
     rarity = marks.rarity
     return (
         f"Marks: the {rarity.films} negative images of {rarity.patients} patients have "
-        f"{marks.per_film:.2g} marks each on average, which score over {marks.threshold:.4g}. How "
-        "rare a mark is, is counted on them: its upper bound (95 %) is for patients like these."
+        f"{marks.per_film:.2g} mark{'s' * (marks.per_film != 1)} each on average: what scores over "
+        f"{marks.threshold:.4g}. How rare a mark is, is counted on them; its upper bound (95 %) "
+        "is for patients like these."
     )
