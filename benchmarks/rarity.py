@@ -2,7 +2,8 @@
 
 Films of a patient are alike. Each patient has a rate of marks and a shift of their scores:
 
-    marks of a film ~ Poisson(3 · exp(a · z₁ − a² / 2)),    score of a mark ~ Exponential(1) + c · z₂
+    marks of a film ~ Poisson(3 · exp(a · z₁ − a² / 2))
+    score of a mark ~ Exponential(1) + c · z₂
 
 with z₁ and z₂ standard normal, drawn once a patient. A model is calibrated on some patients: marks
 are drawn at one a film, and their rarity is learnt from them. Then, of all marks it says to be as

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -210,6 +211,7 @@ def screen(
             limits=Limits(max_pixels, timeout),
             resume=resume,
             overwrite=overwrite,
+            command=voice.command,
             progress=progress,
         )
         counts, flagged = run.settings["counts"], sum(bool(row.flagged) for row in run.rows)
@@ -240,13 +242,10 @@ def evaluate(
     """Measure a run against the truth: ROC, PR, FROC, with intervals by patient."""
     with spoken():
         from patchad.device import choose_device
-        from patchad.export.report import write_report
         from patchad.verbs.evaluate import evaluate as evaluate_run
         from patchad.verbs.evaluate import summary
 
         result = evaluate_run(run, truth, regions, out, seed=seed, device=choose_device(device))
-        if out is None and (run / "report.html").exists():
-            write_report(run)  # which then shows the evaluation
         tell(result, [*summary(result), f"results: {out or run / 'evaluation'}"])
 
 
@@ -368,6 +367,9 @@ def methods() -> None:
 
 def main() -> None:
     """Run the command line."""
+    voice.command = ("patchad", *sys.argv[1:])
+    if isinstance(sys.stdout, TextIOWrapper):  # a folder's name may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 

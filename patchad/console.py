@@ -21,10 +21,11 @@ SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 @dataclass
 class Voice:
-    """How loud to be, and whether results are told as JSON; set before the command runs."""
+    """How loud to be, whether results are told as JSON, and what was typed; set at the start."""
 
     quiet: bool = False
     json: bool = False
+    command: tuple[str, ...] = ()
 
 
 log = logging.getLogger(__name__)

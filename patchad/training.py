@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import torch
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -81,9 +82,10 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                said = json.loads((file.metadata() or {})["training"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = path.read_bytes()  # safe_open takes no path that is not UTF-8
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            said = json.loads(header["__metadata__"]["training"])
+            tensors = load_tensors(content)
             parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimiser": {}}
             for name, tensor in tensors.items():
                 part, _, rest = name.partition("/")

@@ -111,7 +111,6 @@ def run_cross_validation(
     device: torch.device,
     arms: str = "",
     resume: bool = False,
-    overwrite: bool = False,
 ) -> str:
     """Run every arm with every seed, and write ``results.md``, ``results.csv`` and ``facts.csv``.
 
@@ -130,7 +129,7 @@ def run_cross_validation(
         "arms": [asdict(arm) for arm in study.arms],
         "notes": [*study.notes],
     }
-    claim_study(out, described, resume=resume, overwrite=overwrite)
+    claim_study(out, described, resume=resume)
     start, worked = time.monotonic(), time.process_time()
     rows: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []

@@ -299,7 +299,6 @@ def main(
     seeds: Annotated[str, typer.Option(help="Each changes split, patches and weights.")] = "0,1,2",
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
     cross_validate: Annotated[
         int, typer.Option(help="Folds by patient; every film is then scored. 0: one split.")
     ] = 0,
@@ -321,11 +320,7 @@ def main(
                 notes=CROSS_NOTES,
             )
             on = choose_device(device)
-            print(
-                run_cross_validation(
-                    cross, out, device=on, arms=arms, resume=resume, overwrite=overwrite
-                )
-            )
+            print(run_cross_validation(cross, out, device=on, arms=arms, resume=resume))
             return
         study = Study(
             title="mini-MIAS" + (", quick" if quick else ""),
@@ -340,9 +335,7 @@ def main(
             notes=NOTES,
             published=PUBLISHED,
         )
-        print(
-            run_study(study, out, device=choose_device(device), resume=resume, overwrite=overwrite)
-        )
+        print(run_study(study, out, device=choose_device(device), resume=resume))
     except PatchadError as error:
         typer.echo(f"mias.py: {error}", err=True)
         raise typer.Exit(2) from None

@@ -267,7 +267,6 @@ def main(
     patients: Annotated[int, typer.Option(help="How many take part.")] = MOST_PATIENTS,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew.")] = False,
     cross_validate: Annotated[
         int, typer.Option(help="Folds by patient; every image is then scored. 0: one split.")
     ] = 0,
@@ -301,11 +300,7 @@ def main(
                 notes=(*_NOTES, *CROSS_NOTES, _taking_part(patients, told)),
             )
             on = choose_device(device)
-            print(
-                run_cross_validation(
-                    cross, out, device=on, arms=arms, resume=resume, overwrite=overwrite
-                )
-            )
+            print(run_cross_validation(cross, out, device=on, arms=arms, resume=resume))
             return
         study = Study(
             title=f"NIH ChestX-ray, {finding or 'any finding'}" + (", quick" if quick else ""),
@@ -321,9 +316,7 @@ def main(
             cuts=QUICK_CUTS if quick else (),
             notes=(*_NOTES, _taking_part(patients, told)),
         )
-        print(
-            run_study(study, out, device=choose_device(device), resume=resume, overwrite=overwrite)
-        )
+        print(run_study(study, out, device=choose_device(device), resume=resume))
     except PatchadError as error:
         typer.echo(f"nih_cxr.py: {error}", err=True)
         raise typer.Exit(2) from None

@@ -22,13 +22,16 @@ from study_tables import ALL, figure_rows, results_report
 
 from patchad.config import Config, read_config
 from patchad.detector import ModelCard, versions
-from patchad.errors import OutputError, RequestError
-from patchad.io.files import claim_folder, write_whole
+from patchad.errors import RequestError
+from patchad.io.clearing import Layout
+from patchad.io.files import write_whole
+from patchad.io.folder import claimed
 from patchad.verbs.evaluate import evaluate
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import train
 
+STUDY = Layout("study", ("results.md", "results.csv", "facts.csv"))
 log = logging.getLogger("study")
 
 TESTED = 0.5  # of the patients without any positive image: as many to test on as to learn from
@@ -92,9 +95,7 @@ class Study:
     published: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_study(
-    study: Study, out: Path, *, device: torch.device, resume: bool = False, overwrite: bool = False
-) -> str:
+def run_study(study: Study, out: Path, *, device: torch.device, resume: bool = False) -> str:
     """Run every arm with every seed, and write ``results.md``, ``results.csv`` and ``facts.csv``.
 
     A folder ``out/seed<seed>/<arm>`` holds each model and run. With ``resume``, what is finished
@@ -106,7 +107,7 @@ def run_study(
     Raises:
         PatchadError: of the chain; or ``out`` holds another study.
     """
-    claim_study(out, _described(study), resume=resume, overwrite=overwrite)
+    claim_study(out, _described(study), resume=resume)
     start, worked = time.monotonic(), time.process_time()
     rows: list[dict[str, Any]] = []
     facts: list[dict[str, Any]] = []
@@ -230,21 +231,17 @@ def _described(study: Study) -> dict[str, Any]:
     }
 
 
-def claim_study(out: Path, described: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """Take the folder for the study that ``described`` tells of.
+def claim_study(out: Path, described: Mapping[str, Any], *, resume: bool) -> None:
+    """Take the folder for the study that ``described`` tells of; its lock is not kept.
+
+    So parts of a study may run side by side. Nothing is ever deleted from it.
 
     Raises:
-        OutputError: it holds another study, or something else.
+        RequestError: it holds another study.
+        OutputError: it holds something else, or is in use.
     """
-    claim_folder(out, ("study.json",), resume=resume, overwrite=overwrite)
-    path = out / "study.json"
-    if not path.exists():
-        write_whole(path, json.dumps(described, indent=2) + "\n")
-    elif json.loads(path.read_text("utf-8")) != json.loads(json.dumps(described)):
-        raise OutputError(
-            f"{path.parent} holds a study with other settings: name another --out, or replace it "
-            "with --overwrite"
-        )
+    with claimed(out, STUDY, described, command="study", resume=resume):
+        pass
 
 
 def say(what: str) -> Callable[[str, int, int, float], None]:

@@ -8,7 +8,8 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from patchad.cli import app
+from patchad.cli import app, main
+from patchad.console import voice
 from patchad.io.manifest import read_manifest
 
 COMMANDS = (
@@ -93,6 +94,35 @@ def test_a_wrong_request_is_two_and_writes_nothing(
     assert result.exit_code == 2
     assert said in result.stderr.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_and_overwrite_together_are_refused(study, tmp_path: Path) -> None:
+    film = next(row.path for row in read_manifest(study.manifest) if row.split == "test")
+    for arguments in (
+        ("screen", film, "--model", study.model, "--out", tmp_path / "out"),
+        ("train", study.manifest, "--model", tmp_path / "out"),
+    ):
+        result = patchad(*arguments, "--resume", "--overwrite")
+        assert result.exit_code == 2
+        assert "--resume goes on" in result.stderr
+        assert "give one" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_run_holds_the_command_as_typed_even_if_it_is_no_text(
+    study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    film = next(row.path for row in read_manifest(study.manifest) if row.split == "test")
+    out = tmp_path / os.fsdecode(b"a\xff")
+    typed = ["-q", "screen", str(film), "--model", str(study.model), "--out", str(out)]
+    typed += ["--write", "heatmap", "--stride", "32", "--timeout", "60"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/patchad", *typed])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    monkeypatch.setattr(voice, "command", ())
+    assert ended.value.code == 0
+    assert r"results: " + str(tmp_path) + r"/a\udcff" in capfd.readouterr().out
+    assert json.loads((out / "run.json").read_text())["command"] == ["patchad", *typed]
 
 
 def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

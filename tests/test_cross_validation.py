@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from patchad.errors import OutputError, RequestError
+from patchad.errors import RequestError
 from patchad.export.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.image import Heatmap
@@ -270,5 +270,5 @@ def test_the_chain_on_phantoms(study, tmp_path: Path) -> None:
     )
     assert "| moved |" not in again
     other = replace(whole, title="another")
-    with pytest.raises(OutputError, match="another --out"):
+    with pytest.raises(RequestError, match="title: phantoms then, another now"):
         cross_validation.run_cross_validation(other, tmp_path / "out", device=CPU, resume=True)

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from patchad.errors import OutputError
-from patchad.io.files import claim_folder, write_whole
+from patchad.io.files import TEMPORARY, shown, write_whole
 
 
 def names(folder):
@@ -68,49 +68,14 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         write_whole(tmp_path / "out" / "a.txt", "")
 
 
-@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
-def test_a_folder_that_is_not_there_is_made(tmp_path, options):
-    folder = tmp_path / "deep" / "run"
-    claim_folder(folder, ("run.json",), **{"resume": False, "overwrite": False} | options)
-    assert folder.is_dir()
+def test_what_is_written_aside_is_known_by_its_name(tmp_path):
+    seen = []
+    write_whole(tmp_path / "map.tif", lambda aside: (seen.append(aside.name), aside.touch()))
+    assert [bool(TEMPORARY.fullmatch(name)) for name in seen] == [True]
+    for name in (".patchad.json", ".patchad.lock", ".patchad-1.tif", "map.tif", ".476add.png"):
+        assert not TEMPORARY.fullmatch(name)
 
 
-def test_a_folder_in_use_is_refused_and_the_ways_out_are_named(tmp_path):
-    (tmp_path / "run.json").touch()
-    with pytest.raises(OutputError, match=r"not empty.*--resume.*--overwrite"):
-        claim_folder(tmp_path, ("run.json",), resume=False, overwrite=False)
-    assert names(tmp_path) == ["run.json"]
-
-
-def test_resume_keeps_what_is_there(tmp_path):
-    (tmp_path / "notes").touch()
-    claim_folder(tmp_path, ("run.json",), resume=True, overwrite=False)
-    assert names(tmp_path) == ["notes"]
-
-
-def test_overwrite_empties_a_folder_of_ours_but_follows_no_link(tmp_path):
-    ours, other = tmp_path / "run", tmp_path / "other"
-    (ours / "patches").mkdir(parents=True)
-    (ours / "patches" / "a.parquet").touch()
-    (ours / "run.json").touch()
-    other.mkdir()
-    (other / "precious").touch()
-    (ours / "link").symlink_to(other)
-    claim_folder(ours, ("run.json",), resume=False, overwrite=True)
-    assert names(ours) == []
-    assert names(other) == ["precious"]
-
-
-def test_overwrite_never_empties_a_folder_of_somebody_else(tmp_path):
-    (tmp_path / "thesis.docx").touch()
-    with pytest.raises(OutputError, match=r"none of run\.json, card\.json"):
-        claim_folder(tmp_path, ("run.json", "card.json"), resume=False, overwrite=True)
-    assert names(tmp_path) == ["thesis.docx"]
-
-
-def test_a_folder_whose_name_is_taken_by_a_file_is_refused(tmp_path):
-    taken = tmp_path / "run"
-    taken.write_text("mine")
-    with pytest.raises(OutputError, match="run cannot be used"):
-        claim_folder(taken, ("run.json",), resume=False, overwrite=True)
-    assert taken.read_text() == "mine"
+def test_a_path_in_a_message_is_one_line_of_letters():
+    assert shown("films/µ 1.dcm") == "films/µ 1.dcm"
+    assert shown(os.fsdecode(b"a\nb\xff\x1b[1m")) == "a\\nb\\udcff\\x1b[1m"

@@ -142,7 +142,9 @@ def test_two_pushes_of_a_run_do_not_meet(run: Path) -> None:
     refused = []
 
     def meanwhile(uid: str) -> int:
-        with pytest.raises(OutputError, match=r"another push of .* is under way") as raised:
+        with pytest.raises(
+            OutputError, match=r"in use by `patchad push` \(process \d+ on .*\): wait"
+        ) as raised:
             push(run, "ANY@127.0.0.1:104")
         refused.append(raised.value)
         return 0

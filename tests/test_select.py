@@ -44,6 +44,35 @@ def test_the_best_is_kept_and_the_card_says_among_whom(study, tmp_path: Path) ->
     assert not (tmp_path / "model" / "candidates").exists()
 
 
+def test_a_choice_is_resumed_with_the_same_request_only(study, tmp_path: Path) -> None:
+    table = pd.read_csv(study.manifest)
+    table["path"] = [str(study.manifest.parent / path) for path in table["path"]]
+    table.loc[table["split"] == "test", "split"] = "unlabelled"
+    manifest, model = tmp_path / "manifest.csv", tmp_path / "model"
+    table.to_csv(manifest, index=False)
+    configs = {name: config(tmp_path, name, "[[0, 1.7]]") for name in ("one", "two")}
+
+    def kill(stage: str, done: int, total: int, value: float) -> None:
+        if stage == "choosing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_best(manifest, model, configs, device=CPU, progress=kill)
+    assert (model / "candidates" / "one" / "card.json").exists()
+    notes = model / "candidates" / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(RequestError, match="seed: 0 then, 1 now"):
+        train_best(manifest, model, configs, device=CPU, seed=1, resume=True)
+    fewer = table[table["patient_id"] != table["patient_id"].iloc[-1]]
+    fewer.to_csv(manifest, index=False)
+    with pytest.raises(RequestError, match="images: 20 then, 18 now"):
+        train_best(manifest, model, configs, device=CPU, resume=True)
+    table.to_csv(manifest, index=False)
+    first = train_best(manifest, model, configs, device=CPU, resume=True)
+    assert [path.name for path in (model / "candidates").iterdir()] == ["notes.txt"]
+    assert train_best(manifest, model, configs, device=CPU, resume=True).card == first.card
+
+
 def test_without_unlabelled_images_nothing_is_written(study, tmp_path: Path) -> None:
     configs = {"a": study.config, "b": study.config}
     with pytest.raises(RequestError, match="unlabelled"):

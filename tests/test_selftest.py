@@ -292,7 +292,7 @@ def test_the_command(study, few, tmp_path: Path) -> None:
     assert "broken.dcm" in result.stderr
     assert "spiculated mass, 8 mm" in result.stdout
     assert "trained on flatter it" in result.stdout
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.glob("[!.]*")) == [
         "contrast_detail.png",
         "detail.csv",
         "selftest.json",

@@ -1,6 +1,7 @@
 """Patches from the bank, corners in the foreground, and a training that resumes to the same end."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,8 @@ def finished(file: Path) -> Checkpoint:
 
 
 def test_a_checkpoint_says_where_the_training_stands(tmp_path: Path) -> None:
-    checkpoint = finished(tmp_path / "file.safetensors")
+    no_utf8 = tmp_path / os.fsdecode(b"model\xff")
+    checkpoint = finished(no_utf8 / "file.safetensors")
     assert (checkpoint.attempt, checkpoint.notes, checkpoint.epoch) == (1, ("why",), 4)
     assert set(checkpoint.network) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert set(checkpoint.optimiser) == {

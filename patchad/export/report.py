@@ -87,7 +87,7 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             card=card,
             calibration=card.calibrated,
             decided=DECIDED_BY_MARK if card.calibrated.marks.decides else OWN_SCALE,
-            verdict=verdict,
+            verdict=_verdict,
             words=partial(rarity_in_words, calibration=card.calibrated),
             model=run.settings["card"]["digest"],
             scale=_uri(_scale(card), "PNG"),
@@ -168,6 +168,14 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         marks=found,
         said=marks_in_words(len(found), calibration, calibrated=row.stride == card.stride),
     )
+
+
+def _verdict(row: ImageRow) -> str:
+    """What is said of an image; a dash if it has no score."""
+    if row.score is None:
+        return "–"
+    lower = math.nan if row.percentile is None else row.percentile
+    return verdict(row.score, lower, flagged=bool(row.flagged))
 
 
 def _scale(card: ModelCard) -> Image.Image:

@@ -1,18 +1,14 @@
 """Files that appear whole or not at all: written aside, then renamed."""
 
+import re
 import secrets
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 from patchad.errors import OutputError
+
+# What a file is called until it is whole; a command that was killed leaves it behind.
+TEMPORARY = re.compile(r"\.patchad-[0-9a-f]{16}(\.[A-Za-z0-9]+)?")
 
 
 def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
@@ -24,7 +20,7 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> 
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unused = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+        unused = path.with_name(f".patchad-{secrets.token_hex(8)}{path.suffix}")
         unused.touch(exist_ok=False)  # with the mode of any new file, which a mkstemp has not
         aside = unused
         if callable(content):
@@ -37,7 +33,7 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> 
             raise
         reason = error.strerror or str(error)
         raise OutputError(
-            f"{path} could not be written ({reason}): free space or choose another "
+            f"{shown(path)} could not be written ({reason}): free space or choose another "
             "folder, then run again with --resume"
         ) from error
     finally:
@@ -45,61 +41,7 @@ def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> 
             aside.unlink(missing_ok=True)
 
 
-@contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock on ``path``, a file made for it; the system lets go of it when we end, or die.
-
-    Where the file system has no locks there is none.
-
-    Raises:
-        OutputError: another process holds it, which ``busy`` says, or it cannot be made.
-    """
-    try:
-        file = path.open("a+b")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror}): make it so") from None
-    with file:
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise OutputError(busy) from None
-        except OSError:
-            pass  # this file system knows no locks
-        yield
-
-
-def claim_folder(folder: Path, marks: tuple[str, ...], *, resume: bool, overwrite: bool) -> None:
-    """Make ``folder`` ready to be written into, or refuse.
-
-    Args:
-        folder: made if it is not there.
-        marks: names that show a folder is one of ours; only such a folder is ever emptied.
-        resume: what is there is kept.
-        overwrite: what is there is deleted.
-
-    Raises:
-        OutputError: it is not empty and neither was asked for, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume or not any(folder.iterdir()):
-            return
-        if not overwrite:
-            raise OutputError(
-                f"{folder} is not empty: go on with --resume, replace it with --overwrite, or "
-                "name another folder"
-            )
-        if not any((folder / mark).exists() for mark in marks):
-            raise OutputError(
-                f"{folder} holds none of {', '.join(marks)}, so it is not patchad's to overwrite: "
-                "name another folder"
-            )
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{folder} cannot be used ({error.strerror}): name another") from error
+def shown(path: str | Path) -> str:
+    """A path for a message: one line, and escapes for bytes that are not UTF-8 or not printable."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,5 +1,6 @@
 """The door: any file that patchad reads, and the images among what a user names."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,16 @@ from patchad.errors import ImageError, RequestError
 from patchad.image import Radiograph, Voi
 from patchad.io.dicom import count_frames, read_dicom
 from patchad.io.dicomdir import images_of
+from patchad.io.files import shown
 from patchad.io.manifest import ManifestRow, lexical, read_manifest
+from patchad.io.marker import kind_of
 from patchad.io.raster import MAX_PIXELS, format_of, read_raster
+
+log = logging.getLogger(__name__)
 
 _BARE_DICOM = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")  # group 2 or 8, without a preamble
 _MANIFESTS = (".csv", ".parquet")
+_RESULTS = ("run", "model", "selftest", "evaluation")  # a demo holds films as well
 # Files that lie beside images and obviously are none. Anything else in a folder gets a row, so
 # that an image that can't be read is seen to fail, not silently left out.
 # fmt: off
@@ -119,7 +125,8 @@ def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:
     """What a user named, as one row an image: files, folders, manifests and a DICOMDIR.
 
     Folders are searched through in the order of their names, linked folders once; hidden files,
-    a DICOMDIR (its files are found without it) and what obviously is no image are left out. An
+    a DICOMDIR (its files are found without it), what obviously is no image and folders that patchad
+    wrote (their pictures are results) are left out. An
     image that is named twice is taken once, as it was named first.
 
     Raises:
@@ -129,6 +136,10 @@ def find_images(inputs: Sequence[Path]) -> list[ManifestRow]:
     for given in inputs:
         path = lexical(given)
         if path.is_dir():
+            if (kind := kind_of(path)) in _RESULTS:
+                raise RequestError(
+                    f"{given} is a {kind} folder, which patchad wrote: name the images themselves"
+                )
             found = [ManifestRow(file) for file in _files(path, set())]
             if not found:
                 raise RequestError(f"{given} holds no images: name another folder, or a file")
@@ -164,6 +175,9 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name.upper() == "DICOMDIR":
             continue
         if entry.is_dir():
+            if (kind := kind_of(entry)) in _RESULTS:
+                log.info("left out %s: a %s folder, which patchad wrote", shown(entry), kind)
+                continue
             yield from _files(entry, seen)
         elif _may_be_image(entry):
             yield entry  # a link to nothing gets a row as well: its image is missing

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,10 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from patchad.errors import RequestError
+from patchad.errors import OutputError, RequestError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
-from patchad.io.files import write_whole
+from patchad.io.files import shown, write_whole
 from patchad.io.manifest import ManifestRow
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
@@ -100,7 +101,8 @@ class Run:
         share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
         are the baselines.
         """
-        return pd.read_parquet(self.patches_path(image_id))
+        # by its bytes: pyarrow takes no path that is not UTF-8
+        return pd.read_parquet(BytesIO(self.patches_path(image_id).read_bytes()))
 
     def patches_path(self, image_id: str) -> Path:
         """Where the patch scores of one image are."""
@@ -165,10 +167,20 @@ def read_run(folder: Path) -> Run:
 
 
 def write_run(folder: Path, settings: Mapping[str, Any], rows: Sequence[ImageRow]) -> Run:
-    """Write ``images.csv`` and then ``run.json``, and read them back."""
+    """Write ``images.csv`` and then ``run.json``, and read them back.
+
+    An older ``run.json`` goes first: beside a new table it would tell of another run.
+    """
     table = pd.DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(ImageRow)])
     for field in ("n_patches", "rows", "columns", "scored_rows", "scored_columns", "stride"):
         table[field] = table[field].astype("Int64")  # a missing one must not make floats of all
+    try:
+        (folder / "run.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{shown(folder / 'run.json')} cannot be replaced ({error.strerror}): make the folder "
+            "writable"
+        ) from None
     write_whole(folder / "images.csv", table.to_csv(index=False))
     write_whole(folder / "run.json", json.dumps({"format": FORMAT, **settings}, indent=2) + "\n")
     return read_run(folder)
@@ -192,7 +204,7 @@ def write_patches(path: Path, screening: Screening) -> None:
             **screening.baselines,
         }
     )
-    write_whole(path, lambda aside: table.to_parquet(aside, index=False))
+    write_whole(path, table.to_parquet(None, index=False))
 
 
 def stored_scores(run: Run, row: ImageRow) -> PatchScores:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Literal, TypeAlias
 
@@ -24,6 +24,7 @@ from patchad.image import Radiograph
 from patchad.io.manifest import ManifestRow
 from patchad.io.raster import MAX_PIXELS
 from patchad.io.read import read_entry
+from patchad.io.request import content_of
 from patchad.preprocess import Prepared, Preprocessing, prepare
 
 # A process of its own would import no torch: forking would copy the parent's threads and memory.
@@ -60,20 +61,28 @@ class How:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an image gave no result. ``trace`` is where a fault of patchad arose, without values."""
+    """Why an image gave no result. ``trace`` is where a fault of patchad arose, without values.
+
+    ``content`` is the SHA-256 of the file, empty where it could not be read.
+    """
 
     status: Literal["failed", "skipped"]
     reason: str
     trace: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An image ready to be scored, and the seconds that it took."""
+    """An image ready to be scored, the seconds that it took, and the SHA-256 of its file.
+
+    The file is hashed before it is read: one that changes meanwhile no longer fits its digest.
+    """
 
     radiograph: Radiograph
     prepared: Prepared
     seconds: float
+    content: str = ""
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -232,6 +241,7 @@ def _serve(link: Connection, how: How) -> None:
 
 def _read(entry: ManifestRow, how: How) -> Ready | Fault:
     start = time.monotonic()
+    content = content_of(entry.path)
     try:
         radiograph = read_entry(
             entry,
@@ -241,8 +251,8 @@ def _read(entry: ManifestRow, how: How) -> Ready | Fault:
         )
         prepared = prepare(radiograph, how.preprocessing)
     except Exception as error:  # whatever a decoder throws at one file stays with that file
-        return fault_of(error)
-    return Ready(radiograph, prepared, time.monotonic() - start)
+        return replace(fault_of(error), content=content)
+    return Ready(radiograph, prepared, time.monotonic() - start, content)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ import torch
 
 from patchad.config import read_config
 from patchad.export import DEFAULT_KINDS
-from patchad.export.report import write_report
-from patchad.io.files import claim_folder
+from patchad.io.folder import claimed
+from patchad.io.layouts import DEMO
 from patchad.io.manifest import read_manifest
 from patchad.phantom import phantom_set
 from patchad.progress import Progress, silent
 from patchad.verbs.evaluate import evaluate, summary
+from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import train
@@ -57,9 +58,13 @@ def demo(
     """Make phantoms, train on the negative ones, screen the test ones, evaluate and export.
 
     Raises:
-        OutputError: ``out`` is not empty, or cannot be written.
+        OutputError: ``out`` is not empty, in use, or cannot be written.
     """
-    claim_folder(out, tuple(INTENSITIES), resume=False, overwrite=overwrite)
+    with claimed(out, DEMO, {"seed": seed}, command="demo", overwrite=overwrite):
+        return _demo(out, seed, device, overwrite, progress)
+
+
+def _demo(out: Path, seed: int, device: torch.device, overwrite: bool, progress: Progress) -> Demo:
     evaluations: dict[str, Mapping[str, Any]] = {}
     for body_part, intensity in INTENSITIES.items():
         folder = out / body_part
@@ -74,10 +79,27 @@ def demo(
         def told(stage: str, done: int, total: int, value: float, part: str = body_part) -> None:
             progress(f"{part}: {stage}", done, total, value)
 
-        train(manifest, model, config, device=device, seed=seed, progress=told)
+        # What is in these folders still are files of the user's: the demo's own were deleted.
+        train(
+            manifest,
+            model,
+            config,
+            device=device,
+            seed=seed,
+            overwrite=overwrite,
+            progress=told,
+        )
         films = [row.path for row in read_manifest(manifest) if row.split == "test"]
         pictures = tuple(kind for kind in DEFAULT_KINDS if kind != "report")  # it comes last
-        screen_run(films, model, run, ScreenOptions(pictures), device=device, progress=told)
+        screen_run(
+            films,
+            model,
+            run,
+            ScreenOptions(pictures),
+            device=device,
+            overwrite=overwrite,
+            progress=told,
+        )
         evaluations[body_part] = evaluate(run, manifest, regions, None, seed=seed, device=device)
-        write_report(run)
+        export(run, ("report",))
     return Demo(out, evaluations)

@@ -6,6 +6,7 @@ class gives no figure; and the trivial baselines stand beside the method everywh
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,14 @@ from torch import Tensor
 
 from patchad.baselines import BASELINES
 from patchad.calibration import Calibration
-from patchad.errors import OutputError, RequestError
-from patchad.evaluation.drawn import collect_marks, marks_section, rarity_table, resolution_of
+from patchad.errors import RequestError
+from patchad.evaluation.drawn import (
+    Drawn,
+    collect_marks,
+    marks_section,
+    rarity_table,
+    resolution_of,
+)
 from patchad.evaluation.figures import (
     MIN_PATIENTS,
     Section,
@@ -34,7 +41,11 @@ from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import LEVELS, tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.truth import lay_beside
+from patchad.export.report import write_report
+from patchad.io.clearing import clear
 from patchad.io.files import write_whole
+from patchad.io.folder import claimed
+from patchad.io.layouts import EVALUATION, RUN, open_run
 from patchad.io.manifest import read_manifest, read_regions
 from patchad.io.run import Run, read_run
 from patchad.version import __version__
@@ -69,16 +80,53 @@ def evaluate(
 
     Raises:
         RequestError: the run, the truth or the regions are wrong or don't fit together.
-        OutputError: ``out`` is not empty, or cannot be written.
+        OutputError: ``out`` is not empty, or it or the run is in use or cannot be written.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            f"{out} must be a new or empty folder: name another, or leave --out away to renew the "
-            "evaluation in the run folder"
-        )
-    run = read_run(run_folder)
     if device.type == "mps":
         device = torch.device("cpu")
+    own = run_folder / "evaluation"
+    if out is None or (own.exists() and out.exists() and out.samefile(own)):
+        with open_run(run_folder, "evaluate") as run:
+            judged = _judge(run, truth, regions, seed, resamples, device)
+            clear(run_folder, RUN, "evaluation")  # what an older patchad wrote is not renewed
+            _write(own, judged, run)
+            if (run_folder / "report.html").exists():
+                write_report(run_folder)  # which then shows the evaluation
+        return judged.result
+    run = read_run(run_folder)
+    request = {"run": str(run_folder), "truth": str(truth), "seed": seed}
+    apart = [run_folder, truth, *([regions] if regions else [])]
+    with claimed(out, EVALUATION, request, command="evaluate", apart=apart):
+        judged = _judge(run, truth, regions, seed, resamples, device)
+        _write(out, judged, run)
+    return judged.result
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What ``evaluation.json`` holds, and what the pictures are drawn from."""
+
+    result: dict[str, Any]
+    whole: Mapping[str, _Sections]
+    samples: Samples
+    drawn: Drawn
+
+
+def _write(folder: Path, judged: _Judged, run: Run) -> None:
+    write_tables(folder, judged.result, judged.drawn.marks)
+    write_pictures(folder, judged.result, judged.whole, judged.samples, run.settings["card"])
+    text = json.dumps(judged.result, indent=2, allow_nan=False)
+    write_whole(folder / "evaluation.json", text + "\n")
+
+
+def _judge(
+    run: Run,
+    truth: Path,
+    regions: Path | None,
+    seed: int,
+    resamples: int,
+    device: torch.device,
+) -> _Judged:
     marked = None if regions is None else read_regions(regions)
     judged = lay_beside(run, read_manifest(truth), marked)
     samples = collect(run, judged)
@@ -114,7 +162,7 @@ def evaluate(
         notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
     result = {
         "patchad": __version__,
-        "run": str(run_folder),
+        "run": str(run.folder),
         "truth": str(truth),
         "regions": None if regions is None else str(regions),
         "method": run.settings["card"]["method"],
@@ -141,11 +189,7 @@ def evaluate(
         },
         "baselines": {name: _beside(whole[METHOD], whole[name]) for name in BASELINES},
     }
-    folder = out or run_folder / "evaluation"
-    write_tables(folder, result, drawn.marks)
-    write_pictures(folder, result, whole, samples, run.settings["card"])
-    write_whole(folder / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    return result
+    return _Judged(result, whole, samples, drawn)
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,8 @@ from patchad.export import IMAGE_KINDS
 from patchad.export.tiff import stored_heatmap
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.image import Radiograph, Screening
-from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
+from patchad.io.layouts import open_run
+from patchad.io.run import ImageRow, Run, read_again, stored_scores
 from patchad.io.workers import Ready, required
 from patchad.progress import Progress, silent
 
@@ -40,10 +41,28 @@ def export(
 
     Raises:
         RequestError: ``folder`` is no run, or ``pm`` is not allowed.
-        OutputError: the disk is full or the folder read-only.
+        OutputError: the disk is full, or the folder read-only or in use.
     """
     check_kinds(kinds, invent_geometry=invent_geometry)
-    run = read_run(folder)
+    with open_run(folder, "export") as run:
+        return export_run(
+            run, kinds, deidentify=deidentify, invent_geometry=invent_geometry, progress=progress
+        )
+
+
+def export_run(
+    run: Run,
+    kinds: Sequence[str],
+    *,
+    deidentify: bool = False,
+    invent_geometry: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """As :func:`export`, for whoever holds the folder's lock; a report that is there is renewed."""
+    check_kinds(kinds, invent_geometry=invent_geometry)
+    folder = run.folder
+    if (folder / "report.html").exists():
+        kinds = tuple(dict.fromkeys((*kinds, "report")))
     card = card_from_dict(run.settings["card"], f"the card in {folder}")
     failed: list[tuple[str, str]] = []
     wanted = bool(set(kinds) & set(IMAGE_KINDS))

@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from patchad.errors import ImageError, OutputError, RequestError
-from patchad.io.files import locked
-from patchad.io.run import read_run
+from patchad.io.layouts import open_run
 from patchad.io.send import Answer, CStore, StoredObject, StowRs, destination, read_object
 from patchad.progress import Progress, silent
 
-LOCK = ".pushing"
 JOURNAL = "pushed.jsonl"  # a line an acceptance: to whom, which object, when
 
 
@@ -43,13 +41,11 @@ def push(
 
     Raises:
         RequestError: ``folder`` is no run or has no objects, or ``to`` is no destination.
-        OutputError: there was no answer at all, the journal cannot be written, or another push of
-            this run is under way.
+        OutputError: there was no answer at all, the journal cannot be written, or another command
+            writes into the run.
     """
     where = destination(to)
-    read_run(folder)
-    busy = f"another push of {folder} is under way: wait for it, lest objects are sent twice"
-    with locked(folder / LOCK, busy):
+    with open_run(folder, "push"):
         return _push(folder, where, pauses, progress)
 
 

@@ -1,10 +1,9 @@
 """Screen many images into a run folder; a bad one costs its row, never the run."""
 
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,27 @@ from typing import Any
 import pandas as pd
 import torch
 
-from patchad.detector import Detector, card_as_dict, versions
+from patchad.detector import Detector, ModelCard, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
 from patchad.export.marks_table import stored_marks, write_marks
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
-from patchad.io.files import claim_folder, write_whole
+from patchad.io.clearing import clear
+from patchad.io.files import shown
+from patchad.io.folder import Claim, claimed
+from patchad.io.journal import Entry, Journal
+from patchad.io.layouts import RUN
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images, frames_of
+from patchad.io.request import content_of, facts_of, numbered
 from patchad.io.run import (
     ImageRow,
     Run,
     done_row,
+    heatmap_path,
     new_id,
+    overlay_path,
     patches_path,
+    read_run,
     row_path,
     write_patches,
     write_run,
@@ -33,14 +40,15 @@ from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_
 from patchad.marks import Mark, marks
 from patchad.methods import load
 from patchad.progress import Progress, silent
-from patchad.verbs.export import export
+from patchad.verbs.export import export_run
 from patchad.verbs.screen import ScreenOptions, screen_prepared
 from patchad.verbs.two_breasts import compare_breasts, with_two_breasts
 
 log = logging.getLogger(__name__)
 
 STATUSES = ("ok", "failed", "skipped")
-_JOURNAL = ".rows.jsonl"  # the rows so far, so that a killed run can go on
+_STAGES = ("read", "score", "write")
+_NAMED = 3  # changed files that a refusal names
 
 
 def screen_run(
@@ -53,14 +61,19 @@ def screen_run(
     limits: Limits = DEFAULT_LIMITS,
     resume: bool = False,
     overwrite: bool = False,
+    command: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Run:
     """Screen images into a run folder; a bad one costs its row, never the run.
 
+    ``resume`` goes on with what an equal request left: what failed is tried again, what is done
+    stays. ``command`` is the command line, for ``run.json``.
+
     Raises:
-        RequestError: the request is wrong; nothing was written.
+        RequestError: the request is wrong, or not the one that is resumed; nothing was written.
         ModelError: the model folder cannot be used; nothing was written.
-        OutputError: the folder cannot be written, or the disk is full; ``resume`` goes on.
+        OutputError: the folder cannot be written, is in use, or the disk is full; ``resume`` goes
+            on.
     """
     check_kinds(options.kinds, invent_geometry=options.invent_geometry)
     entries = find_images(inputs)
@@ -79,43 +92,133 @@ def screen_run(
     card = card_as_dict(detector.card)
     read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
     settings = {
-        "command": ["screen", *map(str, inputs)],
+        "command": [*command] or ["screen", *map(str, (*inputs, "--model", model, "--out", out))],
         "model": card["digest"],
         "settings": asdict(options),
         "limits": asdict(limits),
         "versions": versions(),
         "device": str(device),
     }
-    claim_folder(out, ("run.json", _JOURNAL), resume=resume, overwrite=overwrite)
-    rows = _Journal(out / _JOURNAL, {name: settings[name] for name in ("model", "settings")})
-    seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
-    marked: dict[str, tuple[Mark, ...]] = {}
-    # What tells a score can't be written before both breasts have theirs.
-    now = replace(options, kinds=("heatmap",)) if options.two_breasts else options
-    todo = [entry for entry in entries if not rows.holds(entry)]
-    how = How(preprocessing, options.spacing_mm, limits)
-    for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
-        rows.add(_screen_entry(entry, read, detector, now, out, rows.taken, seconds, marked))
-        progress("screening", number, len(todo), math.nan)
-    table = [rows.of(entry) for entry in entries]
-    pairs = detector.card.calibrated.two_breasts
-    if options.two_breasts and pairs is not None:
-        table = compare_breasts(table, entries, pairs.ordinary, read_as)
-    counts = {status: sum(row.status == status for row in table) for status in STATUSES}
-    used = {**card_as_dict(read_as), "digest": card["digest"]}
-    for row in table:  # those of an earlier session, and what only both breasts decide
-        if row.status == "ok" and (row.id not in marked or options.two_breasts):
-            marked[row.id] = stored_marks(Run(out, {}, pd.DataFrame()), row, read_as.calibrated)
-    write_marks(out, {row.id: marked[row.id] for row in table if row.status == "ok"})
-    run = write_run(out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table)
-    if options.two_breasts:
-        allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
-        for path, reason in export(out, options.kinds, **allowed, progress=progress).failed:
-            log.warning("no pictures or objects of %s: %s", path, reason)
-    else:
-        for path, reason in write_run_kinds(out, options.kinds, deidentify=options.deidentify):
-            log.warning("%s: %s", path, reason)
+    request = _request(detector.card, options, entries)
+    apart = [model, *inputs, *(entry.path for entry in entries)]
+    with claimed(
+        out, RUN, request, command="screen", resume=resume, overwrite=overwrite, apart=apart
+    ) as claim:
+        # What tells a score can't be written before both breasts have theirs.
+        now = replace(options, kinds=("heatmap",)) if options.two_breasts else options
+        journal = Journal.read(out)
+        _require_unchanged(journal, entries, out, progress)
+        _drop_incomplete(journal, out, detector, now)
+        todo = [entry for entry in entries if journal.of(entry) is None]
+        if journal.finished and not todo and (out / "marks.csv").is_file():
+            log.info("%s holds what this request gives: nothing is left to do", shown(out))
+            return read_run(out)
+        if claim.resumed:
+            clear(out, RUN, ids=journal.orphans)
+        journal.rewrite(entries)
+        marked: dict[str, tuple[Mark, ...]] = {}
+        how, taken = How(preprocessing, options.spacing_mm, limits), journal.taken
+        for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
+            one = _screen_entry(entry, read, detector, now, out, taken, journal, marked)
+            if claim.resumed and one.row.status == "ok":
+                _drop_evaluation(claim)
+            journal.add(one)
+            progress("screening", number, len(todo), math.nan)
+        done = [found for entry in entries if (found := journal.of(entry))]
+        table = [one.row for one in done]
+        pairs = detector.card.calibrated.two_breasts
+        if options.two_breasts and pairs is not None:
+            table = compare_breasts(table, entries, pairs.ordinary, read_as)
+        counts = {status: sum(row.status == status for row in table) for status in STATUSES}
+        seconds = {name: sum(one.seconds.get(name, 0.0) for one in done) for name in _STAGES}
+        used = {**card_as_dict(read_as), "digest": card["digest"]}
+        for row in table:  # those of an earlier session, and what only both breasts decide
+            if row.status == "ok" and (row.id not in marked or options.two_breasts):
+                stored = Run(out, {}, pd.DataFrame())
+                marked[row.id] = stored_marks(stored, row, read_as.calibrated)
+        write_marks(out, {row.id: marked[row.id] for row in table if row.status == "ok"})
+        run = write_run(
+            out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table
+        )
+        if options.two_breasts:
+            allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
+            left_out = export_run(run, options.kinds, **allowed, progress=progress).failed
+        else:
+            left_out = write_run_kinds(out, options.kinds, deidentify=options.deidentify)
+        for path, reason in left_out:
+            log.warning("%s: %s", shown(path), reason)
+        journal.rewrite(entries, finished=True)
     return run
+
+
+def _request(
+    card: ModelCard, options: ScreenOptions, entries: Sequence[ManifestRow]
+) -> dict[str, Any]:
+    """All that the results depend on. Whose an image is stands there as a number at most.
+
+    Not among it: the device, and the limits, within which they change nothing.
+    """
+    settings = {
+        **asdict(options),
+        "kinds": sorted(options.kinds),
+        "stride": options.stride or card.stride,
+    }
+    facts = [facts_of(entry) for entry in entries]
+    if options.two_breasts:
+        patients = numbered(entry.patient_id for entry in entries)
+        studies = numbered(f"{entry.patient_id}\0{entry.study_id}" for entry in entries)
+        for one, entry, patient, study in zip(facts, entries, patients, studies, strict=True):
+            if entry.patient_id:
+                one |= {"patient": patient, "study": study}
+    names = [row_path(e.path) + (f" frame {e.frame}" if e.frame else "") for e in entries]
+    return {
+        "model": card_as_dict(card)["digest"],
+        "settings": settings,
+        "inputs": dict(zip(names, facts, strict=True)),
+    }
+
+
+def _require_unchanged(
+    journal: Journal, entries: Sequence[ManifestRow], out: Path, progress: Progress
+) -> None:
+    """Refuse to go on with rows of files that are no longer what was screened."""
+    done = [(entry, found) for entry in entries if (found := journal.of(entry))]
+    changed = []
+    contents: dict[Path, str] = {}  # once for all frames of a file
+    for number, (entry, found) in enumerate(done, start=1):
+        if entry.path not in contents:
+            contents[entry.path] = content_of(entry.path)
+        if contents[entry.path] != found.content:
+            said = "changed since it was screened" if contents[entry.path] else "can't be read now"
+            changed.append(f"{shown(entry.path)} {said}")
+        progress("comparing with what was screened", number, len(done), math.nan)
+    if changed:
+        more = f", … ({len(changed)} in all)" if len(changed) > _NAMED else ""
+        raise RequestError(
+            f"{shown(out)} holds rows of other files than are there now: "
+            f"{', '.join(changed[:_NAMED])}{more}: put the files back, or screen all anew with "
+            "--overwrite"
+        )
+
+
+def _drop_incomplete(journal: Journal, out: Path, detector: Detector, now: ScreenOptions) -> None:
+    """Take rows for undone whose files have been deleted since."""
+    dense = detector.card.calibrated.marks.dense
+    for key, entry in [*journal.entries.items()]:
+        if entry.row.status != "ok":
+            continue
+        needed = [patches_path(out, entry.row.id)]
+        needed += [heatmap_path(out, entry.row.id)] * ("heatmap" in now.kinds or dense)
+        needed += [overlay_path(out, entry.row.id)] * ("overlay" in now.kinds)
+        if not all(path.is_file() for path in needed):
+            del journal.entries[key]
+
+
+def _drop_evaluation(claim: Claim) -> None:
+    """Delete an evaluation of fewer images than there are now."""
+    if (claim.folder / "evaluation" / "evaluation.json").exists():
+        claim.clear("evaluation")
+        log.warning("deleted the evaluation, which was of other rows: evaluate again")
 
 
 def _screen_entry(
@@ -125,21 +228,25 @@ def _screen_entry(
     options: ScreenOptions,
     out: Path,
     taken: set[str],
-    seconds: dict[str, float],
+    journal: Journal,
     marked: dict[str, tuple[Mark, ...]],
-) -> ImageRow:
-    """Score one image and write its files; its row of images.csv."""
+) -> Entry:
+    """Score one image and write its files; its row of images.csv, and what it cost.
+
+    Its marks go into ``marked``, under its id.
+    """
     if isinstance(read, Fault):
         return _failed(new_id(entry.path.stem, taken), entry, read)
-    seconds["read"] += read.seconds
     start = time.monotonic()
+    name = ""
     try:
         screening = screen_prepared(read.radiograph, read.prepared, detector, options)
         preferred = screening.source.sop_instance_uid or entry.path.stem
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()
+        journal.begin(name)
         write_patches(patches_path(out, name), screening)
-        found = marks(screening, detector.card.calibrated)
+        marked[name] = marks(screening, detector.card.calibrated)
         passed_over = write_image_kinds(
             out,
             name,
@@ -152,63 +259,21 @@ def _screen_entry(
     except OutputError:
         raise  # the folder is at fault, not this image
     except Exception as error:
-        return _failed(new_id(entry.path.stem, taken), entry, fault_of(error))
-    seconds["score"] += scored - start
-    seconds["write"] += time.monotonic() - scored
+        if name:  # what was written of it would look like a result
+            clear(out, RUN, ids={name})
+            taken.discard(name.lower())
+        fault = replace(fault_of(error), content=read.content)
+        return _failed(new_id(entry.path.stem, taken), entry, fault)
+    end = time.monotonic()
     if passed_over:
         screening = replace(screening, reasons=(*screening.reasons, passed_over))
-    marked[name] = found
-    took = read.seconds + time.monotonic() - start
-    return done_row(name, screening, read.radiograph, took, frame=entry.frame)
+    row = done_row(name, screening, read.radiograph, read.seconds + end - start, frame=entry.frame)
+    seconds = {"read": read.seconds, "score": scored - start, "write": end - scored}
+    return Entry(row, read.content, seconds)
 
 
-def _failed(name: str, entry: ManifestRow, fault: Fault) -> ImageRow:
+def _failed(name: str, entry: ManifestRow, fault: Fault) -> Entry:
     if fault.trace:
         log.debug("%s failed in a way that patchad doesn't know:\n%s", entry.path, fault.trace)
-    return ImageRow(name, row_path(entry.path), fault.status, fault.reason, frame=entry.frame)
-
-
-class _Journal:
-    """The rows so far, a JSON line each, so that a killed run can go on where it stopped."""
-
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self.path, self.taken = path, set[str]()
-        self._rows: dict[tuple[str, int | None], ImageRow] = {}
-        header = json.loads(json.dumps(header))
-        if not path.exists():
-            write_whole(path, json.dumps(header) + "\n")
-            return
-        first, *lines = path.read_text("utf-8").splitlines(keepends=True)
-        if json.loads(first) != header:
-            raise RequestError(
-                f"{path.parent} was begun with another model or other settings: repeat the "
-                "request as it was, or replace the run with --overwrite"
-            )
-        for line in lines:
-            if line.endswith("\n"):  # the last one may have been cut off
-                row = ImageRow(**json.loads(line))
-                if row.status != "failed":  # what failed is tried again
-                    self.taken.add(row.id.lower())
-                    self._rows[row.path, row.frame] = row
-        write_whole(path, first + "".join(_line(row) for row in self._rows.values()))
-
-    def holds(self, entry: ManifestRow) -> bool:
-        return (row_path(entry.path), entry.frame) in self._rows
-
-    def of(self, entry: ManifestRow) -> ImageRow:
-        return self._rows[row_path(entry.path), entry.frame]
-
-    def add(self, row: ImageRow) -> None:
-        self._rows[row.path, row.frame] = row
-        try:
-            with self.path.open("a", encoding="utf-8") as journal:
-                journal.write(_line(row))
-        except OSError as error:
-            raise OutputError(
-                f"{self.path} could not be written ({error.strerror}): free space, then go on "
-                "with --resume"
-            ) from error
-
-
-def _line(row: ImageRow) -> str:
-    return json.dumps(asdict(row)) + "\n"
+    row = ImageRow(name, row_path(entry.path), fault.status, fault.reason, frame=entry.frame)
+    return Entry(row, fault.content)

@@ -8,7 +8,6 @@ of them are abnormal and both come from one source.
 
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,16 @@ from patchad.config import Config
 from patchad.detector import read_card, read_model, score, write_model
 from patchad.errors import RequestError
 from patchad.grid import PatchGrid
-from patchad.io.files import claim_folder
+from patchad.io.files import shown
+from patchad.io.folder import Claim, claimed
+from patchad.io.layouts import MODEL
 from patchad.io.manifest import ManifestRow, read_manifest
+from patchad.io.request import content_of
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, read_ahead
 from patchad.methods import load
 from patchad.progress import Progress, silent
 from patchad.verbs.train import Trained, train
+from patchad.verbs.training_images import TrainingImages, negatives
 
 log = logging.getLogger(__name__)
 
@@ -65,18 +68,48 @@ def train_best(
         (config,) = configs.values()
         return train(source, model, config, **asked, resume=resume, overwrite=overwrite)
     rows = _unlabelled(source)
-    claim_folder(model, ("card.json", "candidates"), resume=resume, overwrite=overwrite)
-    if (model / "card.json").exists():
-        log.info("%s holds a finished model: nothing to resume", model)
-        return Trained(read_card(model))
-    found: dict[str, float] = {}
+    images = TrainingImages.of(negatives(source), unlabelled=rows)
+    request = {
+        "configs": {name: config.as_dict() for name, config in configs.items()},
+        "seed": seed,
+        "spacing_mm": spacing_mm,
+        **images.request(),
+    }
+    with claimed(
+        model,
+        MODEL,
+        request,
+        command="train",
+        resume=resume,
+        overwrite=overwrite,
+        apart=[source, *(row.path for row in images.rows)],
+        compare=images.compare,
+    ) as claim:
+        if (model / "card.json").exists():
+            log.info("%s holds the model that was asked for: nothing is left to do", shown(model))
+            claim.clear("candidates")
+            return Trained(read_card(model))
+        if not claim.marker.found:
+            claim.remember(images.found({row.path: content_of(row.path) for row in images.rows}))
+        return _train_best(source, claim, configs, rows, asked, resume)
+
+
+def _train_best(
+    source: Path,
+    claim: Claim,
+    configs: Mapping[str, Config],
+    rows: Sequence[ManifestRow],
+    asked: Mapping[str, Any],
+    resume: bool,
+) -> Trained:
+    model, found = claim.folder, dict[str, float]()
     failed: dict[tuple[str, str], None] = {}
     for name, config in configs.items():
         folder = model / "candidates" / name
         trained = train(source, folder, config, **asked, resume=resume)
         failed |= dict.fromkeys(trained.failed)
         found[name] = pseudo_auroc(
-            _image_scores(folder, rows, spacing_mm, limits, device, progress),
+            _image_scores(folder, rows, **{k: v for k, v in asked.items() if k != "seed"}),
             trained.card.calibrated.image_scores,
         )
         log.info("%s: AUCp %.3f", name, found[name])
@@ -88,7 +121,7 @@ def train_best(
         f"{len(card.calibrated.image_scores)} held-out negatives (AUCp), which calibrate it too."
     )
     kept = write_model(replace(card, notes=(*card.notes, note)), tensors, model)
-    shutil.rmtree(model / "candidates")
+    claim.clear("candidates")
     return Trained(kept, tuple(failed))
 
 
@@ -112,6 +145,7 @@ def _unlabelled(source: Path) -> list[ManifestRow]:
 def _image_scores(
     model: Path,
     rows: Sequence[ManifestRow],
+    *,
     spacing_mm: tuple[float, float] | None,
     limits: Limits,
     device: torch.device,

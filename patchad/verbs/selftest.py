@@ -35,7 +35,9 @@ from patchad.export.curves import DetailLine, plot_contrast_detail
 from patchad.foreground import find_foreground
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph
-from patchad.io.files import claim_folder, write_whole
+from patchad.io.files import write_whole
+from patchad.io.folder import claimed
+from patchad.io.layouts import SELFTEST
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images, read_entry
 from patchad.io.run import row_path
@@ -102,14 +104,16 @@ def selftest(
     """
     rows = _negatives(on, seed)
     detector = load(model, device)
-    claim_folder(out, ("selftest.json", "detail.csv"), resume=False, overwrite=overwrite)
-    result = measure(
-        detector, rows, images=images, seed=seed, spacing_mm=spacing_mm, progress=progress
-    )
-    result = {"patchad": __version__, "on": str(on), **result}
-    write_whole(out / "detail.csv", pd.DataFrame(_table(result)).to_csv(index=False))
-    _picture(out / "contrast_detail.png", result)
-    write_whole(out / "selftest.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    request = {"model": card_as_dict(detector.card)["digest"], "on": str(on), "seed": seed}
+    apart = [model, on, *(row.path for row in rows)]
+    with claimed(out, SELFTEST, request, command="selftest", overwrite=overwrite, apart=apart):
+        result = measure(
+            detector, rows, images=images, seed=seed, spacing_mm=spacing_mm, progress=progress
+        )
+        result = {"patchad": __version__, "on": str(on), **result}
+        write_whole(out / "detail.csv", pd.DataFrame(_table(result)).to_csv(index=False))
+        _picture(out / "contrast_detail.png", result)
+        write_whole(out / "selftest.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     return result
 
 

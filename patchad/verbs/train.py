@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +25,10 @@ from patchad.detector import (
 from patchad.errors import RequestError
 from patchad.grid import PatchGrid
 from patchad.image import Source
-from patchad.io.files import claim_folder
+from patchad.io.files import shown
+from patchad.io.folder import Claim, claimed
+from patchad.io.layouts import MODEL
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images
 from patchad.io.run import row_path
 from patchad.io.workers import DEFAULT_LIMITS, Ahead, Fault, How, Limits, readers
 from patchad.methods import module_of
@@ -36,6 +36,7 @@ from patchad.preprocess import Prepared
 from patchad.progress import Progress, silent
 from patchad.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
 from patchad.verbs.calibrate import NegativeImage, calibrate
+from patchad.verbs.training_images import TrainingImages, negatives
 from patchad.verbs.two_breasts import Side
 
 log = logging.getLogger(__name__)
@@ -90,23 +91,41 @@ def train(
         seed: decides the split, the patches and the initial weights.
         spacing_mm: (row, col) for images that carry no pixel spacing.
         limits: what one image may cost to read.
-        resume: go on from the last checkpoint of the same training.
+        resume: go on from the last checkpoint, if the request is the same.
         overwrite: replace a model that is there.
         progress: told of images read and epochs done.
 
     Raises:
-        RequestError: no negatives, too few patients, mixed pixel spacings.
+        RequestError: no negatives, too few patients, mixed pixel spacings; or another request than
+            the one that is resumed.
         TrainingError: the method gave up, or nothing is left to calibrate on.
-        OutputError: the folder cannot be written.
+        OutputError: the folder is not empty, in use, or cannot be written.
     """
-    training, held_out, notes = _split(_negatives(source), config, seed)
-    claim_folder(model, ("card.json", "checkpoint"), resume=resume, overwrite=overwrite)
-    if (model / "card.json").exists():
-        log.info("%s holds a finished model: nothing to resume", model)
-        return Trained(read_card(model))
-    with readers(How(config.preprocessing, spacing_mm, limits)) as ahead:
-        reader = _Reader(config, seed, ahead, [], progress)
-        return _train(reader, training, held_out, notes, model, device)
+    training, held_out, notes = _split(negatives(source), config, seed)
+    images = TrainingImages.of(training, held_out)
+    request = {
+        "config": config.as_dict(),
+        "seed": seed,
+        "spacing_mm": spacing_mm,
+        **images.request(),
+    }
+    with claimed(
+        model,
+        MODEL,
+        request,
+        command="train",
+        resume=resume,
+        overwrite=overwrite,
+        apart=[source, *(row.path for row in images.rows)],
+        compare=images.compare,
+    ) as claim:
+        if (model / "card.json").exists():
+            log.info("%s holds the model that was asked for: nothing is left to do", shown(model))
+            claim.clear("checkpoint")
+            return Trained(read_card(model))
+        with readers(How(config.preprocessing, spacing_mm, limits)) as ahead:
+            reader = _Reader(config, seed, ahead, [], {}, progress)
+            return _train(reader, training, held_out, notes, claim, images, device)
 
 
 def _train(
@@ -114,10 +133,12 @@ def _train(
     training: list[ManifestRow],
     held_out: list[ManifestRow],
     notes: tuple[str, ...],
-    model: Path,
+    claim: Claim,
+    images: TrainingImages,
     device: torch.device,
 ) -> Trained:
     config, seed, failed, progress = reader.config, reader.seed, reader.failed, reader.progress
+    model = claim.folder
     facts: list[_Negative] = []
     masks: list[PackedMask] = []
 
@@ -134,6 +155,8 @@ def _train(
     aside = [negative for negative, _ in reader.read(held_out, "reading held-out images")]
     if held_out and not aside:
         raise RequestError(f"no held-out image could be used; the first: {failed[-1][1]}")
+    if not claim.marker.found:  # else it was compared with that already
+        claim.remember(images.found(reader.contents))
     described = _describe(facts, aside, config)
     card = ModelCard(
         method=config.method,
@@ -171,22 +194,8 @@ def _train(
     if not held_out:
         calibration = replace(calibration, statements=(_LEAK, *calibration.statements))
     saved = save(detector, model, calibration)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    claim.clear("checkpoint")
     return Trained(saved, tuple(failed))
-
-
-def _negatives(source: Path) -> list[ManifestRow]:
-    rows = find_images([source])
-    if source.suffix.lower() in (".csv", ".parquet"):
-        used = [r for r in rows if r.label == "negative" and r.split not in ("test", "unlabelled")]
-        if not used:
-            raise RequestError(
-                f"{source} has no row with label negative in the split train or validation "
-                f"(of {len(rows)} rows): a one-class detector is trained on negatives"
-            )
-        return used
-    log.warning("%s is no manifest: all %d images are taken as negatives", source, len(rows))
-    return rows
 
 
 def _split(
@@ -223,18 +232,24 @@ def _patient(row: ManifestRow) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Reader:
-    """Reads and prepares negatives one by one; what cannot be used goes to ``failed``."""
+    """Reads and prepares negatives one by one; what cannot be used goes to ``failed``.
+
+    ``contents`` gets the SHA-256 of each file.
+    """
 
     config: Config
     seed: int
     ahead: Ahead
     failed: list[tuple[str, str]]
+    contents: dict[Path, str]
     progress: Progress
 
     def read(
         self, rows: Sequence[ManifestRow], stage: str, *, again: bool = False
     ) -> Iterator[tuple[_Negative, Prepared]]:
         for number, (row, read) in enumerate(self.ahead(rows), start=1):
+            if not again:
+                self.contents[row.path] = read.content
             if isinstance(read, Fault):
                 if not again:
                     self.failed.append((row_path(row.path), read.reason))
