@@ -188,6 +188,7 @@ def screen(
             _one_of("--voi", voi, VOIS)
         _one_of("--frames", frames, ("one", "all"))
         from patchad.device import choose_device
+        from patchad.export.marks_table import run_in_words
         from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
         from patchad.verbs.screen_run import screen_run
@@ -219,7 +220,7 @@ def screen(
             {"out": str(out), **run.settings, "flagged": flagged},
             [
                 f"{counts['ok']} screened, {flagged} flagged, {counts['failed']} failed, "
-                f"{counts['skipped']} skipped",
+                f"{counts['skipped']} skipped; {run_in_words(run)}",
                 f"results: {out}" + (f", open {out / 'report.html'}" if "report" in kinds else ""),
             ],
         )

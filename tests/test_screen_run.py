@@ -14,7 +14,7 @@ from PIL import Image
 
 from patchad.detector import card_as_dict, card_from_dict, read_card, save
 from patchad.errors import ModelError, OutputError, RequestError
-from patchad.export.marks_table import read_marks, stored_marks, write_marks
+from patchad.export.marks_table import read_marks, run_in_words, stored_marks, write_marks
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.io.run import ImageRow, new_id, read_run, stored_scores
@@ -125,19 +125,40 @@ def test_export_gives_the_same_pictures_again(run) -> None:
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_marks_are_stored_and_found_again(run) -> None:
-    (row,) = [row for row in run.rows if row.status == "ok"]
-    calibration = card_from_dict(run.settings["card"], "card").calibrated
-    again = {row.id: stored_marks(run, row, calibration)}
-    kept = (run.folder / "marks.csv").read_bytes()
-    assert kept.count(b"\n") == 1 + len(again[row.id])
-    write_marks(run.folder, again)
-    assert (run.folder / "marks.csv").read_bytes() == kept
-    assert export(run.folder, ["geojson"]).failed == ()
-    content = json.loads((run.folder / "geojson" / f"{row.id}.geojson").read_text())
-    found = read_marks(run.folder)
-    assert [f["properties"]["score"] for f in content["features"]] == found["score"].tolist()
-    assert (run.folder / "marks.csv").read_bytes() == kept
+@pytest.fixture(scope="module")
+def marked(study, films, tmp_path_factory: pytest.TempPathFactory):
+    """A run of two films by a model that marks a tenth of negative patches."""
+    folder = tmp_path_factory.mktemp("marked")
+    detector = load(study.model, CPU)
+    calibration = detector.card.calibrated
+    drawn = replace(calibration.marks, threshold=calibration.display_range[0])
+    save(detector, folder / "model", replace(calibration, marks=drawn))
+    return screen_run(films[:2], folder / "model", folder / "run", ScreenOptions(()), device=CPU)
+
+
+def test_marks_are_stored_and_found_again(marked) -> None:
+    calibration = card_from_dict(marked.settings["card"], "card").calibrated
+    again = {row.id: stored_marks(marked, row, calibration) for row in marked.rows}
+    found = read_marks(marked.folder)
+    assert len(found) >= 2
+    kept = (marked.folder / "marks.csv").read_bytes()
+    write_marks(marked.folder, again)
+    assert (marked.folder / "marks.csv").read_bytes() == kept
+    assert export(marked.folder, ["geojson"]).failed == ()
+    assert (marked.folder / "marks.csv").read_bytes() == kept
+    for name, rows in found.groupby("image_id"):
+        content = json.loads((marked.folder / "geojson" / f"{name}.geojson").read_text())
+        told = [feature["properties"] for feature in content["features"]]
+        assert [one["score"] for one in told] == rows["score"].tolist()
+        assert [one["rarity"] for one in told] == rows["rarity"].tolist()
+
+
+def test_a_run_in_words(marked) -> None:
+    found = read_marks(marked.folder)
+    assert run_in_words(marked) == (
+        f"{len(found)} marks on {found['image_id'].nunique()} of 2 images, a normal film has 1; "
+        "its strongest mark decides whether an image is flagged"
+    )
 
 
 def test_a_flagged_image_has_a_mark(study, films, tmp_path: Path) -> None:

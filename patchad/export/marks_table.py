@@ -81,3 +81,15 @@ def stored_marks(run: Run, row: ImageRow, calibration: Calibration) -> tuple[Mar
         )
     spacing = row.spacing_mm or (math.nan, math.nan)
     return marks_of(scores, calibration, shape, spacing, dense, flagged=bool(row.flagged))
+
+
+def run_in_words(run: Run) -> str:
+    """How many marks a run has, how many normal images have, and which of them decides on flags."""
+    table, done = read_marks(run.folder), run.settings["counts"]["ok"]
+    how = run.settings["card"]["calibration"]["marks"]
+    count = len(table)
+    what = "its strongest mark" if how["decides"] else "a score of its own, on another scale,"
+    return (
+        f"{count} mark{'s' * (count != 1)} on {table['image_id'].nunique()} of {done} images, a "
+        f"normal film has {how['per_film']:.2g}; {what} decides whether an image is flagged"
+    )
