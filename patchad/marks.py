@@ -1,33 +1,32 @@
 """The marks of an image: where it is most anomalous, how rare that is, and what is outlined.
 
-Marks come from the patch scores, which the image score is pooled from: so a mark and its image
-speak of one scale, for every kind of method. Where a method has a dense map of its own, the map
-says what of those patches is outlined. (Regions of the map itself were tried as marks. On mini-MIAS
-their highest one told films with a lesion worse than the highest patch does; see docs/marks.md.)
+A mark is a patch whose centre lies in no higher mark, as free-response analysis (FROC) has it. So
+marks and an image score that is pooled from patches are on one scale, for every kind of method.
+Where a method has a dense map of its own, the map says what of the patch is outlined. (Connected
+patches and regions of the map were tried as marks; docs/marks.md says what was wrong with them.)
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from skimage.measure import find_contours
 
 from patchad.calibration import Calibration
-from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Screening
+
+_SLACK = 1e-9  # of half a patch: a centre that rounding has put a hair beyond an edge is on it
 
 
 @dataclass(frozen=True, eq=False)
 class Mark:
     """One mark, in the frame of the stored image.
 
-    ``number`` counts from 1, the rarest first. ``score`` is that of its highest patch; a normal
-    film has ``rarity`` marks that score at least this, and at most ``upper`` with 95 % confidence,
+    ``number`` counts from 1, the rarest first. ``score`` is that of its patch; a normal film has
+    ``rarity`` marks that score at least this, and at most ``upper`` with 95 % confidence,
     both NaN where that is not calibrated (see :mod:`patchad.rarity`). ``row`` and ``col`` are the
     first of the box that ``mask`` (height, width) bool fills; holes belong to the mark.
     ``outline`` (K, 2) float64 (x, y) is its edge, first point = last, in pixel edges: an image of
@@ -93,164 +92,100 @@ def marks_of(
         flagged: whether the image is.
     """
     how = calibration.marks
+    boxes = scores.grid.boxes(shape)
+    places = find_marks(boxes, scores.values)
     threshold = how.threshold
-    if how.decides and flagged and not (scores.values > threshold).any():
+    if how.decides and flagged and not (scores.values[places] > threshold).any():
         threshold = calibration.image_threshold
-    groups = _groups(scores.values, links_of(scores.grid, dense=how.dense), threshold)
-    lands = None
-    if groups and how.dense and dense is not None:
-        lands = _Lands.of(scores, groups, shape)
+    places = places[scores.values[places] > threshold]
     found = []
-    for number, group in enumerate(groups, start=1):
-        score = float(scores.values[group[0]])
+    for number, place in enumerate(places.tolist(), start=1):
+        score = float(scores.values[place])
         rarity, upper = how.rarity.of(score)
         if scores.grid.stride != how.stride:
             rarity = upper = math.nan
-        if lands is None or dense is None:
-            row, col, mask = _union(scores.grid.boxes(shape)[group], shape)
-        else:
-            low = calibration.display_range[0]
-            row, col, mask = lands.shape_of(number, int(group[0]), dense, low)
+        row, col, end_row, end_col = _pixel_edges(boxes[place], shape)
+        mask = np.ones((end_row - row, end_col - col), np.bool_)
+        if how.dense and dense is not None:
+            around = np.abs(boxes[places, :2] - boxes[place, :2]) < 2 * boxes[place, 2:]
+            near = places[around.all(1)]
+            own = np.flatnonzero(near == place)
+            land = _nearest(boxes[near], (row, col, end_row, end_col)) == own
+            values = dense[row:end_row, col:end_col]
+            mask = _around_peak(values, land, calibration.display_range[0])
+            rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            mask = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+            row, col = row + int(rows[0]), col + int(cols[0])
         outline = _outline(mask) + np.array([col, row])
         area = float(mask.sum()) * spacing_mm[0] * spacing_mm[1]
         found.append(Mark(number, score, rarity, upper, row, col, mask, outline, area))
     return tuple(found)
 
 
-def links_of(grid: PatchGrid, *, dense: bool) -> NDArray[np.int64]:
-    """Which patches of a grid belong together if both are marked: (E, 2) int64 indices.
+def find_marks(boxes: NDArray[np.float64], scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """The patches that mark something: those whose centre lies in no higher mark, highest first.
 
-    Those that overlap or share an edge; or, where a dense map says what of them is outlined, those
-    whose middles do, so that what lies further apart than half a patch can be two marks.
+    Greedy non-maximum suppression: the highest patch is a mark and silences all patches whose
+    centre lies in it or on its edge, and so on; of equal scores the first in reading order. So
+    every scored patch is a mark or has its centre in one, whatever the stride. NaN never marks.
+
+    Args:
+        boxes: (N, 4) of (row, col, height, width), as in :meth:`patchad.grid.PatchGrid.boxes`.
+        scores: (N,), higher = more anomalous.
+
+    Returns:
+        (M,) indices.
     """
-    reach = max(grid.stride, grid.size // 2) if dense else grid.size
-    rows, cols = (np.unique(axis) for axis in grid.corners.T)
-    number = np.arange(len(grid)).reshape(len(rows), len(cols))
-    steps = reach // grid.stride + 1  # the last row and column lie closer than the stride
-    found = [np.empty((0, 2), np.int64)]
-    for down in range(min(steps + 1, len(rows))):
-        for right in range(1 - len(cols) if down else 1, len(cols)):
-            if abs(right) > steps:
-                continue
-            one = np.s_[: len(rows) - down, max(-right, 0) : len(cols) - max(right, 0)]
-            other = np.s_[down:, max(right, 0) : len(cols) - max(-right, 0)]
-            apart = (rows[down:] - rows[: len(rows) - down])[:, None]
-            aside = np.abs(cols[other[1]] - cols[one[1]])[None]
-            near = (apart <= reach) & (aside <= reach) & (apart + aside < 2 * reach)
-            found.append(np.stack([number[one][near], number[other][near]], 1))
-    return np.concatenate(found)
+    left = np.where(np.isnan(scores), -np.inf, scores)
+    half = boxes[:, 2:] / 2
+    centres = boxes[:, :2] + half
+    found: list[int] = []
+    while left.size and left[best := int(left.argmax())] > -np.inf:
+        found.append(best)
+        away = np.abs(centres - centres[best])
+        left[(away <= half[best] * (1 + _SLACK)).all(1)] = -np.inf
+    return np.array(found, np.int64)
 
 
-def _groups(
-    values: NDArray[np.float32], links: NDArray[np.int64], threshold: float
-) -> list[NDArray[np.int64]]:
-    """The patches of each mark, its highest first; the mark with the highest patch first."""
-    over = values > threshold  # NaN isn't
-    near = links[over[links].all(1)]
-    graph = coo_matrix((np.ones(len(near), np.int8), near.T), (len(values), len(values)))
-    _, owner = connected_components(graph, directed=False)
-    order = np.flatnonzero(over)
-    order = order[np.argsort(-values[order], kind="stable")]
-    first = list(dict.fromkeys(owner[order].tolist()))
-    return [order[owner[order] == group] for group in first]
+def _nearest(boxes: NDArray[np.float64], part: tuple[int, int, int, int]) -> NDArray[np.int64]:
+    """Which box (K, 4) each pixel of ``part`` of the image is nearest to the centre of.
 
-
-@dataclass(frozen=True, eq=False)
-class _Lands:
-    """Which patch, and so which mark, each pixel of the stored image belongs to: the nearest.
-
-    ``row`` (H,) and ``col`` (W,) int64 say in which line of patches a pixel lies; ``owner``
-    (rows, columns of patches) int64 the number of the mark, 0 for none; ``boxes`` (N, 4) int64 are
-    the patches as first row, first column, end row, end column.
+    ``part`` is first row, first column, end row, end column; distances are in sides of a box, and
+    of two that are equal the first box counts. Returns (rows, columns) int64.
     """
-
-    row: NDArray[np.int64]
-    col: NDArray[np.int64]
-    owner: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-
-    @classmethod
-    def of(
-        cls, scores: PatchScores, groups: Sequence[NDArray[np.int64]], shape: tuple[int, int]
-    ) -> "_Lands":
-        boxes = scores.grid.boxes(shape)
-        lines = []
-        for axis in (0, 1):
-            middles = np.unique(boxes[:, axis] + boxes[:, 2 + axis] / 2)
-            pixels = np.arange(shape[axis]) + 0.5
-            lines.append(np.searchsorted((middles[1:] + middles[:-1]) / 2, pixels))
-        owner = np.zeros(len(boxes), np.int64)
-        for number, group in enumerate(groups, start=1):
-            owner[group] = number
-        table = (len(np.unique(boxes[:, 0])), len(np.unique(boxes[:, 1])))
-        # Where no patch was scored, as at the skin, the nearest one that was has the say.
-        unscored = ~scores.scored.reshape(table)
-        nearest = ndimage.distance_transform_edt(
-            unscored, return_distances=False, return_indices=True
-        )
-        return cls(
-            lines[0], lines[1], owner.reshape(table)[tuple(nearest)], _pixel_edges(boxes, shape)
-        )
-
-    def shape_of(
-        self, number: int, top: int, dense: NDArray[np.float32], low: float
-    ) -> tuple[int, int, NDArray[np.bool_]]:
-        """First row, first column and mask of a mark whose highest patch is ``top``.
-
-        What of the map lies around its peak in that patch, down to halfway between the peak and
-        ``low``, as far as the mark's patches are the nearest. Of a map that is flat there, the
-        middle of the patch.
-        """
-        rows, cols = np.nonzero(self.owner == number)
-        own_rows = np.flatnonzero((self.row >= rows.min()) & (self.row <= rows.max()))
-        own_cols = np.flatnonzero((self.col >= cols.min()) & (self.col <= cols.max()))
-        r0, c0, r1, c1 = self.boxes[top]
-        if not (len(own_rows) and len(own_cols)):  # an image of hardly any pixels
-            return int(r0), int(c0), np.ones((r1 - r0, c1 - c0), np.bool_)
-        row, col = int(own_rows[0]), int(own_cols[0])
-        within = np.s_[row : own_rows[-1] + 1, col : own_cols[-1] + 1]
-        land = self.owner[np.ix_(self.row[within[0]], self.col[within[1]])] == number
-        values = np.where(land, dense[within], np.float32(-np.inf))
-        values[~np.isfinite(values)] = -np.inf
-        inside = np.zeros(land.shape, np.bool_)
-        inside[max(r0 - row, 0) : max(r1 - row, 0), max(c0 - col, 0) : max(c1 - col, 0)] = True
-        place = np.unravel_index(np.argmax(np.where(inside, values, -np.inf)), values.shape)
-        peak = float(values[place])
-        if peak > low:
-            regions, _ = ndimage.label(values >= low + (peak - low) / 2)
-            mask = ndimage.binary_fill_holes(regions == regions[place])
-        else:
-            lines = np.divmod(top, self.owner.shape[1])
-            mask = (self.row[within[0]] == lines[0])[:, None] & (self.col[within[1]] == lines[1])
-            if not mask.any():
-                return int(r0), int(c0), np.ones((r1 - r0, c1 - c0), np.bool_)
-        return _cropped(row, col, mask)
+    row, col, end_row, end_col = part
+    lines = (np.arange(row, end_row) + 0.5, np.arange(col, end_col) + 0.5)
+    down, aside = (
+        np.abs(line - (boxes[:, axis] + boxes[:, 2 + axis] / 2)[:, None]) / boxes[:, 2 + axis, None]
+        for axis, line in enumerate(lines)
+    )
+    nearest: NDArray[np.int64] = np.maximum(down[:, :, None], aside[:, None, :]).argmin(0)
+    return nearest
 
 
-def _union(
-    boxes: NDArray[np.float64], shape: tuple[int, int]
-) -> tuple[int, int, NDArray[np.bool_]]:
-    """First row, first column and mask of boxes (K, 4) taken together, holes included."""
-    edges = _pixel_edges(boxes, shape)
-    (row, col), (end_row, end_col) = edges[:, :2].min(0), edges[:, 2:].max(0)
-    mask = np.zeros((end_row - row, end_col - col), np.bool_)
-    for r0, c0, r1, c1 in edges - np.array([row, col, row, col]):
-        mask[r0:r1, c0:c1] = True
-    return int(row), int(col), ndimage.binary_fill_holes(mask)
+def _around_peak(
+    values: NDArray[np.float32], land: NDArray[np.bool_], low: float
+) -> NDArray[np.bool_]:
+    """What of a patch's part of the map, ``values`` (h, w), is outlined.
+
+    What lies around its highest value within ``land`` (h, w), down to halfway between that and
+    ``low``, holes included. Of a map that is nowhere over ``low``, all of the land.
+    """
+    known = np.where(land & np.isfinite(values), values, np.float32(-np.inf))
+    place = np.unravel_index(np.argmax(known), known.shape)
+    peak = float(known[place])
+    if peak <= low:
+        return land if land.any() else np.ones_like(land)
+    regions, _ = ndimage.label(known >= low + (peak - low) / 2)
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(regions == regions[place])
+    return filled
 
 
-def _cropped(row: int, col: int, mask: NDArray[np.bool_]) -> tuple[int, int, NDArray[np.bool_]]:
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    inner = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    return row + int(rows[0]), col + int(cols[0]), inner
-
-
-def _pixel_edges(boxes: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Boxes as (first row, first col, end row, end col), (K, 4), each of one pixel at least."""
-    edges = np.rint(np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])).astype(np.int64)
-    edges[:, :2] = np.minimum(edges[:, :2], np.array(shape) - 1)
-    edges[:, 2:] = np.clip(edges[:, 2:], edges[:, :2] + 1, shape)
-    return edges
+def _pixel_edges(box: NDArray[np.float64], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box (4,) as first row, first column, end row, end column; of one pixel at least."""
+    first = np.minimum(np.rint(box[:2]), np.array(shape) - 1).astype(np.int64)
+    end = np.clip(np.rint(box[:2] + box[2:]).astype(np.int64), first + 1, shape)
+    return int(first[0]), int(first[1]), int(end[0]), int(end[1])
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -33,44 +33,45 @@ def test_pooling_by_hand() -> None:
 
 
 def test_the_threshold_of_marks_spends_the_budget_and_no_more() -> None:
-    # Each film's patches stand side by side: its marks are the runs over the threshold.
-    images = [
-        negative("a", *[1] * 24, 5, 1, 4, 1, 1, 1),
-        negative("b", *[1] * 24, 3, 1, 1, 6, 1, 2),
-    ]
+    # Patches of one pixel silence no neighbour: each is a mark.
+    images = [negative("a", 1, 2, 3), negative("b", 4, 5, 6), negative("c", 7, 8, 9)]
     one = calibrate(images, CalibrationConfig(false_marks=1.0)).marks
-    assert (one.threshold, one.per_film) == (4.0, 1.0)  # 5 and 6; with 4 there are three
-    two = calibrate(images, CalibrationConfig(false_marks=2.0)).marks
-    assert (two.threshold, two.per_film) == (2.0, 2.0)  # 5, 4, 3, 6
-    half = calibrate(images, CalibrationConfig(false_marks=0.5)).marks
-    assert (half.threshold, half.per_film) == (5.0, 0.5)
+    assert (one.threshold, one.per_film) == (6.0, 1.0)  # 7, 8 and 9 are over it
+    third = calibrate(images, CalibrationConfig(false_marks=1 / 3)).marks
+    assert (third.threshold, third.per_film) == (8.0, pytest.approx(1 / 3))
+    assert calibrate(images, CalibrationConfig(false_marks=100)).marks.threshold == 1.0
 
 
-def test_neighbours_are_one_mark() -> None:
-    images = [negative("a", *[1] * 40, 5, 4, 3), negative("b", *[1] * 40, 6, 7, 3)]
-    assert calibrate(images, CalibrationConfig()).marks.threshold == 1.0  # one run a film over it
+def test_patches_beside_a_higher_one_are_no_marks_of_their_own() -> None:
+    grid = PatchGrid((4, 8), 4, 1)  # five patches in a row; each covers the next two centres
 
+    def film(patient: str, *values: float) -> NegativeImage:
+        scores = np.array(values, np.float32)
+        found = Scored(PatchScores(grid, scores, np.ones(5, np.float32)))
+        return NegativeImage.of(patient, Side("", "", "", ""), found)
 
-def test_marks_cover_a_tenth_of_negative_patches_at_most() -> None:
-    images = [negative("a", *range(100)), negative("b", *range(100))]  # a single run each
-    assert calibrate(images, CalibrationConfig()).marks.threshold == pytest.approx(89.1)
+    images = [film("a", 9, 8, 7, 1, 2), film("b", 5, 4, 3, 4, 6)]
+    # Marks: 9 and, two away from it and more, 2 (1 lies beside it); 6, and 5 silenced by neither.
+    found = calibrate(images, CalibrationConfig(false_marks=1.0)).marks
+    assert (found.threshold, found.per_film) == (5.0, 1.0)
+    assert [found.rarity.of(s)[0] for s in (6, 7, 9, 10)] == [1, 2 / 3, 2 / 3, 1 / 3]
 
 
 def test_rarity_counts_the_marks_of_held_out_films() -> None:
-    images = [negative("a", *[1] * 30, 5), negative("b", *[1] * 30, 6), negative("c", *[1] * 31)]
-    rarity = calibrate(images, CalibrationConfig()).marks.rarity
-    assert (rarity.films, rarity.patients) == (3, 3)
-    assert [rarity.of(s)[0] for s in (4, 5, 5.5, 6, 7)] == [3 / 4, 3 / 4, 2 / 4, 2 / 4, 1 / 4]
+    images = [negative("a", 1, 5), negative("b", 1, 6), negative("c", 1, 1)]
+    found = calibrate(images, CalibrationConfig()).marks
+    assert (found.rarity.films, found.rarity.patients) == (3, 3)
+    assert found.threshold == 1.0
+    assert [found.rarity.of(s)[0] for s in (4, 5, 5.5, 6, 7)] == [3 / 4, 3 / 4, 2 / 4, 2 / 4, 1 / 4]
 
 
 def test_a_flagged_image_has_a_mark_that_was_counted_too() -> None:
     # Film a alone has eight marks over 8; half of the images may be flagged.
-    many = [x for n in range(8) for x in (9 + n, 1)]
-    images = [negative("a", *many, *[1] * 200), *(negative(c, 4, *[1] * 200) for c in "bcdefgh")]
+    images = [negative("a", *range(9, 17)), *(negative(c, 4) for c in "bcdefgh")]
     found = calibrate(images, CalibrationConfig(false_marks=0.5, false_images=0.5))
     assert found.image_threshold == 4.0
     assert found.marks.threshold == 12.0
-    # Between both thresholds: the eight marks of a, as far as they lie below 12, and those above.
+    # Between both thresholds count the marks of a that lie there as well.
     assert found.marks.rarity.of(10.0)[0] == pytest.approx((1 + 7) / 9)
     assert found.marks.rarity.of(13.0)[0] == pytest.approx((1 + 4) / 9)
 
@@ -135,7 +136,7 @@ def test_colours_begin_where_nine_tenths_of_negative_patches_lie_below() -> None
     images = [negative("a", *np.linspace(0, 1, 1001))]
     found = calibrate(images, CalibrationConfig(false_marks=10))
     assert found.display_range[0] == pytest.approx(0.9)
-    assert found.marks.threshold == pytest.approx(0.9)  # one mark: as low as may be
+    assert found.marks.threshold == pytest.approx(np.mean(found.display_range))
 
 
 def test_constant_scores_still_give_a_range() -> None:

@@ -71,9 +71,8 @@ def test_cad_report_describes_marks(written: Written) -> None:
     assert "no probability" in first
     outlines = [item.GraphicData for item in items(report, "Outline")]
     assert_outlines([np.reshape(outline, (-1, 2)) for outline in outlines])
-    # two patches of 32 × 32 that share 16 × 16: their common centre, and that of a patch alone
     centres = [item.GraphicData for item in items(report, "Center")]
-    np.testing.assert_allclose(centres, [[72, 56], [112, 144]])
+    np.testing.assert_allclose(centres, [[64, 48], [112, 144]])
     assert not items(report, "Probability of cancer")
     assert not items(report, "Certainty of Finding")
     (summary,) = items(report, "CAD Processing and Findings Summary")

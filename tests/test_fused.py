@@ -130,7 +130,8 @@ def test_marks_outline_the_map_around_its_peak(study, model: Path) -> None:
             peak = np.nanmax(values[mark.mask])
             if peak > low and not mark.mask.all():
                 sharp += 1
-                assert np.nanquantile(values[mark.mask], 0.2) >= low + (peak - low) / 2 - 1e-5
+                half = low + (peak - low) / 2
+                assert np.mean(values[mark.mask] >= half - 1e-5) > 0.9  # all but holes
         assert covered.max() <= 1  # no place in two marks
     assert sharp
 

@@ -21,7 +21,6 @@ LAYERS = {
     "patchad.grid": 0,
     "patchad.image": 0,
     "patchad.io": 1,
-    "patchad.persistence": 1,
     "patchad.pooling": 1,
     "patchad.rarity": 1,
     "patchad.preprocess": 1,

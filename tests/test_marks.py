@@ -17,7 +17,7 @@ from patchad.export.geojson import write_geojson
 from patchad.export.marks_table import COLUMNS, read_marks, write_marks
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores
-from patchad.marks import Mark, marks_of
+from patchad.marks import Mark, find_marks, marks_of
 from patchad.rarity import Rarity
 from patchad.verdict import label_of, marks_in_words, rarity_in_words
 
@@ -81,29 +81,27 @@ def bump(row: float, col: float, height: float, radius: float) -> np.ndarray:
     return np.maximum(height * (1 - away / radius), 0).astype(np.float32)
 
 
-def test_marks_hold_their_patches() -> None:
+def test_a_mark_is_the_highest_patch_around() -> None:
     first, second = found({(32, 48): 2.0, (48, 64): 1.25, (112, 96): 1.5}, spacing=(0.5, 0.2))
     assert (first.number, first.score, first.rarity, first.upper) == (1, 2.0, 0.0625, 0.25)
     assert (second.number, second.score, second.rarity, second.upper) == (2, 1.5, 0.5, 1.0)
-    assert (first.row, first.col, second.row, second.col) == (32, 48, 112, 96)
-    assert first.mask.shape == (48, 48)
-    assert first.mask.sum() == 2 * 32 * 32 - 16 * 16
-    assert second.mask.all()
-    assert first.area_mm2 == pytest.approx(first.mask.sum() * 0.1)
+    assert first.box == (48, 32, 32, 32)  # the patch of 1.25 has its centre on its edge
+    assert first.mask.all()
+    assert first.area_mm2 == pytest.approx(32 * 32 * 0.1)
     assert second.box == (96, 112, 32, 32)
     assert second.centre == (112, 128)
+    assert len(first.outline) == 9  # eight points: four corners, cut
 
 
-def test_a_hole_belongs_to_its_mark() -> None:
-    ring = {(r, c): 2.0 for r in (32, 64, 96) for c in (32, 64, 96) if (r, c) != (64, 64)}
-    (mark,) = found(ring)
-    assert mark.mask.shape == (96, 96)
-    assert mark.mask.all()
-    assert len(mark.outline) == 9  # eight points: four corners, cut
-
-
-def test_patches_that_touch_at_a_corner_are_two_marks() -> None:
-    assert [mark.score for mark in found({(32, 32): 2.0, (64, 64): 3.0})] == [3.0, 2.0]
+def test_marks_are_those_of_free_response_analysis() -> None:
+    rng = np.random.default_rng(0)
+    grid = PatchGrid(SHAPE, SIZE, STRIDE)
+    values = rng.normal(1, 1, len(grid)).astype(np.float32)
+    image = PatchScores(grid, values, np.ones(len(grid), np.float32))
+    marks = marks_of(image, PATCHES, SHAPE, UNKNOWN, None, flagged=False)
+    expected = [n for n in find_marks(grid.boxes(), values) if values[n] > 1.0]
+    assert [mark.score for mark in marks] == values[expected].tolist()
+    np.testing.assert_array_equal([mark.box[1::-1] for mark in marks], grid.corners[expected])
 
 
 def test_the_threshold_itself_is_not_over_it_and_unscored_patches_are_no_marks() -> None:
@@ -132,35 +130,32 @@ def test_rarity_is_not_known_at_another_stride() -> None:
 
 def test_a_map_is_outlined_around_its_peak() -> None:
     dense = bump(63, 63, 9.0, 20)
+    dense[60, 90] = 99.0  # in another patch
     (mark,) = found({(48, 48): 2.0}, DENSE, dense)
-    # Down to halfway between 9 and the 1 where colours begin, as far as this patch is the nearest.
-    land = np.zeros(SHAPE, bool)
-    land[56:72, 56:72] = True
-    np.testing.assert_array_equal(pixels(mark), land & (dense >= 5))
+    # Down to halfway between 9 and the 1 where colours begin, within the patch.
+    np.testing.assert_array_equal(pixels(mark), (dense >= 5) & (dense <= 9))
+    assert mark.centre == (63.5, 63.5)
 
 
-def test_two_lesions_in_neighbouring_patches_are_two_marks() -> None:
-    dense = bump(40, 40, 9.0, 12) + bump(40, 84, 6.0, 12)
-    first, second = found({(32, 32): 2.0, (32, 64): 1.5}, DENSE, dense)
-    assert pixels(first)[40, 40]
-    assert pixels(second)[40, 84]
+def test_the_outline_ends_with_the_patch() -> None:
+    (mark,) = found({(48, 48): 2.0}, DENSE, bump(63, 50, 9.0, 20))
+    assert mark.box[0] == 48
+    assert pixels(mark)[63, 48:56].all()
+
+
+def test_marks_share_no_pixel() -> None:
+    dense = bump(56, 56, 9.0, 40)
+    first, second = found({(32, 32): 2.0, (32, 56 - 8): 1.0, (56 - 8, 64): 1.5}, DENSE, dense)
     assert not (pixels(first) & pixels(second)).any()
+    assert (pixels(first) | pixels(second))[50:62, 50:62].all()
+    assert pixels(first)[50, 50]
+    assert pixels(second)[62, 68]
 
 
-def test_of_a_flat_map_the_middle_of_the_patch_is_outlined() -> None:
+def test_of_a_flat_map_the_patch_is_outlined() -> None:
     for dense in (np.full(SHAPE, 0.5, np.float32), np.full(SHAPE, np.nan, np.float32)):
         (mark,) = found({(48, 64): 2.0}, DENSE, dense)
-        assert mark.box == (72, 56, 16, 16)
-
-
-def test_a_place_beside_the_scored_patches_belongs_to_the_nearest() -> None:
-    grid = PatchGrid(SHAPE, SIZE, STRIDE)
-    values = np.where(grid.corners[:, 1] >= 64, np.float32(np.nan), np.float32(0.5))
-    values[(grid.corners == (48, 48)).all(1)] = 2.0
-    image = PatchScores(grid, values, np.ones(len(grid), np.float32))
-    dense = bump(64, 79, 9.0, 30)  # in the last column of the patch, where no middle is near
-    (mark,) = marks_of(image, DENSE, SHAPE, UNKNOWN, dense, flagged=False)
-    assert pixels(mark)[64, 79]
+        assert mark.box == (64, 48, 32, 32)
 
 
 @given(
@@ -207,7 +202,7 @@ def test_any_image_has_sound_marks(
 
 
 def test_the_outline_encloses_the_mask() -> None:
-    (mark,) = found({(32, 48): 2.0, (48, 64): 1.25})
+    (mark,) = found({(48, 48): 2.0}, DENSE, bump(63, 60, 9.0, 20))
     filled = polygon2mask(SHAPE, mark.outline[:, ::-1] - 0.5)
     assert np.count_nonzero(filled ^ pixels(mark)) <= 8  # half a pixel a corner
 

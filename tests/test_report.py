@@ -237,17 +237,20 @@ def test_layers_are_aligned_and_show_what_was_found(tmp_path: Path) -> None:
     assert rgba[240, 240].tolist() == palette()[127].tolist()
     cyan = np.all(rgba == [0, 255, 255, 255], axis=2)
     expected = np.zeros((320, 480), bool)
-    expected[:, 320:] = True  # the right column of patches: 0.9 and 0.6
-    expected[1:-1, 321:-1] = False
+    for patch in (np.s_[:160, 320:], np.s_[160:, 320:]):  # 0.9 and 0.6
+        expected[patch] = True
+    for inside in (np.s_[1:159, 321:479], np.s_[161:319, 321:479]):
+        expected[inside] = False
     np.testing.assert_array_equal(cyan, expected)
     assert (
-        "5 scored Marks 1 mark, a normal film has 1; its score has a scale of its own" in page.text
+        "5 scored Marks 2 marks, a normal film has 1; its score has a scale of its own" in page.text
     )
     # 0.9, below all that was counted: 15 marks on 15 films
     assert (
         "1 a normal film has about 1 mark this strong (at most 2 a film, 95 % bound); " in page.text
     )
-    assert "score 0.9, around x 80, y 32" in page.text
+    assert "score 0.9, around x 80, y 16" in page.text
+    assert "score 0.6, around x 80, y 48" in page.text
 
 
 def test_each_picture_and_all_of_them_have_a_slider(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
         )
     dense = [image.dense for image in images if image.dense is not None]
     films = [image.scored.scores for image in images]
-    drawn = draw_marks(films, config.false_marks, dense=bool(dense))
+    drawn = draw_marks(films, config.false_marks)
     patch_threshold = drawn.threshold
     by_image = [
         image.scored.image_score(config.pooling, config.top_k, patch_threshold) for image in images
@@ -96,7 +96,7 @@ def calibrate(images: Sequence[NegativeImage], config: CalibrationConfig) -> Cal
     patients = len(set(names))
     own_score = any(math.isfinite(image.scored.image) for image in images)
     decides = config.pooling == "max" and not own_score
-    marks = calibrate_marks(drawn, names, image_threshold, decides=decides)
+    marks = calibrate_marks(drawn, names, image_threshold, dense=bool(dense), decides=decides)
     return Calibration(
         pooling=config.pooling,
         top_k=config.top_k,

@@ -4,39 +4,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patchad.calibration import MarkCalibration
 from patchad.image import PatchScores
-from patchad.marks import links_of
-from patchad.persistence import Peaks, lowest_threshold, peaks_of
+from patchad.marks import find_marks
 from patchad.rarity import estimate_rarity
-
-_MARKED_AT_MOST = 0.1  # of the negatives' patches: from the next one down, marks would run together
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The score over which negatives have as many marks as they may, and each film's peaks."""
+    """The score over which negatives have as many marks as they may, and the marks of each film.
+
+    ``films`` holds the scores of each film's marks, (m,) float32, over the threshold or not.
+    """
 
     threshold: float
-    films: tuple[Peaks, ...]
-    dense: bool
+    films: tuple[NDArray[np.float32], ...]
     stride: int
 
 
-def draw_marks(films: Sequence[PatchScores], budget: float, *, dense: bool) -> Drawn:
-    """The lowest threshold that leaves the films ``budget`` marks each, on average.
+def draw_marks(films: Sequence[PatchScores], budget: float) -> Drawn:
+    """The lowest threshold that no more than ``budget`` marks a film exceed, on average.
 
-    Of their patches it leaves a tenth at most, however few marks those would make.
+    Where all films together have no more marks than that, it is their lowest.
     """
-    peaks = tuple(peaks_of(film.values, links_of(film.grid, dense=dense)) for film in films)
-    patches = np.concatenate([film.values[film.scored] for film in films])
-    floor = float(np.quantile(patches, 1 - _MARKED_AT_MOST))
-    return Drawn(lowest_threshold(peaks, budget, floor), peaks, dense, films[0].grid.stride)
+    marks = tuple(film.values[find_marks(film.grid.boxes(), film.values)] for film in films)
+    scores = np.sort(np.concatenate(marks))[::-1]
+    allowed = min(int(budget * len(films) + 1e-9), len(scores) - 1)
+    return Drawn(float(scores[allowed]), marks, films[0].grid.stride)
 
 
 def calibrate_marks(
-    drawn: Drawn, patients: Sequence[str], image_threshold: float, *, decides: bool
+    drawn: Drawn,
+    patients: Sequence[str],
+    image_threshold: float,
+    *,
+    dense: bool,
+    decides: bool,
 ) -> MarkCalibration:
     """How rare the drawn marks are.
 
@@ -44,20 +49,18 @@ def calibrate_marks(
         drawn: from :func:`draw_marks`.
         patients: whose film it is, one a film.
         image_threshold: a flagged image is marked from here on, if that is lower.
+        dense: whether the detector's own map says what is outlined.
         decides: whether the image score is that of the strongest mark.
     """
     least = min(drawn.threshold, image_threshold) if decides else drawn.threshold
-    found = [film.over(drawn.threshold) for film in drawn.films]
-    # And what a flagged image may have for its only mark.
-    fainter = [peaks[peaks <= drawn.threshold] for peaks in (f.over(least) for f in drawn.films)]
-    both = [np.concatenate(marks) for marks in zip(found, fainter, strict=True)]
+    over = sum(int((marks > drawn.threshold).sum()) for marks in drawn.films)
     return MarkCalibration(
         threshold=drawn.threshold,
-        per_film=sum(map(len, found)) / len(found),
-        dense=drawn.dense,
+        per_film=over / len(drawn.films),
+        dense=dense,
         decides=decides,
         stride=drawn.stride,
-        rarity=estimate_rarity(both, patients),
+        rarity=estimate_rarity([marks[marks > least] for marks in drawn.films], patients),
     )
 
 

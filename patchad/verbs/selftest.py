@@ -30,7 +30,6 @@ from patchad.evaluation.detail import (
     mark_threshold,
     marks_and_places,
 )
-from patchad.evaluation.labelling import find_marks
 from patchad.export.curves import DetailLine, plot_contrast_detail
 from patchad.foreground import find_foreground
 from patchad.grid import PatchGrid
@@ -41,6 +40,7 @@ from patchad.io.layouts import SELFTEST
 from patchad.io.manifest import ManifestRow
 from patchad.io.read import find_images, read_entry
 from patchad.io.run import row_path
+from patchad.marks import find_marks
 from patchad.methods import load
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent
