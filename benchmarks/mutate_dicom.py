@@ -1,21 +1,28 @@
-"""Damage DICOM files at random and read them all: a row each, no traceback, no hang, no leak.
+"""Damage DICOM files at random, read them all, and make objects of what can be read.
+
+A row each, no traceback, no hang, no leak, and objects that are legal whatever the header holds:
 
     python benchmarks/mutate_dicom.py --count 5000 --also ../shared/data/pydicom-data --out table.md
 
 Takes films that it draws in every transfer syntax, the test files that pydicom ships and those of
 other folders; each also as a digital X-ray, where its pixels are grey, so that decoders get to see
-what would otherwise be refused by its kind. Exits with 1 if a file had no row, or patchad was at a
-loss for a reason.
+what would otherwise be refused by its kind. A third of the damaged files are whole but for values
+of elements that objects take over. Of each file that can be read a presentation state and a report
+are made, of one in ten with --deidentify; dciodvfy validates them where it is installed. Exits with
+1 if a file had no row, patchad was at a loss for a reason, or an object is not valid.
 """
 
 import argparse
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from io import BytesIO
 from multiprocessing import active_children
 from pathlib import Path
@@ -26,12 +33,29 @@ import pydicom
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
 from pydicom.data import get_testdata_files
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 
+from patchad.calibration import Calibration, MarkCalibration
+from patchad.detector import ModelCard, TrainingData
+from patchad.errors import ImageError
+from patchad.export.dicom_taken import (
+    ITEMS,
+    OF_THE_CONTENT,
+    OF_THE_EQUIPMENT,
+    OF_THE_PATIENT,
+    OF_THE_STUDY,
+    TONES,
+)
+from patchad.export.write import write_image_kinds
+from patchad.grid import PatchGrid, stitch
+from patchad.image import Heatmap, PatchScores, Screening
 from patchad.io.manifest import ManifestRow
-from patchad.io.workers import Fault, How, Limits, read_ahead
+from patchad.io.workers import Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
+from patchad.rarity import Rarity
 
 LARGEST = 300_000  # bytes of a file that is damaged; larger ones teach nothing more
 GREY = (np.hypot(*np.mgrid[-48:48, -40:40]) * 60).astype(np.uint16) % 4096
@@ -55,6 +79,63 @@ NATIVE = (
     uid.RLELossless,
 )
 
+TAKEN = (
+    *(OF_THE_PATIENT + OF_THE_STUDY + OF_THE_EQUIPMENT + OF_THE_CONTENT),
+    *("SpecificCharacterSet", "InstanceNumber", "PatientOrientation", "BodyPartExamined"),
+    *("SeriesInstanceUID", "SOPClassUID", "BurnedInAnnotation", "VOILUTFunction", *TONES),
+)
+VALUES = (
+    *("", " ", "061Y", "732.0m", "20230213", "2023.02.13", "20231399", "12:30:05", "noon", "1.5"),
+    *("1,5", "nan", "-1e400", "1.00000000000000000001", "1.2.840.10008", "1.2..3", "../../etc"),
+    *("Doe^Jane", "A=B=C=D", "A^B^C^D^E^F", "Müller^Zoë", "山田^太郎", "\x1b$B;3ED\x1b(B", "a\\b"),
+    *("M", "female", "YES", "no", "ISO_IR 100", "ISO 2022 IR 87", "\\ISO 2022 IR 87", "nonsense"),
+    *(
+        "A\\F",
+        "BREAST",
+        "SIGMOID",
+        "x" * 17,
+        "x" * 65,
+        "x" * 1025,
+        "\0" * 8,
+        "a\0b",
+        "\x07",
+        "4096",
+    ),
+)
+CARD = ModelCard(
+    method="none",
+    config={},
+    preprocessing=Preprocessing(body_part="chest"),
+    patch_size=32,
+    stride=32,
+    weighting="mean",
+    min_foreground=0.5,
+    score_unit="units",
+    seed=0,
+    data=TrainingData("ab" * 32, 3, 2, 1, "by patient", ("DX",), None, (0.2, 0.8)),
+    calibration=Calibration(
+        pooling="max",
+        top_k=1,
+        levels=(0.0, 1.0),
+        quantiles=(0.0, 4.0),
+        image_scores=(0.5, 0.75, 1.0),
+        patch_threshold=1.5,
+        image_threshold=1.5,
+        display_range=(0.0, 3.0),
+        patients=2,
+        patches=40,
+        marks=MarkCalibration(
+            threshold=1.5,
+            per_film=1.0,
+            dense=False,
+            decides=True,
+            stride=32,
+            rarity=Rarity((1.25, 1.75), (1.0, 0.5, 0.0625), (2.0, 1.0, 0.25), 15, 6),
+        ),
+    ),
+    weights_sha256="cd" * 32,
+)
+DCIODVFY = shutil.which("dciodvfy")
 SYNTAXES = {uid.UID(number).name for number in UID_dictionary if ".1.2." in number}
 
 
@@ -64,6 +145,7 @@ def drawn(syntax: uid.UID) -> bytes:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian if syntax in NATIVE else syntax
     ds.SOPClassUID, ds.SOPInstanceUID = uid.DigitalXRayImageStorageForPresentation, "1.2.3"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.4", "1.2.5"
     ds.Modality, ds.PatientName, ds.PixelSpacing = "DX", "Doe^Jane", [0.2, 0.2]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME1"
     ds.Rows, ds.Columns = GREY.shape
@@ -144,6 +226,74 @@ def damaged(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
     return bytes(data)
 
 
+def misnamed(content: bytes, rng: np.random.Generator) -> bytes:
+    """A copy with up to six elements that objects take over holding anything; else whole."""
+    ds = pydicom.dcmread(BytesIO(content), force=True)
+    implicit = not ds.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian).is_compressed
+    implicit = implicit and bool(rng.integers(2))
+    if implicit and ds.original_encoding[1]:
+        ds.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
+    for keyword in rng.choice(TAKEN, rng.integers(1, 7), replace=False):
+        target = ds
+        if keyword in ITEMS or keyword.endswith("Sequence"):
+            target = Dataset()
+            setattr(ds, keyword, [target] * int(rng.integers(0, 3)))
+            within = ITEMS[keyword].allowed if keyword in ITEMS else ("LUTDescriptor", "LUTData")
+            keyword = str(rng.choice(within))
+        value = anything(rng)
+        if dictionary_VR(keyword) == "UI" and value[:1].isdigit():
+            value = b"2.25.1"  # what isn't quite a UID is let through, and a validator finds it
+        if rng.integers(2) and len(value) % 2 == 0:
+            target.add_new(Tag(keyword), "UN", value)
+        else:
+            target.add_new(Tag(keyword), "UT", value.decode("latin-1"))
+    return written(ds)
+
+
+def anything(rng: np.random.Generator) -> bytes:
+    """A value: one of those that archives hold, or any bytes."""
+    if rng.integers(3) == 0:
+        return bytes(rng.bytes(int(2 ** rng.integers(0, 8))))
+    value = str(rng.choice(VALUES))
+    return value.encode("utf-8" if rng.integers(2) else "latin-1", "replace")
+
+
+def make_objects(ready: Ready, folder: Path, *, deidentify: bool) -> tuple[int, list[str]]:
+    """Write a presentation state and a report; how many there are, and what is wrong with them."""
+    radiograph = ready.radiograph
+    grid = PatchGrid(radiograph.shape, 32, 32)
+    scores = np.linspace(0, 2, len(grid), dtype=np.float32)
+    shares = np.ones(len(grid), np.float32)
+    screening = Screening(
+        source=radiograph.source,
+        scores=PatchScores(grid, scores, shares),
+        heatmap=Heatmap(stitch(grid, scores, weighting="mean"), "units", radiograph.spacing_mm),
+        score=2.0,
+        percentile=75.0,
+        flagged=True,
+        patch_percentiles=50 * scores,
+        baselines={},
+    )
+    try:
+        write_image_kinds(
+            folder, "a", screening, radiograph, CARD, ("gsps", "sr"), deidentify=deidentify
+        )
+    except ImageError as error:
+        return 0, [f"no object: {error}"]
+    faults, paths = [], [*folder.rglob("*.dcm")]
+    for path in paths:
+        if DCIODVFY:
+            done = subprocess.run([DCIODVFY, path], capture_output=True, check=False)
+            lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
+            errors = [line for line in lines if line.startswith("Error")]
+            # it counts bytes where DICOM counts characters
+            counted = [e for e in errors if "Length invalid" in e and not e.isascii()]
+            if counted and len(errors) == len(counted) + 1:  # and one to sum them up
+                errors = []
+            faults += [f"{path.stem}: {line}" for line in errors]
+    return len(paths), faults
+
+
 def said(reason: str) -> str:
     """The kind of a reason: without its numbers, and without what a codec said."""
     for name in sorted(SYNTAXES, key=len, reverse=True):
@@ -181,6 +331,7 @@ def main() -> int:
     small = sorted(name for name, content in whole.items() if len(content) <= LARGEST)
     # each drawn film is damaged as often as ten others: every codec gets its share
     names = [n for n in small for _ in range(10 if n.startswith("drawn") else 1)]
+    grey = [n for n in small if n.startswith("drawn") or n.endswith(" as DX")]
     with tempfile.TemporaryDirectory() as folder:
         entries = []
         for number in range(len(whole) + options.count):
@@ -189,12 +340,16 @@ def main() -> int:
             else:
                 one, two = (whole[names[i]] for i in rng.integers(len(names), size=2))
                 content = damaged(one, rng, two)
+                if number % 3 == 0:
+                    with suppress(Exception):  # a test file may be anything
+                        content = misnamed(whole[grey[rng.integers(len(grey))]], rng)
             path = Path(folder) / f"{number:06d}.dcm"
             path.write_bytes(content)
             entries.append(ManifestRow(path))
         rows, lost, slowest = {True: Counter(), False: Counter()}, [], 0.0
         memory: list[float] = []
         how = How(Preprocessing(body_part="chest"), limits=Limits(seconds=options.timeout))
+        objects, wrong = 0, Counter[str]()
         start = last = time.monotonic()
         for number, (_, answer) in enumerate(read_ahead(entries, how)):
             slowest, last = max(slowest, time.monotonic() - last), time.monotonic()
@@ -203,6 +358,12 @@ def main() -> int:
             rows[number < len(whole)][status, said(fault.reason)] += 1
             if fault.trace:
                 lost.append(f"{number}: {fault.trace}")
+            if isinstance(answer, Ready):
+                with tempfile.TemporaryDirectory() as made:
+                    count, found = make_objects(answer, Path(made), deidentify=number % 10 == 0)
+                objects += count
+                wrong.update(found)
+                lost += [f"{number}: {fault}" for fault in found]
             if number % max(1, len(entries) // 10) == 0:
                 memory.append(resident())
     lines = [
@@ -210,7 +371,8 @@ def main() -> int:
         f"{sum(map(Counter.total, rows.values()))} rows in {time.monotonic() - start:.0f} s, the "
         f"slowest after {slowest:.1f} s. Memory along the way, all processes, MiB: "
         + ", ".join(f"{held:.0f}" for held in memory)
-        + f". Reasons that patchad did not know: {len(lost)}.",
+        + f". Objects made: {objects} ({'' if DCIODVFY else 'not '}validated), faults in "
+        f"them: {wrong.total()}. Reasons that patchad did not know, and faults: {len(lost)}.",
         "",
         "| status | reason (n: a number, …: details) | whole | damaged |",
         "|---|---|---:|---:|",
@@ -219,6 +381,7 @@ def main() -> int:
     for (status, reason), _ in kinds.most_common():
         key = (status, reason)
         lines.append(f"| {status} | {reason} | {rows[True][key]} | {rows[False][key]} |")
+    lines += [f"| object | {fault} | | {count} |" for fault, count in wrong.most_common()]
     text = "\n".join(lines) + "\n"
     print(text)
     print("\n".join(lost), file=sys.stderr)

@@ -3,6 +3,7 @@
 >>> detector = patchad.load("model/")
 >>> result = patchad.screen("study.dcm", detector)
 >>> result.heatmap.values, result.score, result.flagged
+>>> patchad.screen(pixels, detector, spacing_mm=0.07, bits=12)  # a NumPy array
 """
 
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 from patchad.version import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from patchad.detector import Detector
     from patchad.image import Radiograph, Screening
 
@@ -33,27 +37,59 @@ def load(folder: str | Path, device: str = "auto") -> "Detector":
 
 
 def screen(
-    image: "str | Path | Radiograph",
+    image: "str | Path | NDArray[np.generic] | Radiograph",
     detector: "Detector",
     *,
     stride: int | None = None,
-    spacing_mm: tuple[float, float] | None = None,
+    spacing_mm: float | tuple[float, float] | None = None,
     allow_mismatch: bool = False,
+    bits: int | None = None,
+    max_pixels: int = 100_000_000,
 ) -> "Screening":
-    """Screen one image: a file that patchad reads, or a radiograph already read.
+    """Screen one image: a file that patchad reads, an array, or a radiograph already read.
+
+    The file is decoded in this process: one that crashes its decoder, or keeps it busy, does so
+    here. It is held to the same caps as in ``patchad screen``, which reads files in processes of
+    their own; files of unknown origin are for that.
 
     Args:
-        image: what to screen.
+        image: what to screen. An array is (H, W), brighter = denser: floats in [0, 1], or unsigned
+            integers.
         detector: from :func:`load`.
         stride: between patches, in pixels of the prepared image; the card's by default.
-        spacing_mm: (row, col) for a file that carries no pixel spacing.
+        spacing_mm: (row, col), or one number for both, for an array and for a file that carries
+            no pixel spacing.
         allow_mismatch: screen an image that differs from the training images, and say so.
+        bits: how many bits the values of an array of unsigned integers have; only uint8 may leave
+            it out. Of a 16-bit PNG, TIFF or PGM likewise; by default as the model was trained, else
+            told by its highest value.
+        max_pixels: a larger file is refused: rows × columns, and with it the memory that is taken.
 
     Raises:
         ImageError: it cannot be read, or differs from what the model was trained on.
+        RequestError: it is none of these, or an option does not go with it.
     """
+    import numpy as np
+
+    from patchad.errors import RequestError
+    from patchad.image import Radiograph
+    from patchad.io.array import radiograph_of
     from patchad.verbs.screen import ScreenOptions
     from patchad.verbs.screen import screen as screen_image
 
-    options = ScreenOptions(stride=stride, spacing_mm=spacing_mm, allow_mismatch=allow_mismatch)
-    return screen_image(image, detector, options)
+    both = (spacing_mm, spacing_mm) if isinstance(spacing_mm, int | float) else spacing_mm
+    if isinstance(image, np.ndarray):
+        image, bits = radiograph_of(image, spacing_mm=both, bits=bits), None
+    elif not isinstance(image, str | Path | Radiograph):
+        raise RequestError(
+            "screen takes the path of an image, a NumPy array (rows, columns) or a Radiograph; "
+            f"got {type(image).__name__}"
+        )
+    elif isinstance(image, Radiograph) and bits is not None:
+        raise RequestError("a Radiograph has its intensities scaled already: leave bits out")
+    elif isinstance(image, Radiograph) and both is not None:
+        raise RequestError("a Radiograph has its own spacing_mm: leave it out")
+    options = ScreenOptions(
+        stride=stride, spacing_mm=both, allow_mismatch=allow_mismatch, bits=bits
+    )
+    return screen_image(image, detector, options, max_pixels=max_pixels)

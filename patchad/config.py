@@ -6,17 +6,17 @@ that names it.
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter
 
 from patchad.calibration import Pooling
+from patchad.configurations import did_you_mean, find
 from patchad.errors import RequestError
 from patchad.grid import Weighting
 from patchad.methods import METHODS, module_of
+from patchad.methods.declared import declared_options, members
 from patchad.options import parse
 from patchad.preprocess import Preprocessing
 
@@ -98,34 +98,75 @@ def read_config(name_or_file: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         RequestError: no such configuration, an unknown key, a wrong value.
     """
-    path = _find(name_or_file)
+    content, source = _content(name_or_file, overrides)
+    return resolve(content, source)
+
+
+def check_config(name_or_file: str, overrides: Sequence[str] = ()) -> None:
+    """Refuse most of what :func:`read_config` would, without the libraries that methods need.
+
+    Known are the names and plain types of the methods' options, not their ranges.
+
+    Raises:
+        RequestError: as :func:`read_config`.
+    """
+    content, source = _content(name_or_file, overrides)
+    method, own, rest = _parts(content, source)
+    parse(declared_options(method), own, f"{source}: {method}.")
+    for name, member in members(method, own).items():
+        prefix = f"{source}: {method}.members.{name}.options."
+        parse(declared_options(name), member, prefix)
+    parse(Config, {**rest, "options": None}, f"{source}: ", _dotted(method, own))
+
+
+def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Check a configuration's content and write out its defaults; see :func:`read_config`."""
+    method, own, rest = _parts(content, source)
+    options = parse(module_of(method).Config, own, f"{source}: {method}.")
+    return parse(Config, {**rest, "options": options}, f"{source}: ", _dotted(method, own))
+
+
+def _content(name_or_file: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """What a configuration holds with its overrides, and what errors call it."""
+    path = find(name_or_file)
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} is not a readable TOML file: {error}") from None
     for override in overrides:
         _set(content, override)
-    return resolve(content, source=path.name)
+    return content, path.name
 
 
-def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config:
-    """Check a configuration's content and write out its defaults; see :func:`read_config`."""
+def _parts(content: Mapping[str, Any], source: str) -> tuple[str, Any, dict[str, Any]]:
+    """The method, its own table, and the rest of a configuration."""
     method = content.get("method")
     if method not in METHODS:
         raise RequestError(
-            f"{source}: method is {method!r}, but one of {', '.join(METHODS)} is needed"
+            f"{source}: method is {method!r}{did_you_mean(str(method), METHODS)}, but one of "
+            f"{', '.join(METHODS)} is needed"
         )
-    own = content.get(method, {})
     rest = {key: value for key, value in content.items() if key != method}
+    others = [key for key in rest if key in METHODS]
+    if others:
+        raise RequestError(
+            f"{source}: {others[0]} is not its method, which is {method}: options of the method "
+            f"stand in the table [{method}], such as {_dotted(method, content.get(method))[0]}"
+        )
     if "options" in rest:
         raise RequestError(f"{source}: the method's own options stand in the table [{method}]")
-    options = parse(module_of(method).Config, own, f"{source}: {method}.")
-    return parse(Config, {**rest, "options": options}, f"{source}: ")
+    return method, content.get(method, {}), rest
 
 
-def packaged() -> dict[str, Path]:
-    """The packaged configurations by name."""
-    return {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+def _dotted(method: str, own: Any) -> list[str]:
+    """Options that stand in a table, as ``--set`` names them."""
+    tables = {method: declared_options(method)}
+    for name in members(method, own):
+        tables[f"{method}.members.{name}.options"] = declared_options(name)
+    for name, kind in get_type_hints(Config).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            tables[name] = kind
+    return [f"{table}.{key}" for table, kind in tables.items() for key in get_type_hints(kind)]
 
 
 def _set(content: dict[str, Any], override: str) -> None:
@@ -142,22 +183,3 @@ def _set(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise RequestError(f"--set {override}: {table} is not a table")
     content[name] = value
-
-
-def _find(name_or_file: str) -> Path:
-    known = packaged()
-    if name_or_file in known:
-        return known[name_or_file]
-    path = Path(name_or_file)
-    if path.is_file():
-        return path
-    raise RequestError(
-        f"there is no configuration {name_or_file!r}: give a file, or one of {', '.join(known)}"
-    )
-
-
-def _folder() -> Path:
-    """Where the packaged configurations are: in the wheel, or beside the package in a checkout."""
-    package = Path(str(resources.files("patchad")))
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from patchad.calibration import Calibration, Pooling, pool
 from patchad.errors import ModelError
+from patchad.fit import Fit
 from patchad.grid import PatchGrid, Weighting, batches, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph
 from patchad.io.files import write_whole
+from patchad.io.folders import no_model
 from patchad.preprocess import Prepared, Preprocessing, to_source_frame
 from patchad.version import __version__
 
@@ -33,9 +35,11 @@ FORMATS = (1, 2)
 _LATER: tuple[tuple[str | None, str, Any], ...] = (
     (None, "patch_pooling", ""),
     ("data", "for_processing", False),
+    ("data", "fit", None),
     ("preprocessing", "canonical_side", False),
     ("preprocessing", "voi", "auto"),
     ("preprocessing", "assumed_side_mm", None),
+    ("preprocessing", "bits", None),
     ("calibration", "two_breasts", None),
 )
 _NO_NUMBERS = "the detector gave scores that are not numbers: its weights are unusable"
@@ -55,6 +59,7 @@ class TrainingData:
     spacing_mm: tuple[float, float] | None  # median (row, col) as read; None where nobody said
     brightness: tuple[float, float]  # range of the foreground's median pixel over the images
     for_processing: bool = False  # whether it saw raw detector values instead of finished images
+    fit: Fit | None = None  # what a film has to look like; None where too few negatives tell
 
 
 @dataclass(frozen=True)
@@ -198,25 +203,17 @@ def score(detector: Detector, image: Prepared, grid: PatchGrid) -> Scored:
 
 
 def heatmap_of(card: ModelCard, scored: Scored, image: Prepared, radiograph: Radiograph) -> Heatmap:
-    """The detector's map, or its patch scores stitched, in the frame of the image as stored."""
-    if scored.map is None:
-        return stitch_scores(card, scored.scores, image.foreground.mask, radiograph)
-    values = to_source_frame(scored.map, radiograph.shape)
-    return Heatmap(values, card.score_unit, radiograph.spacing_mm)
+    """The detector's map, or its patch scores stitched, in the frame of the image as stored.
 
-
-def stitch_scores(
-    card: ModelCard, scores: PatchScores, mask: NDArray[np.bool_], radiograph: Radiograph
-) -> Heatmap:
-    """The scores as a picture in the frame of the image as stored.
-
-    ``mask`` (H', W') bool is the foreground in the frame of the prepared image; there the heatmap
-    speaks, wherever a patch was scored.
+    ``scored`` lies as ``image`` does, which may be turned.
     """
-    values = stitch(scores.grid, scores.values, weighting=card.weighting, mask=mask)
-    return Heatmap(
-        to_source_frame(values, radiograph.shape), card.score_unit, radiograph.spacing_mm
-    )
+    values = scored.map
+    if values is None:
+        grid, mask = scored.scores.grid, image.foreground.mask
+        values = stitch(grid, scored.scores.values, weighting=card.weighting, mask=mask)
+    values = to_source_frame(values, image.turn.pair(radiograph.shape))
+    stored = image.turn.inverse.picture(values)
+    return Heatmap(stored, card.score_unit, radiograph.spacing_mm)
 
 
 def save(detector: Detector, folder: Path, calibration: Calibration | None = None) -> ModelCard:
@@ -270,10 +267,7 @@ def read_card(folder: Path) -> ModelCard:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except FileNotFoundError:
-        raise ModelError(
-            f"{folder} holds no trained model (no card.json): train one with `patchad train "
-            f"SOURCE --model {folder}`, or name another with --model"
-        ) from None
+        raise ModelError(no_model(folder)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not the card of a model: {error}") from None
     if content.get("format") not in FORMATS:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patchad.turn import AS_STORED, Turn
+
 Weighting = Literal["mean", "gaussian", "hann"]
 
 
@@ -20,14 +22,15 @@ class PatchGrid:
 
     Neighbours lie ``stride`` pixels apart; the last row and column of patches are shifted inward
     so that they end with the image. Nothing is padded, unless the image is smaller than a patch.
-    ``mirrored`` counts columns from the right edge instead of the left: the grid of the mirror
-    image, seen in this one. In an image narrower than a patch, its corners lie left of column 0.
+    ``turn`` is how the picture that the grid was laid on was turned to become this one: rows or
+    columns are then counted from the other end. In an image smaller than a patch, corners may lie
+    above row 0 or left of column 0.
     """
 
     shape: tuple[int, int]
     size: int = 128
     stride: int = 128
-    mirrored: bool = False
+    turn: Turn = AS_STORED
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
@@ -41,9 +44,12 @@ class PatchGrid:
     @cached_property
     def corners(self) -> NDArray[np.int64]:
         """Top-left pixel of each patch: (N, 2) int64 (row, col), in reading order."""
-        rows, cols = (_starts(length, self.size, self.stride) for length in self.shape)
-        if self.mirrored:
-            cols = self.shape[1] - self.size - cols[::-1]
+        rows, cols = (
+            length - self.size - starts[::-1] if reverse else starts
+            for length, starts, reverse in zip(
+                self.shape, self._starts, self._reversed, strict=True
+            )
+        )
         grid = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
         grid.flags.writeable = False
         return grid
@@ -57,18 +63,19 @@ class PatchGrid:
         """Copy the patches ``which`` (indices; all by default) out of ``pixels`` (H, W).
 
         Returns (N, size, size) of the dtype of ``pixels``. Where the image is smaller than a
-        patch, its edge is repeated below and to the right; to the left if mirrored.
+        patch, its edge is repeated below and to the right, or on the other side if turned so.
         """
         if pixels.shape != self.shape:
             raise ValueError(f"this grid is for shape {self.shape}, the image has {pixels.shape}")
-        below, beside = (max(self.size - length, 0) for length in self.shape)
-        if below or beside:
-            aside = (beside, 0) if self.mirrored else (0, beside)
-            pixels = np.pad(pixels, [(0, below), aside], mode="edge")
+        lacking = [max(self.size - length, 0) for length in self.shape]
+        if any(lacking):
+            sides = zip(lacking, self._reversed, strict=True)
+            aside = [(missing, 0) if reverse else (0, missing) for missing, reverse in sides]
+            pixels = np.pad(pixels, aside, mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(pixels, (self.size, self.size))
         corners = self.corners if which is None else self.corners[which]
-        first = -beside if self.mirrored else 0  # the column that padding begins at
-        patches: NDArray[np.float32] = windows[corners[:, 0], corners[:, 1] - first]
+        row, col = (corners - corners.min(0, initial=0)).T  # from where the padding begins
+        patches: NDArray[np.float32] = windows[row, col]
         return patches
 
     def means(self, values: NDArray[np.floating[Any]] | NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -95,14 +102,24 @@ class PatchGrid:
             edges *= np.tile(np.divide(shape, self.shape), 2)
         return edges
 
-    def mirror(self) -> "PatchGrid":
-        """The same patches in the mirror image (left and right exchanged), in reading order."""
-        return replace(self, mirrored=not self.mirrored)
+    def turned(self, turn: Turn) -> "PatchGrid":
+        """The same patches in the picture turned by ``turn``, in reading order."""
+        return replace(self, shape=turn.pair(self.shape), turn=self.turn.then(turn))
 
-    def mirror_values(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One value a patch (N,), in the order of the patches of :meth:`mirror`."""
-        rows = len(_starts(self.shape[0], self.size, self.stride))
-        return values.reshape(rows, -1)[:, ::-1].ravel()
+    def turn_values(self, values: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
+        """One value a patch (N,), in the order of the patches of ``turned(turn)``."""
+        return turn.picture(values.reshape(*map(len, self._starts))).ravel()
+
+    @cached_property
+    def _starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first (row, col) of each line of patches, counted from where the grid begins."""
+        rows, cols = (_starts(length, self.size, self.stride) for length in self.shape)
+        return rows, cols
+
+    @property
+    def _reversed(self) -> tuple[bool, bool]:
+        """Whether (rows, cols) are counted from the other end."""
+        return self.turn.rows, self.turn.cols
 
     @cached_property
     def _begins(self) -> NDArray[np.int64]:
@@ -136,10 +153,12 @@ def stitch(
     """
     if values.shape != (len(grid),):
         raise ValueError(f"one value a patch is needed: {len(grid)}, got shape {values.shape}")
-    if grid.mirrored:  # sewn as it was scored, so that the last digit is the same
-        turned = None if mask is None else mask[:, ::-1]
-        sewn = stitch(grid.mirror(), grid.mirror_values(values), weighting=weighting, mask=turned)
-        return np.ascontiguousarray(sewn[:, ::-1])
+    if grid.turn != AS_STORED:  # sewn as it was scored, so that the last digit is the same
+        back = grid.turn.inverse
+        turned = None if mask is None else back.picture(mask)
+        scored = grid.turn_values(values, back)
+        sewn = stitch(grid.turned(back), scored, weighting=weighting, mask=turned)
+        return grid.turn.picture(sewn)
     profile = window_profile(grid.size, weighting)
     rows, cols = (np.unique(axis) for axis in grid.corners.T)
     spoken = np.isfinite(values).reshape(len(rows), len(cols))

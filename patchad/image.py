@@ -4,13 +4,14 @@ All are frozen; their arrays are made read-only. Axes are (row, col), origin at 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchad.grid import PatchGrid
+from patchad.turn import Turn
 
 # What scales the grey of DICOM files: the first LUT, else the first window, else the full range; or
 # only one of them, with the full range where the file lacks it.
@@ -30,11 +31,15 @@ class Source:
     modality: str = ""  # MG, DX, CR …; empty for formats that do not say
     laterality: str = ""  # L, R, B or empty
     view: str = ""  # CC, MLO, AP, PA … or empty
-    anterior: Literal["left", "right", ""] = ""  # side of the picture, by Patient Orientation
+    # Where rows run to (to the right) and columns (down), by Patient Orientation: A, P, L, R, H, F
+    # and what of these is oblique; empty where the file does not say.
+    directions: tuple[str, str] = ("", "")
     voi: Literal["lut", "window", "full", ""] = ""  # what of a DICOM header scaled the grey
     reading: tuple[str, ...] = ()  # what was decided while reading: the window, the spacing …
     cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
     for_processing: bool | None = None  # raw detector values; None where the file does not say
+    pixel_aspect: float = 1.0  # height of a pixel, in widths; what is known without the spacing
+    guessed_bits: int | None = None  # the depth, told by the highest value; None where it was said
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,17 @@ class Radiograph:
             _freeze(self.outside, "outside", np.bool_)
             if self.outside.shape != self.pixels.shape or self.outside.all():
                 raise ValueError("outside has the image's shape and leaves something of it")
+
+    @property
+    def step(self) -> tuple[float, float]:
+        """(height, width) of a pixel: in mm, or in its width where the spacing is unknown."""
+        return self.spacing_mm or (self.source.pixel_aspect, 1.0)
+
+    def turned(self, turn: Turn) -> "Radiograph":
+        """The same picture turned; ``source`` keeps telling of the file."""
+        outside = None if self.outside is None else turn.picture(self.outside)
+        spacing = self.spacing_mm and turn.pair(self.spacing_mm)
+        return Radiograph(turn.picture(self.pixels), spacing, self.source, outside)
 
     @property
     def film(self) -> NDArray[np.float32]:
@@ -144,10 +160,12 @@ class PatchScores:
         """(N,) bool: true for the patches that have a score."""
         return np.isfinite(self.values)
 
-    def mirror(self) -> "PatchScores":
-        """The same scores, seen in the mirror image."""
-        turn = self.grid.mirror_values
-        return PatchScores(self.grid.mirror(), turn(self.values), turn(self.foreground))
+    def turned(self, turn: Turn) -> "PatchScores":
+        """The same scores, seen in the picture turned by ``turn``."""
+        values, foreground = (
+            self.grid.turn_values(of, turn) for of in (self.values, self.foreground)
+        )
+        return PatchScores(self.grid.turned(turn), values, foreground)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,18 +210,6 @@ class Screening:
         """Each patch as (row, col, height, width), (N, 4) float64, in pixels of the source."""
         rows, cols = self.heatmap.values.shape
         return self.scores.grid.boxes((rows, cols))
-
-    def mirror(self) -> "Screening":
-        """The same result, seen in the mirror image."""
-        turn = self.scores.grid.mirror_values
-        values = np.ascontiguousarray(self.heatmap.values[:, ::-1])
-        return replace(
-            self,
-            scores=self.scores.mirror(),
-            heatmap=replace(self.heatmap, values=values),
-            patch_percentiles=turn(self.patch_percentiles),
-            baselines={name: turn(scores) for name, scores in self.baselines.items()},
-        )
 
 
 def _freeze(array: NDArray[np.generic], name: str, dtype: type[np.generic], ndim: int = 2) -> None:

@@ -1,23 +1,26 @@
 """Tables of options checked against dataclasses: every key is known, every value of its kind."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from patchad.configurations import did_you_mean
 from patchad.errors import RequestError
 
 _T = TypeVar("_T")
 
 
-def parse(kind: type[_T], content: Any, prefix: str) -> _T:
+def parse(kind: type[_T], content: Any, prefix: str, elsewhere: Sequence[str] = ()) -> _T:
     """``content`` (as TOML gives it) as a dataclass ``kind``; ``prefix`` is where it stands.
+
+    ``elsewhere`` are dotted names of all options, for what stands in the wrong table.
 
     Raises:
         RequestError: unknown keys or wrong values, a line each.
     """
-    unknown = _unknown(kind, content, prefix)
+    unknown = _unknown(kind, content, prefix, elsewhere)
     if unknown:
         raise RequestError("\n".join(unknown))
     try:
@@ -32,7 +35,7 @@ def parse(kind: type[_T], content: Any, prefix: str) -> _T:
         ) from None
 
 
-def _unknown(kind: Any, content: Any, prefix: str) -> list[str]:
+def _unknown(kind: Any, content: Any, prefix: str, elsewhere: Sequence[str]) -> list[str]:
     """A line for each key of ``content``, at any depth, that dataclass ``kind`` does not have."""
     if not (is_dataclass(kind) and isinstance(content, Mapping)):
         return []
@@ -40,7 +43,13 @@ def _unknown(kind: Any, content: Any, prefix: str) -> list[str]:
     lines = []
     for key, value in content.items():
         if key in known:
-            lines += _unknown(known[key], value, f"{prefix}{key}.")
+            lines += _unknown(known[key], value, f"{prefix}{key}.", elsewhere)
         else:
-            lines.append(f"{prefix}{key}: no such option; there are {', '.join(known)}")
+            meant = _elsewhere(key, elsewhere) or did_you_mean(key, known)
+            lines.append(f"{prefix}{key}: no such option{meant}; there are {', '.join(known)}")
     return lines
+
+
+def _elsewhere(key: str, options: Sequence[str]) -> str:
+    found = [option for option in options if option.rpartition(".")[2] == key]
+    return f" (did you mean {' or '.join(found)}?)" if found else ""

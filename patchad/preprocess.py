@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,14 @@ from patchad.errors import ImageError, RequestError
 from patchad.filters import gaussian, tissue
 from patchad.foreground import BodyPart, find_foreground, resize
 from patchad.image import Foreground, Radiograph, Voi
-from patchad.orientation import chest_wall
+from patchad.io.grey import check_bits
+from patchad.look import Look, Scale, look_at
+from patchad.orientation import chest_wall, lie_of
+from patchad.turn import AS_STORED, MIRRORED, Turn
 
-_T = TypeVar("_T", bound=np.generic)
 Intensity = Literal["voi", "percentiles", "local"]
 FLAT = 1e-3  # smallest local standard deviation, about a quarter of an 8-bit grey level
+FEWEST_PIXELS = 200  # along the longer side, of a film whose spacing is assumed
 MOST_PIXELS = 2**28  # that resampling may make of one image: 1 GiB of float32
 
 
@@ -29,9 +32,11 @@ class Preprocessing:
     ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
     ``canonical_side`` mirrors breasts whose chest wall lies on the right, so that a method sees
     all of them alike; see :func:`patchad.orientation.chest_wall`. ``voi`` is what scales the grey
-    of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`.
+    of DICOM files when they are read; see :func:`patchad.io.dicom.read_dicom`. ``bits`` is the
+    depth of what 16-bit PNG, TIFF and PGM hold, None where each tells it by its highest value.
     ``assumed_side_mm`` stands for the longer side of an image whose spacing nobody said, which is
-    told in its row; None leaves it unknown.
+    told in its row; None leaves it unknown. Films that Patient Orientation has upside down or on
+    their side are always turned upright; see :func:`patchad.orientation.lie_of`.
     """
 
     body_part: BodyPart = "breast"
@@ -42,6 +47,7 @@ class Preprocessing:
     canonical_side: bool = False
     voi: Voi = "auto"
     assumed_side_mm: float | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.body_part not in get_args(BodyPart):
@@ -50,6 +56,7 @@ class Preprocessing:
             raise RequestError(f"intensity is voi, percentiles or local, not {self.intensity!r}")
         if self.voi not in get_args(Voi):
             raise RequestError(f"voi is {', '.join(get_args(Voi))}, not {self.voi!r}")
+        check_bits(self.bits)
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise RequestError(f"percentiles must rise within 0..100, got {self.percentiles}")
         if not 0 < self.local_radius_mm < np.inf:
@@ -65,12 +72,25 @@ class Preprocessing:
                 f"assumed_side_mm must be positive or left out, got {self.assumed_side_mm}"
             )
 
-    def assumed(self, shape: tuple[int, int]) -> tuple[float, float] | None:
-        """The pixel spacing (row, col) that an image of ``shape`` is taken to have if unknown."""
-        if self.assumed_side_mm is None:
+    def assumed(self, radiograph: Radiograph) -> tuple[float, float] | None:
+        """The pixel spacing (row, col) that an image is taken to have; None: nothing is assumed.
+
+        Raises:
+            ImageError: the image has far too few pixels to be a film of ``assumed_side_mm``.
+        """
+        if self.assumed_side_mm is None or radiograph.spacing_mm is not None:
             return None
-        spacing = self.assumed_side_mm / max(shape)
-        return spacing, spacing
+        rows, cols = radiograph.shape
+        aspect = radiograph.source.pixel_aspect
+        col = self.assumed_side_mm / max(rows * aspect, cols)
+        if max(rows, cols) < FEWEST_PIXELS:
+            raise ImageError(
+                f"an image of {rows} × {cols} pixels without pixel spacing: a film whose longer "
+                f"side is {self.assumed_side_mm:g} mm has at least {FEWEST_PIXELS} along it; give "
+                "the image at its full size, or its spacing (--spacing-mm, or the manifest's "
+                "column spacing_mm)"
+            )
+        return aspect * col, col
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +99,8 @@ class Prepared:
 
     ``pixels`` (H', W') float32 in [0, 1] and ``foreground`` lie in the same, perhaps resampled
     frame, whose pixels are ``spacing_mm`` (row, col) apart, None where nobody said; ``brightness``
-    is the median of the foreground's pixels as read, before normalisation. ``mirrored``: left and
-    right are exchanged, so that all that is found must be mirrored back. ``cautions`` are what a
+    is the median of the foreground's pixels as read, before normalisation. ``turn`` made this of
+    the image as stored, so that all that is found must be turned back. ``cautions`` are what a
     reader of the result must know.
     """
 
@@ -88,18 +108,26 @@ class Prepared:
     foreground: Foreground
     brightness: float
     spacing_mm: tuple[float, float] | None
-    mirrored: bool = False
+    turn: Turn = AS_STORED
     cautions: tuple[str, ...] = ()
+    assumed_mm: tuple[float, float] | None = None  # the spacing (row, col) as read, where assumed
+    look: Look | None = None  # of the film as a whole; None where it was not prepared from one
 
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
 
     def as_stored(self) -> "Prepared":
-        """The same with left and right as in the image as stored."""
-        if not self.mirrored:
+        """The same, lying as the image as stored."""
+        if self.turn == AS_STORED:
             return self
-        foreground = replace(self.foreground, mask=_mirror(self.foreground.mask))
-        return replace(self, pixels=_mirror(self.pixels), foreground=foreground, mirrored=False)
+        back = self.turn.inverse
+        return replace(
+            self,
+            pixels=back.picture(self.pixels),
+            foreground=replace(self.foreground, mask=back.picture(self.foreground.mask)),
+            spacing_mm=self.spacing_mm and back.pair(self.spacing_mm),
+            turn=AS_STORED,
+        )
 
     @cached_property
     def tissue(self) -> NDArray[np.bool_]:
@@ -113,38 +141,53 @@ class Prepared:
 
 
 def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
-    """Find the foreground, then resample and normalise as ``preprocessing`` says.
+    """Turn the film upright, find the foreground, resample and normalise as ``preprocessing`` says.
 
     Where a side of the foreground is cut straight, as at the chest wall, its edge is repeated
     outwards: padding beyond is in no patch. Resampling keeps the whole extent:
     H' = round(H · spacing / target), likewise W', so square pixels come out to within half a pixel
-    over the image. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
-    becomes 0.5. Mirroring comes first, so that a film and its mirror image become the same.
+    over the image; without any spacing, an image whose Pixel Aspect Ratio isn't 1 is still brought
+    to square pixels. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
+    becomes 0.5. Turning comes first, so that a film and its turned image become the same.
 
     Raises:
         ImageError: nothing to be found in the image, or its pixel spacing is needed and unknown.
     """
-    found = find_foreground(radiograph, preprocessing.body_part)
-    pixels, mask = radiograph.film, found.mask
-    brightness = float(np.median(pixels[mask]))
-    spacing = radiograph.spacing_mm or preprocessing.assumed(radiograph.shape)
-    mirrored, cautions = False, tuple[str, ...]()
+    found, body_part = find_foreground(radiograph, preprocessing.body_part), preprocessing.body_part
+    assumed = preprocessing.assumed(radiograph)
+    lie = lie_of(radiograph.source, radiograph.film, found.mask, body_part)
+    turn, cautions = lie.turn, lie.cautions
+    pixels, mask = turn.picture(radiograph.film), turn.picture(found.mask)
+    if turn not in (AS_STORED, MIRRORED):  # found on the upright film, as it is looked at
+        found = find_foreground(radiograph.turned(turn), body_part)
+        mask = found.mask
     if preprocessing.canonical_side:
-        wall = chest_wall(radiograph.source, mask)
-        mirrored, cautions = wall.side == "right", wall.cautions
-    if mirrored:
-        pixels, mask = _mirror(pixels), _mirror(mask)
-    if preprocessing.spacing_mm is not None:
-        spacing = _known(spacing, f"to resample to {preprocessing.spacing_mm:g} mm")
-        shape = _resampled_shape(radiograph.shape, spacing, preprocessing.spacing_mm)
+        wall = chest_wall(lie.source, mask)
+        cautions += wall.cautions
+        if wall.side == "right":
+            turn = turn.then(MIRRORED)
+            pixels, mask = MIRRORED.picture(pixels), MIRRORED.picture(mask)
+    brightness = float(np.median(pixels[mask]))
+    spacing = radiograph.spacing_mm or assumed
+    spacing = spacing and turn.pair(spacing)
+    step = spacing or turn.pair(radiograph.step)
+    scale: Scale = "unknown" if spacing is None else "known" if assumed is None else "assumed"
+    look = look_at(pixels, mask, body_part, step, scale)
+    shape, target = turn.pair(radiograph.shape), preprocessing.spacing_mm
+    if target is not None:
+        spacing = _known(spacing, f"to resample to {target:g} mm")
+        shape = _resampled_shape(shape, spacing, target)
+        spacing = (target, target)
+    elif spacing is None and step[0] != step[1]:  # square at least
+        shape = _resampled_shape(shape, step, min(step))
+    if shape != pixels.shape or target is not None:
         pixels = np.clip(resize(pixels, shape), 0, 1)
         mask = resize(mask.astype(np.float32), shape) >= 0.5
         if not mask.any():
             raise ImageError(
-                f"at {preprocessing.spacing_mm:g} mm a pixel nothing is left of the "
-                f"{preprocessing.body_part}: check the image's spacing, {spacing} mm"
+                f"at {shape[0]} × {shape[1]} pixels nothing is left of the {body_part}: check the "
+                f"image's spacing, {radiograph.spacing_mm or assumed} mm"
             )
-        spacing = (preprocessing.spacing_mm, preprocessing.spacing_mm)
     pixels = _without_padding(pixels, mask)
     match preprocessing.intensity:
         case "percentiles":
@@ -154,7 +197,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
             radius = preprocessing.local_radius_mm
             pixels = _local(pixels, mask, (radius / spacing[0], radius / spacing[1]))
     foreground = Foreground(mask, found.method, found.threshold, found.measures)
-    return Prepared(pixels, foreground, brightness, spacing, mirrored, cautions)
+    return Prepared(pixels, foreground, brightness, spacing, turn, cautions, assumed, look)
 
 
 def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -174,10 +217,6 @@ def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDAr
     )
     nearest = spoken[np.ix_(row, col)] & (weight > 0)
     return np.divide(total, weight, out=np.full(shape, np.nan, np.float32), where=nearest)
-
-
-def _mirror(picture: NDArray[_T]) -> NDArray[_T]:
-    return np.ascontiguousarray(picture[:, ::-1])
 
 
 def _known(spacing: tuple[float, float] | None, why: str) -> tuple[float, float]:

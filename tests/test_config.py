@@ -1,10 +1,14 @@
 import json
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
-from patchad.config import packaged, read_config, resolve
+from patchad.config import check_config, read_config, resolve
+from patchad.configurations import packaged, purpose
 from patchad.errors import RequestError
+from patchad.methods import METHODS, module_of
+from patchad.methods.declared import declared_options
 
 
 def test_every_packaged_configuration_is_valid() -> None:
@@ -36,7 +40,7 @@ def test_overrides_are_toml_and_text() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("wei2018.epoch=3", "wei2018.epoch: no such option; there are epochs"),
+        ("wei2018.epoch=3", "there are epochs, batch_size"),
         ("colour=1", "colour: no such option"),
         ("preprocessing.bodypart=chest", "preprocessing.bodypart: no such option"),
         ("wei2018.epochs=many", "wei2018.epochs"),
@@ -69,6 +73,61 @@ def test_what_is_resolved_can_be_stored_and_read_again(tmp_path: Path) -> None:
     assert stored["wei2018"]["epochs"] == 7
     assert stored["calibration"]["false_images"] == 0.05  # defaults are written out
     assert resolve(stored) == config
+
+
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_a_packaged_configuration_says_in_a_line_what_it_is_for(name: str) -> None:
+    line = purpose(packaged()[name])
+    assert line.endswith(".")
+    assert 20 < len(line) < 90
+    check_config(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        ("wei2018", "epochs=5", "epochs: no such option (did you mean wei2018.epochs?)"),
+        ("wei2018", "wei2018.epoch=5", "wei2018.epoch: no such option (did you mean epochs?)"),
+        ("wei2018", "preproccessing.voi=lut", "(did you mean preprocessing?)"),
+        ("wei2018", "held_out=0.2", "(did you mean split.held_out?)"),
+        ("wei2018", "wei2018.epochs=many", "wei2018.epochs: "),
+        ("wei2018", "method=wei2108", "(did you mean wei2018?)"),
+        ("mammography", "wei2018.epochs=5", "wei2018 is not its method, which is fused"),
+        ("mammography", "fused.smoothnig=1", "(did you mean smoothing?)"),
+        (
+            "mammography",
+            "fused.members.synthetic_lesions.options.step=5",
+            "fused.members.synthetic_lesions.options.step: no such option (did you mean steps?)",
+        ),
+        (
+            "mammography",
+            "steps=5",
+            "(did you mean fused.members.synthetic_lesions.options.steps?)",
+        ),
+    ],
+)
+def test_what_was_meant_is_said_before_and_when_the_method_is_there(
+    name: str, override: str, said: str
+) -> None:
+    for read in (check_config, read_config):
+        with pytest.raises(RequestError) as caught:
+            read(name, [override])
+        assert said in str(caught.value)
+
+
+def test_the_nearest_configuration_is_named() -> None:
+    with pytest.raises(RequestError, match=r"did you mean mammography\?"):
+        read_config("mamography")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declared_options_are_those_of_the_method(method: str) -> None:
+    declared = get_type_hints(declared_options(method))
+    real = get_type_hints(module_of(method).Config)
+    assert [*declared] == [*real]
+    assert {name: real[name] for name in real if declared[name] is not Any} == {
+        name: kind for name, kind in declared.items() if kind is not Any
+    }
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:

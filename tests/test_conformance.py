@@ -1,7 +1,7 @@
 """DICOM objects against a validator, a renderer and a server that others wrote; see the Makefile.
 
-Nothing here listens beyond loopback: Orthanc, which can't be told to, runs only where there is no
-other network (.ci/alone).
+Nothing here listens beyond loopback: Orthanc and storescp, which can't be told to, run only where
+there is no other network (.ci/alone).
 """
 
 import json
@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,11 +20,24 @@ from urllib.error import URLError
 import numpy as np
 import pydicom
 import pytest
+from dicom_builders import (
+    CARD,
+    CASES,
+    KINDS,
+    LESIONS,
+    SHAPE,
+    film,
+    items,
+    pixels_of,
+    screened,
+)
+from hostile_headers import NAMED, complete, spoilt
 from pydicom.dataset import Dataset
-from test_dicom_out import CARD, CASES, KINDS, LESIONS, SHAPE, film, items, screened
+from pydicom.uid import JPEGLosslessSV1, RLELossless
 
 from patchad.detector import card_as_dict
 from patchad.export.write import write_image_kinds, write_run_kinds
+from patchad.io.quiet import quiet
 from patchad.io.read import read_radiograph
 from patchad.io.run import done_row, write_run
 from patchad.verbs.push import push
@@ -49,6 +63,10 @@ class Run:
 
     def __getitem__(self, key: tuple[str, str]) -> Dataset:
         return pydicom.dcmread(self.path(*key))
+
+    @property
+    def objects(self) -> list[Path]:
+        return sorted(self.folder.glob("dicom/*/*.dcm"))
 
     def path(self, case: str, kind: str) -> Path:
         return self.folder / "dicom" / case.replace(" ", "-") / f"{kind}.dcm"
@@ -76,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_dciodvfy_finds_no_error(run: Run) -> None:
     dciodvfy = part("dciodvfy", "dicom3tools")
-    objects = sorted(run.folder.glob("dicom/*/*.dcm"))
+    objects = run.objects
     assert len(objects) == len(CASES) * len(KINDS) + len(STUDIES)
     faults = []
     for path in objects:  # it prints its findings and always exits with 0
@@ -84,6 +102,25 @@ def test_dciodvfy_finds_no_error(run: Run) -> None:
         said = (done.stdout + done.stderr).splitlines()
         assert said, "it names the kind of object at least"
         faults += [f"{path}: {line}" for line in said if line.startswith("Error")]
+    assert faults == []
+
+
+@pytest.mark.parametrize("keyword", NAMED)
+def test_dciodvfy_finds_no_error_whatever_the_source_holds(tmp_path: Path, keyword: str) -> None:
+    dciodvfy = part("dciodvfy", "dicom3tools")
+    header = complete(pydicom.dcmread(film(tmp_path / "film.dcm", "R-MLO")))
+    faults = []
+    for number, (_, broken) in enumerate(spoilt(header, keyword)):
+        path, name = tmp_path / f"{number}.dcm", str(number)
+        with quiet():
+            broken.save_as(path, enforce_file_format=True)
+        radiograph, screening = screened(path, LESIONS)
+        write_image_kinds(tmp_path, name, screening, radiograph, CARD, KINDS)
+        for kind in KINDS:
+            made = tmp_path / "dicom" / name / f"{kind}.dcm"
+            done = subprocess.run([dciodvfy, made], capture_output=True, text=True, check=False)
+            said = (done.stdout + done.stderr).splitlines()
+            faults += [f"{number} {kind}: {line}" for line in said if line.startswith("Error")]
     assert faults == []
 
 
@@ -156,6 +193,59 @@ class Server:
         return {str(data.SOPInstanceUID): data for data in held}
 
 
+def only_loopback() -> None:
+    """Skip where a server that listens on every address could be reached from elsewhere."""
+    if {name for _, name in socket.if_nameindex()} != {"lo"}:
+        pytest.skip("it listens on every address: run it where there is but loopback, .ci/alone")
+
+
+@contextmanager
+def storescp(folder: Path, *options: str) -> Iterator[str]:
+    """A storage service of dcmtk, by default of uncompressed syntaxes alone."""
+    only_loopback()
+    port = free_port()
+    command = [part("storescp", "dcmtk"), *options, "-od", folder, str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as one:
+                if one.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"STORESCP@127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("+xi",), ("+xs",), ("+xr",)], ids=["native", "implicit", "JPEG", "RLE"]
+)
+def test_dcmtk_gets_what_it_takes_and_the_same_pixels(run: Run, tmp_path: Path, options) -> None:
+    (run.folder / "pushed.jsonl").unlink(missing_ok=True)
+    sent = {data.SOPInstanceUID: data for data in map(pydicom.dcmread, run.objects)}
+    with storescp(tmp_path, *options) as to:
+        pushed = push(run.folder, to)
+    assert (pushed.accepted, pushed.failed) == (len(sent), ())
+    got = [pydicom.dcmread(path) for path in tmp_path.iterdir()]
+    assert {data.SOPInstanceUID for data in got} == set(sent)
+    kept = {"+xs": JPEGLosslessSV1, "+xr": RLELossless}.get(options[0] if options else "")
+    for data in got:
+        own = sent[data.SOPInstanceUID].file_meta.TransferSyntaxUID
+        assert data.file_meta.TransferSyntaxUID.is_encapsulated == (own == kept)
+        if "PixelData" in data:
+            np.testing.assert_array_equal(pixels_of(data), pixels_of(sent[data.SOPInstanceUID]))
+
+
+def test_dcmtk_decompresses_the_pictures_to_the_same_pixels(run: Run, tmp_path: Path) -> None:
+    for case in CASES:
+        native = tmp_path / "native.dcm"
+        subprocess.run([part("dcmdjpeg", "dcmtk"), run.path(case, "sc"), native], check=True)
+        shown = pydicom.dcmread(native)
+        assert shown.PhotometricInterpretation == "RGB"
+        np.testing.assert_array_equal(shown.pixel_array, pixels_of(run[case, "sc"]))
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -168,10 +258,7 @@ def orthanc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     program = part("Orthanc", "orthanc")
     if not DICOMWEB.exists():
         pytest.skip("no DICOMweb plugin: apt-get install orthanc-dicomweb")
-    if {name for _, name in socket.if_nameindex()} != {"lo"}:
-        pytest.skip(
-            "Orthanc listens on every address: run it where there is but loopback, .ci/alone"
-        )
+    only_loopback()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     http, dicom = free_port(), free_port()
     settings = {
@@ -225,7 +312,7 @@ def test_orthanc_takes_all_and_gives_them_back_identical(
     run: Run, orthanc: Server, way: str
 ) -> None:
     (run.folder / "pushed.jsonl").unlink(missing_ok=True)
-    sent = [pydicom.dcmread(path) for path in run.folder.glob("dicom/*/*.dcm")]
+    sent = [pydicom.dcmread(path) for path in run.objects]
     pushed = push(run.folder, getattr(orthanc, way))
     assert (pushed.accepted, pushed.failed, pushed.notes) == (len(sent), (), ())
     assert push(run.folder, getattr(orthanc, way)).before == len(sent)

@@ -19,7 +19,8 @@ from test_dicom import GREY, RAMP, lut, write
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.io.dicom import _MODIFIERS, read_dicom
-from patchad.io.read import find_images, frames_of, read_radiograph
+from patchad.io.frames import every_frame
+from patchad.io.read import find_images, read_radiograph
 from patchad.verbs.inspect import inspect
 
 LUT_AND_WINDOW = {
@@ -144,7 +145,7 @@ def test_each_frame_can_be_read_where_it_is_asked_for(path):
     with pytest.raises(ImageError, match="there is no frame 4, the image has 3"):
         read_dicom(path, frame=4)
     (row,) = find_images([path])
-    assert [frame.frame for frame in frames_of(row)] == [1, 2, 3]
+    assert [frame.frame for frame in every_frame([row])] == [1, 2, 3]
 
 
 def test_a_compressed_frame_of_several(path):
@@ -191,7 +192,7 @@ def test_what_functional_groups_say_of_a_frame(path):
     first, second = (read_dicom(path, frame=number) for number in (1, 2))
     for read in (first, second):
         assert read.spacing_mm == (0.1, 0.2)
-        assert (read.source.laterality, read.source.anterior) == ("R", "left")
+        assert (read.source.laterality, read.source.directions) == ("R", ("P", "FL"))
     np.testing.assert_allclose(first.pixels, np.minimum(2.0 * RAMP / 4095, 1), rtol=1e-6)
     # c = 4, w = 5 of 2 x: (2 x - 3.5) / 4 + 0.5
     np.testing.assert_allclose(second.pixels[0], [0, 0.125, 0.625, 1], atol=1e-6)

@@ -460,12 +460,87 @@ broken.png,E,unknown,test
     assert any("split is test" in note for note in result["notes"])
 
 
-def test_images_that_moved_match_by_name(tmp_path):
+def test_a_study_that_moved_as_a_whole_is_judged_and_says_so(tmp_path):
     run = make_run(tmp_path, SCORES, images=Path("/elsewhere"))
     result = judge(tmp_path, run)
-    assert result["counts"]["matched_by_file_name"] == 5
+    assert result["counts"]["matched_by_moved_path"] == 5
     assert result["counts"]["matched_by_path"] == 0
     assert result["patch"]["auroc"]["value"] == pytest.approx(13 / 16)
+    assert any(f"{tmp_path} was taken for what is now /elsewhere" in n for n in result["notes"])
+
+
+def test_regions_that_moved_as_a_whole_are_matched_alike(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    result = judge(tmp_path, run, regions=REGIONS.replace("\np", "\n/elsewhere/p"))
+    assert result["counts"]["regions_matched_by_moved_path"] == 2
+    assert result["counts"]["regions"] == 3
+    assert any("2 files that have regions were matched" in note for note in result["notes"])
+
+
+def named_alike(folder, named, exists=False):
+    """A run of P0009/film.png and P0008/other.png; the truth names P0008/``named``."""
+    run = make_run(folder, {"a": SCORES["p1"], "b": SCORES["n1"]})
+    table = pd.read_csv(run / "images.csv")[:2]
+    table["path"] = [str(folder / "P0009/film.png"), str(folder / "P0008/other.png")]
+    table.to_csv(run / "images.csv", index=False)
+    if exists:
+        (folder / "P0008").mkdir()
+        (folder / "P0008" / named).touch()
+    truth = f"path,patient_id,label\nP0008/{named},8,positive\n"
+    return run, truth
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("other", ["", "P0008/other.png,8,negative\n"])
+def test_another_patients_film_of_the_same_name_is_never_judged(tmp_path, exists, other):
+    run, truth = named_alike(tmp_path, "film.png", exists=exists)
+    if not (exists or other):  # nothing but the name of the patient's folder speaks against it
+        truth = truth.replace(",8,", ",P0008,")
+    with pytest.raises(RequestError, match=r"P0009.film\.png has only its file name"):
+        judge(tmp_path, run, truth + other, regions=None)
+
+
+def test_regions_of_another_patients_film_of_the_same_name_mark_nothing(tmp_path):
+    run, truth = named_alike(tmp_path, "other.png")
+    truth = truth.replace("other", "film") + "P0009/film.png,9,positive\n"
+    table = pd.read_csv(run / "images.csv").replace(r"P0008.other", "P0008/film", regex=True)
+    table.to_csv(run / "images.csv", index=False)
+    regions = "path,x,y,width,height\nP0009/film.png,4,4,6,6\nP0007/film.png,24,4,6,6\n"
+    result = judge(tmp_path, run, truth, regions)
+    counts = result["counts"]
+    assert (counts["regions"], counts["positive_images_without_regions"]) == (1, 1)
+    assert counts["region_files_not_in_truth"] == 1
+    assert any("1 files that have regions are in no row" in note for note in result["notes"])
+
+
+def test_a_path_with_another_uid_is_refused(tmp_path):
+    run = make_run(tmp_path, {"n1": SCORES["n1"]})
+    table = pd.read_csv(run / "images.csv")
+    table["sop_instance_uid"] = ["1.2.3", ""]
+    table.to_csv(run / "images.csv", index=False)
+    truth = "path,patient_id,label,sop_instance_uid\nn1.png,A,negative,1.2.{}\n"
+    with pytest.raises(RequestError, match="another SOP instance UID"):
+        judge(tmp_path, run, truth.format(4), regions=None)
+    assert judge(tmp_path, run, truth.format(3), regions=None)["counts"]["images"] == 1
+
+
+def test_of_a_part_of_the_truth_only_what_was_screened_is_judged(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    truth = TRUTH + "p9.png,F,positive\nn8.png,G,negative\nn9.png,H,negative\n"
+    regions = REGIONS + "p9.png,4,4,6,6,mass\n"
+    with pytest.raises(RequestError, match="--only-screened"):
+        judge(tmp_path, run, truth, regions)
+    result = judge(tmp_path, run, truth, regions, only_screened=True)
+    counts = result["counts"]
+    assert (counts["images"], counts["regions"]) == (4, 3)
+    assert counts["positive_images_not_screened"] == 1
+    assert counts["negative_images_not_screened"] == 2
+    assert result["patch"] == judge(tmp_path, run)["patch"]
+    note = "3 of 8 rows of the truth have no image in the run and were left out (1 positive, 2 neg"
+    assert any(note in line for line in summary(result))
+    truth = "path,patient_id,label\nn8.png,G,negative\n"
+    with pytest.raises(RequestError, match=r"none of the 1 rows .* 1 were not screened"):
+        judge(tmp_path, run, truth, regions=None, only_screened=True)
 
 
 @pytest.mark.parametrize(
@@ -489,7 +564,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path, truth, regions, message
 def test_ambiguous_names_are_refused(tmp_path):
     run = make_run(tmp_path, SCORES, images=Path("/elsewhere"))
     truth = TRUTH + "sub/n1.png,F,negative\n"
-    with pytest.raises(RequestError, match=r"2 share their file name .* the first .*n1\.png"):
+    with pytest.raises(RequestError, match=r"1 fit several images, .* the first .*n1\.png"):
         judge(tmp_path, run, truth)
 
 

@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from patchad.grid import PatchGrid, Weighting, batches, stitch, window_profile
+from patchad.turn import MIRRORED, QUARTERS, Turn
 
 WEIGHTINGS = get_args(Weighting)
 
@@ -185,7 +186,7 @@ def test_stitch_is_the_weighted_mean_in_any_order(weighting, case):
 
 
 @given(grids_and_values())
-def test_a_turned_image_gives_the_turned_picture(case):
+def test_a_transposed_image_gives_the_transposed_picture(case):
     grid, values, _ = case
     turned = PatchGrid(grid.shape[::-1], grid.size, grid.stride)
     rows = len(np.unique(grid.corners[:, 0]))
@@ -286,32 +287,53 @@ def test_batches_cover_each_index_once(count, size):
     assert all(0 < part.stop - part.start <= size for part in parts)
 
 
-@given(grids_and_values())
-def test_the_mirrored_grid_is_the_grid_of_the_mirror_image(case):
+turns = st.builds(Turn, st.booleans(), st.booleans(), st.booleans())
+
+
+@given(grids_and_values(), turns)
+def test_the_turned_grid_is_the_grid_of_the_turned_image(case, turn):
     grid, values, rng = case
-    there, turned = grid.mirror(), grid.mirror_values(values)
-    assert there.mirror() == grid
-    np.testing.assert_array_equal(there.mirror_values(turned), values)
-    order = grid.mirror_values(np.arange(len(grid))).astype(int)
-    top, left, height, width = grid.boxes()[order].T
-    mirror_image = np.stack([top, grid.shape[1] - left - width, height, width], 1)
-    np.testing.assert_array_equal(there.boxes(), mirror_image)
+    there, turned = grid.turned(turn), grid.turn_values(values, turn)
+    assert there.turned(turn.inverse) == grid
+    np.testing.assert_array_equal(there.turn_values(turned, turn.inverse), values)
+    order = grid.turn_values(np.arange(len(grid)), turn)
+    np.testing.assert_array_equal(there.boxes(), turn.boxes(grid.boxes()[order], grid.shape))
     corners = [tuple(corner) for corner in there.corners]
     assert corners == sorted(corners)  # reading order
     pixels = rng.random(grid.shape, np.float32)
-    mirrored = np.ascontiguousarray(pixels[:, ::-1])
-    np.testing.assert_array_equal(there.cut(mirrored), grid.cut(pixels)[order][..., ::-1])
-    np.testing.assert_allclose(there.means(mirrored), grid.means(pixels)[order], rtol=1e-9)
+    patches = [turn.picture(patch) for patch in grid.cut(pixels)[order]]
+    np.testing.assert_array_equal(there.cut(turn.picture(pixels)), patches)
+    means = there.means(turn.picture(pixels))
+    np.testing.assert_allclose(means, grid.means(pixels)[order], rtol=1e-9)
     mask = rng.random(grid.shape) < 0.8
-    sewn = stitch(there, turned, mask=mask[:, ::-1])
-    np.testing.assert_array_equal(sewn, stitch(grid, values, mask=mask)[:, ::-1])
+    sewn = stitch(there, turned, mask=turn.picture(mask))
+    np.testing.assert_array_equal(sewn, turn.picture(stitch(grid, values, mask=mask)))
+
+
+@given(grids_and_values(), turns, st.tuples(st.integers(1, 3000), st.integers(1, 3000)))
+def test_boxes_of_a_turned_grid_scale_with_the_picture(case, turn, shape):
+    grid, _, _ = case
+    order = grid.turn_values(np.arange(len(grid)), turn)
+    there = grid.turned(turn).boxes(turn.pair(shape))
+    np.testing.assert_allclose(there, turn.boxes(grid.boxes(shape)[order], shape), atol=1e-9)
 
 
 def test_a_mirrored_grid_counts_columns_from_the_right():
-    grid = PatchGrid((4, 7), size=3, stride=3, mirrored=True)
+    grid = PatchGrid((4, 7), size=3, stride=3, turn=MIRRORED)
     assert grid.corners.tolist() == [[0, 0], [0, 1], [0, 4], [1, 0], [1, 1], [1, 4]]
-    narrow = PatchGrid((3, 2), size=3, stride=3, mirrored=True)
+    narrow = PatchGrid((3, 2), size=3, stride=3, turn=MIRRORED)
     assert narrow.corners.tolist() == [[0, -1]]
     assert narrow.boxes().tolist() == [[0, 0, 3, 2]]
     pixels = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
     assert narrow.cut(pixels)[0].tolist() == [[1, 1, 2], [3, 3, 4], [5, 5, 6]]
+
+
+def test_a_grid_on_its_side_counts_rows_from_the_end_it_was_laid_at():
+    # Laid on 7 rows and turned to the left: what was the first row is the first column.
+    left = PatchGrid((7, 4), size=3, stride=3).turned(QUARTERS[1])
+    assert left.shape == (4, 7)
+    assert left.corners.tolist() == [[0, 0], [0, 3], [0, 4], [1, 0], [1, 3], [1, 4]]
+    flat = PatchGrid((3, 2), size=3, stride=3).turned(QUARTERS[1])
+    assert flat.corners.tolist() == [[-1, 0]]
+    pixels = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    assert flat.cut(pixels)[0].tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]

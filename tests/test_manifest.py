@@ -115,7 +115,7 @@ def test_parquet_as_csv(tmp_path):
         ("path,label\n1.png,negative\n", "lacks the column patient_id.*it names path, label"),
         ("file,id,label\n1.png,P1,negative\n", "lacks the columns path, patient_id"),
         ("path,patient_id\n1.png,P1\n", "neither a column label.*nor birads"),
-        ("path;patient_id;label\n1.png;P1;negative\n", "semicolons or tabs: use commas"),
+        ("path;patient_id;label\n1.png;P1;nein\n", "row 2, column label: found nein; allowed"),
         ("path,patient_id,label,label\n1.png,P1,negative,negative\n", "row 1 names label twice"),
         ("path,patient_id,label\n1.png,P1,benign\n", "row 2, column label: found benign; allowed"),
         ("path,patient_id,label\n1.png,P1,\n", r"row 2, column label: found \(empty\)"),
@@ -131,7 +131,8 @@ def test_parquet_as_csv(tmp_path):
         ("path,patient_id,label,spacing_mm\n1.png,P1,negative,0\n", "column spacing_mm: found 0"),
         ("path,patient_id,label,spacing_mm\n1.png,P1,negative,a b\n", "column spacing_mm"),
         ("path,patient_id,label,spacing_mm\n1.png,P1,negative,1 2 3\n", "column spacing_mm"),
-        ("path,patient_id,label\n1.png,P1,negative,more\n", "line 2"),
+        ("path,patient_id,label\n1.png,P1,negative,more\n", r"row 2 has more cells .*\(3\)"),
+        ('path,patient_id,label\n"1.png,P1,negative\n', "line 2: unexpected end of data"),
         ("path,patient_id,label\n1.png,P1,negative\n2.png,P2\n", "row 3, column label"),
         (
             "path,patient_id,label\n1.png,P1,negative\nx/../1.png,P1,negative\n",

@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from patchad.config import packaged, read_config
+from patchad.config import read_config
+from patchad.configurations import packaged
 from patchad.errors import RequestError
 from patchad.methods import METHODS, about, module_of
 

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,3 +240,33 @@ def test_padding_beside_a_straight_cut_is_covered_and_round_sides_keep_their_air
     # The bar now holds the chest wall's own pixels, row by row; nothing else has changed.
     np.testing.assert_array_equal(found.pixels[:, :wall], image[:, wall : wall + 1].repeat(wall, 1))
     np.testing.assert_array_equal(found.pixels[:, wall:], image[:, wall:])
+
+
+def test_pixels_without_spacing_become_square_by_their_aspect() -> None:
+    oblong = Radiograph(
+        half_disc((100, 200)).astype(np.float32), None, Source("drawn", "", pixel_aspect=2.0)
+    )
+    done = prepare(oblong, Preprocessing())
+    assert done.pixels.shape == (200, 200)
+    assert done.spacing_mm is None
+    assert done.look.measures["image_aspect"] == 0
+    assert to_source_frame(done.pixels, oblong.shape).shape == (100, 200)
+    given = replace(oblong, spacing_mm=(0.2, 0.2))  # what is known goes first
+    assert prepare(given, Preprocessing()).pixels.shape == (100, 200)
+
+
+def test_an_assumed_side_is_the_longer_one_in_mm() -> None:
+    wanted = Preprocessing(assumed_side_mm=200)
+    flat = np.zeros((300, 400), np.float32)
+    assert wanted.assumed(Radiograph(flat, None, Source("", ""))) == (0.5, 0.5)
+    tall = Radiograph(flat, None, Source("", "", pixel_aspect=2.0))
+    assert wanted.assumed(tall) == pytest.approx((2 / 3, 1 / 3))  # 600 : 400
+    assert wanted.assumed(Radiograph(flat, (0.1, 0.1), Source("", ""))) is None
+    assert Preprocessing().assumed(Radiograph(flat, None, Source("", ""))) is None
+    for rows in (199, 200):
+        tiny = Radiograph(np.zeros((rows, 10), np.float32), None, Source("", ""))
+        if rows == 200:
+            assert wanted.assumed(tiny) == (1.0, 1.0)
+        else:
+            with pytest.raises(ImageError, match=r"199 × 10 pixels.* at least 200 along it"):
+                wanted.assumed(tiny)

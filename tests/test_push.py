@@ -17,6 +17,8 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
+    RLELossless,
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
@@ -24,9 +26,10 @@ from typer.testing import CliRunner
 
 from patchad.cli import app
 from patchad.errors import OutputError, RequestError
+from patchad.io.dicom_native import compress_picture
 from patchad.io.run import write_run
 from patchad.io.send import CStore, StowRs, destination
-from patchad.verbs.push import JOURNAL, push
+from patchad.verbs.push import JOURNAL, once, push
 
 SECRETS = ("Sentinel^Jane", "SENTINEL-ID")
 UIDS = ["1.2.1", "1.2.2", "1.2.3"]
@@ -85,10 +88,14 @@ def scp(
         server.shutdown()
 
 
+received: list[pydicom.Dataset] = []  # the objects that the last STOW-RS service got
+
+
 @contextmanager
 def stow(answer: Callable[[str], tuple[int, dict]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """A STOW-RS service; ``got`` holds (path, authorization) of each request."""
     got = []
+    received.clear()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -98,10 +105,14 @@ def stow(answer: Callable[[str], tuple[int, dict]]) -> Iterator[tuple[str, list[
                 r'multipart/related; type="application/dicom"; boundary=(\w+)', kind
             )[1]
             head, _, rest = body.partition(b"\r\n\r\n")
-            assert head == f"--{boundary}\r\nContent-Type: application/dicom".encode()
+            start = f"--{boundary}\r\nContent-Type: application/dicom"
+            assert head.decode().startswith(start)
+            syntax = head.decode().removeprefix(start).removeprefix("; transfer-syntax=")
             part, _, end = rest.rpartition(f"\r\n--{boundary}--\r\n".encode())
             assert end == b""
             data = pydicom.dcmread(pydicom.filebase.DicomBytesIO(part))
+            assert data.file_meta.TransferSyntaxUID == (syntax or ExplicitVRLittleEndian)
+            received.append(data)
             got.append((self.path, self.headers.get("Authorization", "")))
             status, reply = answer(str(data.SOPInstanceUID))
             self.send_response(status)
@@ -346,3 +357,141 @@ def test_the_command_and_its_exit_codes(run: Path, tmp_path: Path, caplog) -> No
     assert "patchad export" in empty.stderr
     told = caplog.text + "".join(result.output for result in said) + (run / JOURNAL).read_text()
     assert "entinel" not in told.lower()
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8)
+HEAT = np.repeat(np.arange(48, dtype=np.uint8), 40).reshape(48, 40)
+
+
+@pytest.fixture
+def compressed(run: Path) -> Path:
+    """The run with one picture in JPEG Lossless and one in RLE."""
+    for uid, pixels in (("1.2.1", PICTURE), ("1.2.2", HEAT)):
+        path = run / "dicom" / uid.replace(".", "_") / "sc.dcm"
+        data = pydicom.dcmread(path)
+        data.Rows, data.Columns = pixels.shape[:2]
+        data.SamplesPerPixel = pixels.shape[2] if pixels.ndim == 3 else 1
+        data.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit, data.PixelRepresentation = 7, 0
+        if pixels.ndim == 3:
+            data.PlanarConfiguration = 0
+            compress_picture(data, pixels)
+        else:
+            data.PixelData = pixels.tobytes()
+            data["PixelData"].VR = "OB"
+            data.compress(RLELossless, generate_instance_uid=False)
+        data.save_as(path, enforce_file_format=True)
+    return run
+
+
+def pixels_by_uid(got: list[pydicom.Dataset]) -> dict[str, np.ndarray]:
+    return {
+        str(data.SOPInstanceUID): data.pixel_array
+        for data in got
+        if not data.file_meta.TransferSyntaxUID.is_encapsulated and "Rows" in data
+    }
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_service_without_compression_gets_the_same_pixels(compressed: Path, syntax) -> None:
+    with scp(syntax=syntax) as (to, got):
+        assert push(compressed, to).accepted == 3
+    assert {data.file_meta.TransferSyntaxUID for data in got} == {syntax}
+    shown = pixels_by_uid(got)
+    np.testing.assert_array_equal(shown["1.2.1"], PICTURE)
+    np.testing.assert_array_equal(shown["1.2.2"], HEAT)
+
+
+def test_a_service_that_takes_the_compression_gets_it(compressed: Path) -> None:
+    takes = [JPEGLosslessSV1, RLELossless, ExplicitVRLittleEndian]
+    with scp(syntax=takes) as (to, got):
+        assert push(compressed, to).accepted == 3
+    syntaxes = {str(data.SOPInstanceUID): data.file_meta.TransferSyntaxUID for data in got}
+    assert syntaxes == dict(zip(UIDS, takes, strict=True))
+    sent = pydicom.dcmread(compressed / "dicom" / "1_2_1" / "sc.dcm")
+    assert got[0].PixelData == sent.PixelData
+
+
+def test_one_compression_of_two(compressed: Path) -> None:
+    with scp(syntax=[RLELossless, ExplicitVRLittleEndian]) as (to, got):
+        assert push(compressed, to).accepted == 3
+    syntaxes = [data.file_meta.TransferSyntaxUID for data in got]
+    assert syntaxes == [ExplicitVRLittleEndian, RLELossless, ExplicitVRLittleEndian]
+    np.testing.assert_array_equal(got[0].pixel_array, PICTURE)
+
+
+@pytest.mark.parametrize("reply", ["415", "failure"])
+def test_stow_sends_again_without_compression_what_is_refused(compressed: Path, reply: str) -> None:
+    def answer(uid: str) -> tuple[int, dict]:
+        if not received[-1].file_meta.TransferSyntaxUID.is_encapsulated:
+            return 200, {}
+        return (415, {}) if reply == "415" else (409, failed(uid, 0xC122))
+
+    with stow(answer) as (to, got):
+        pushed = push(compressed, to)
+    assert (pushed.accepted, pushed.failed) == (3, ())
+    assert len(got) == 5  # two of three are sent twice
+    shown = pixels_by_uid(received)
+    np.testing.assert_array_equal(shown["1.2.1"], PICTURE)
+    np.testing.assert_array_equal(shown["1.2.2"], HEAT)
+
+
+def test_stow_takes_a_refusal_for_good_where_it_is_not_the_compression(compressed: Path) -> None:
+    with stow(lambda uid: (403, {})) as (to, got):
+        pushed = push(compressed, to)
+    assert [reason for _, reason in pushed.failed] == ["refused (HTTP 403 Forbidden)"] * 3
+    assert len(got) == 3
+
+
+def test_a_dead_port_is_told_once_with_what_to_do(run: Path, monkeypatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with scp() as (to, _):
+        pass
+    for where in (to, f"http://{to.partition('@')[2]}/dicom-web"):
+        said = CliRunner().invoke(app, ["push", str(run), "--to", where])
+        assert said.exit_code == 2
+        (line,) = said.output.splitlines()
+        assert "no connection to" in line
+        assert "check that it runs, its address, and the firewall" in line
+
+
+def test_after_an_object_that_breaks_the_connection_the_others_are_sent(
+    run: Path, monkeypatch
+) -> None:
+    def answer(uid: str) -> int:
+        if uid == "1.2.1":
+            for association in entity.active_associations:
+                association.abort()
+        return 0
+
+    class Watched(AE):
+        def __init__(self, *arguments, **settings) -> None:
+            nonlocal entity
+            super().__init__(*arguments, **settings)
+            entity = self
+
+    entity = None
+    monkeypatch.setattr("test_push.AE", Watched)
+    with scp(answer) as (to, got):
+        pushed = push(run, to, pauses=())
+    assert pushed.accepted == 2
+    assert [data.SOPInstanceUID for data in got] == UIDS
+    ((path, reason),) = pushed.failed
+    assert Path(path).parent.name == "1_2_1"
+    assert reason == f"{to} gave no answer"
+
+
+def test_a_reason_is_told_once() -> None:
+    failed = [("a", "no"), ("b", "why"), ("c", "no"), ("d", "no")]
+    assert once(failed) == [("a and 2 more", "no"), ("b", "why")]
+
+
+def test_an_object_with_other_things_than_uids_is_no_object(run: Path) -> None:
+    path = run / "dicom" / "1_2_2" / "sc.dcm"
+    path.write_bytes(path.read_bytes().replace(b"1.2.2\0", b"SENTIN"))
+    with scp() as (to, _):
+        pushed = push(run, to)
+    ((_, reason),) = pushed.failed
+    assert "is no whole DICOM object" in reason
+    assert "SENTIN" not in str(pushed) + (run / JOURNAL).read_text()

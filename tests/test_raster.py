@@ -53,14 +53,6 @@ def test_sixteen_bits_keep_every_grey_value(path):
         assert len(np.unique(read_raster(write(path, ramp)).pixels)) == 65536
 
 
-def test_unused_upper_bits_are_noted_and_change_nothing(path):
-    pixels = np.array([[0, 4095]], np.uint16)
-    radiograph = read_raster(png(path, pixels))
-    np.testing.assert_allclose(radiograph.pixels, pixels / 65535, rtol=1e-6)
-    note = "the largest value, 4095, leaves the top 4 of 16 bits unused"
-    assert note in radiograph.source.reading
-
-
 def test_jpeg_of_eight_and_twelve_bits(path):
     path.write_bytes(imagecodecs.jpeg8_encode(np.full((16, 16), 100, np.uint8), level=100))
     np.testing.assert_allclose(read_raster(path).pixels, 100 / 255, atol=1.5 / 255)
@@ -314,6 +306,13 @@ def test_the_cap_holds_for_every_format(path, kind):
     FILES[kind](path)
     with pytest.raises(ImageError, match="40 × 50 pixels"):
         read_raster(path, max_pixels=1999)
+
+
+@pytest.mark.parametrize("text", [b"P2 2 2 9\n1 2 3", b"P2 2 2 9\n1 2 3 4" + b" " * 70000])
+def test_text_that_does_not_match_its_header(path, text):
+    path.write_bytes(text)
+    with pytest.raises(ImageError, match=r"holds 3 of 4 pixels|more than 12 characters a pixel"):
+        read_raster(path)
 
 
 def test_other_content_and_missing_files(tmp_path):

@@ -159,11 +159,16 @@ def test_files_folders_and_manifests_together_each_image_once(tmp_path, monkeypa
 
 
 def test_an_image_of_a_manifest_may_be_missing_until_it_is_read(tmp_path):
+    write_png(tmp_path / "there.png")
     table = tmp_path / "films.csv"
-    table.write_text("path,patient_id,label\nnone.png,P1,negative\n")
-    (row,) = find_images([table])
-    with pytest.raises(ImageError, match="No such file"):
-        read_radiograph(row.path)
+    table.write_text("path,patient_id,label\nnone.png,P1,negative\nthere.png,P2,negative\n")
+    missing, there = find_images([table])
+    with pytest.raises(ImageError, match="no such file: paths are relative to the folder of the m"):
+        read_entry(missing)
+    assert read_entry(there).shape == GREY.shape
+    table.write_text("path,patient_id,label\nnone.png,P1,negative\nx/there.png,P2,negative\n")
+    with pytest.raises(RequestError, match=rf"none of the 2 .*{tmp_path}/none.png.*relative"):
+        find_images([table])
 
 
 def test_wrong_requests(tmp_path):
@@ -203,3 +208,94 @@ def test_a_row_says_what_the_file_does_not(tmp_path):
     assert (read.source.laterality, read.source.view) == ("L", "CC")
     assert read.spacing_mm == (0.2, 0.3)
     assert read_entry(ManifestRow(path), (9.0, 9.0)).spacing_mm == (9.0, 9.0)
+
+
+# --- strangers in a folder -----------------------------------------------------------------------
+
+
+def said_of(folder):
+    """What comes of each file that is found: ok, skipped or failed, and the reason."""
+    told = {}
+    for row in find_images([folder]):
+        try:
+            read_entry(row)
+            told[row.path.name] = ("ok", "")
+        except NotARadiographError as error:
+            told[row.path.name] = ("skipped", str(error))
+        except ImageError as error:
+            told[row.path.name] = ("failed", str(error))
+    return told
+
+
+def test_what_is_found_but_no_image_is_skipped_and_what_is_damaged_fails(tmp_path):
+    for name in ("a.pkl", "run.err", "paper.tex", "LICENSE", "Makefile", "core.1a", "empty"):
+        (tmp_path / name).write_bytes(b"" if name == "empty" else b"Doe^Jane")
+    for name in ("cut.png", "cut.DCM", "IM000001", "1.2.840.113619.2", "photo.bmp", "none.tif"):
+        (tmp_path / name).write_bytes(b"" if name == "none.tif" else b"Doe^Jane")
+    (tmp_path / "magic").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "damaged").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    write_png(tmp_path / "nameless")
+    write_dicom(tmp_path / "bare")
+    (tmp_path / "bare").write_bytes((tmp_path / "bare").read_bytes()[132:])
+    told = said_of(tmp_path)
+    by_status = {
+        status: {name for name, (found, _) in told.items() if found == status}
+        for status in ("ok", "skipped", "failed")
+    }
+    assert by_status == {
+        "ok": {"nameless", "bare"},
+        "skipped": {"a.pkl", "run.err", "paper.tex", "LICENSE", "Makefile", "core.1a", "empty"},
+        "failed": {
+            *("cut.png", "cut.DCM", "IM000001", "1.2.840.113619.2", "photo.bmp", "none.tif"),
+            *("magic", "damaged", "loop"),
+        },
+    }
+    assert "neither the name nor the content" in told["a.pkl"][1]
+    assert not any("Doe" in reason for _, reason in told.values())
+
+
+def test_what_is_named_itself_fails(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"Doe^Jane")
+    write_png(tmp_path / "1.png")
+    table = tmp_path / "films.csv"
+    table.write_text("path,patient_id,label\na.pkl,P1,negative\n1.png,P2,negative\n")
+    for row in (*find_images([path]), find_images([table])[0]):
+        with pytest.raises(ImageError, match="no image that patchad reads") as caught:
+            read_entry(row)
+        assert not isinstance(caught.value, NotARadiographError)
+
+
+def test_strangers_can_be_left_out(tmp_path):
+    write_png(tmp_path / "nameless")
+    for name in ("a.pkl", "cut.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    found = [row.path.name for row in find_images([tmp_path], strangers=False)]
+    assert found == ["cut.png", "gone", "nameless"]
+
+
+@pytest.mark.real
+def test_of_real_oddities_none_is_taken_for_a_stranger(real_data):
+    """Without preamble, with damaged meta information …: all have the magic of what they are."""
+    told = said_of(real_data / "pydicom-data")
+    assert len(told) > 70
+    assert [name for name, (_, reason) in told.items() if "neither the name" in reason] == []
+
+
+def test_a_manifest_made_on_windows(tmp_path):
+    write_png(tmp_path / "films" / "1.png")
+    write_png(tmp_path / "odd\\name.png")
+    table = tmp_path / "films.csv"
+    lines = "films\\1.png,P1\n.\\films\\..\\films\\2.png,P2\nodd\\name.png,P3\nC:\\x\\4.png,P4\n"
+    table.write_text("path,patient_id,birads\n" + lines.replace("\n", ",1\n"))
+    rows = find_images([table])
+    assert [row.path for row in rows] == [
+        tmp_path / "films" / "1.png",
+        tmp_path / "films" / "2.png",
+        tmp_path / "odd\\name.png",  # there is one of just that name
+        tmp_path / "C:" / "x" / "4.png",
+    ]
+    with pytest.raises(ImageError, match="relative to the folder of the manifest"):
+        read_entry(rows[3])

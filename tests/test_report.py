@@ -20,12 +20,12 @@ from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Heatmap, PatchScores, Radiograph, Screening
+from patchad.io.names import new_id
 from patchad.io.read import read_radiograph
 from patchad.io.run import (
     ImageRow,
     done_row,
     heatmap_path,
-    new_id,
     patches_path,
     write_patches,
     write_run,

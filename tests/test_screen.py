@@ -4,16 +4,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import patchad
 from patchad.detector import ModelCard, Response, read_model
-from patchad.errors import ImageError, MismatchError, ModelError
+from patchad.errors import ImageError, MismatchError, ModelError, RequestError
+from patchad.foreground import resize
 from patchad.grid import PatchGrid, stitch
 from patchad.image import Radiograph
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
 from patchad.methods import load
+from patchad.phantom import chest
 from patchad.preprocess import Prepared, prepare
+from patchad.turn import AS_STORED, MIRRORED
 from patchad.verbs.screen import mismatches
 
 
@@ -92,6 +96,40 @@ def test_an_inverted_image_is_refused(film: Path, detector) -> None:
     assert any("brightness" in reason for reason in mismatches(wrong, prepared, detector.card))
 
 
+@pytest.mark.parametrize("wrong", ["a chest", "on its side", "16 pixels"])
+def test_a_picture_that_nothing_but_its_looks_betrays_is_refused(
+    film: Path, detector, wrong
+) -> None:
+    # No modality, the right spacing and brightness: as a PNG has it.
+    read = read_radiograph(film)
+    source = replace(read.source, modality="", for_processing=None, directions=("", ""))
+    pixels = {
+        "a chest": chest(np.random.default_rng(0), shape=(256, 208), spacing_mm=1.7).pixels,
+        "on its side": np.rot90(read.pixels),
+        "16 pixels": resize(read.pixels, (16, 13)),
+    }[wrong]
+    image = Radiograph(np.ascontiguousarray(pixels), read.spacing_mm, source)
+    with pytest.raises(MismatchError, match="--allow-mismatch screens it all the same") as caught:
+        patchad.screen(image, detector)
+    said = {"16 pixels": "16 pixels along the longer side, trained on 256 and more"}
+    assert said.get(wrong, "the training images") in str(caught.value)
+    if wrong != "16 pixels":
+        result = patchad.screen(image, detector, allow_mismatch=True)
+        (reason,) = [one for one in result.reasons if "the training images" in one]
+        assert reason in str(caught.value)
+
+
+def test_films_like_those_trained_on_are_not_refused(study, detector) -> None:
+    rows = [row for row in read_manifest(study.manifest) if row.split == "test"]
+    for row in rows:
+        assert mismatches_of(row.path, detector) == []
+
+
+def mismatches_of(path: Path, detector) -> list[str]:
+    read = read_radiograph(path)
+    return mismatches(read, prepare(read, detector.card.preprocessing), detector.card)
+
+
 def test_air_alone_and_images_smaller_than_a_patch(film: Path, detector) -> None:
     radiograph = read_radiograph(film)
     air = replace(radiograph, pixels=np.zeros((256, 208), np.float32))
@@ -138,20 +176,20 @@ def test_a_film_and_its_mirror_image_give_mirrored_results(film: Path, detector,
     preprocessing = replace(detector.card.preprocessing, canonical_side=True)
     canonical = replace(detector, card=replace(detector.card, preprocessing=preprocessing))
     read = read_radiograph(film)
-    assert (read.source.laterality, read.source.anterior) == ("R", "left")
+    assert (read.source.laterality, read.source.directions[0]) == ("R", "P")
     pixels = read.pixels[:, ::-1][:, :columns]
     if columns < 32:  # fading out towards the other side, as a breast does
         shade = np.linspace(1, 0, columns) > np.abs(np.linspace(-1, 1, 256))[:, None]
         pixels = np.where(shade, 0.3 + 0.5 * pixels, 0).astype(np.float32)
     right = replace(read, pixels=np.ascontiguousarray(pixels[:, ::-1]))
-    source = replace(read.source, laterality="L", anterior="right")
+    source = replace(read.source, laterality="L", directions=("A", "FR"))
     left = replace(read, pixels=np.ascontiguousarray(pixels), source=source)
     found = patchad.screen(left, canonical, allow_mismatch=True)
     turned = patchad.screen(right, canonical, allow_mismatch=True)
-    assert (found.scores.grid.mirrored, turned.scores.grid.mirrored) == (False, True)
+    assert (found.scores.grid.turn, turned.scores.grid.turn) == (AS_STORED, MIRRORED)
     assert turned.score == found.score
     np.testing.assert_array_equal(turned.heatmap.values, found.heatmap.values[:, ::-1])
-    order = found.scores.grid.mirror_values(np.arange(len(found.boxes))).astype(int)
+    order = found.scores.grid.turn_values(np.arange(len(found.boxes)), MIRRORED)
     top, start, height, width = found.boxes[order].T
     np.testing.assert_array_equal(
         turned.boxes, np.stack([top, columns - start - width, height, width], 1)
@@ -173,7 +211,7 @@ def test_regions_of_a_mirrored_film_lie_where_the_film_has_them(film: Path, dete
     board = np.indices((24, 24)).sum(0) % 6 < 3
     pixels[row - 12 : row + 12, col - 12 : col + 12] = np.where(board, 1, 0.1)
     result = patchad.screen(replace(read, pixels=pixels), canonical, allow_mismatch=True)
-    assert result.scores.grid.mirrored
+    assert result.scores.grid.turn == MIRRORED
     top, left, height, width = result.boxes[np.nanargmax(result.scores.values)]
     assert abs(top + height / 2 - row) <= 16
     assert abs(left + width / 2 - col) <= 16
@@ -199,11 +237,35 @@ def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detecto
     preprocessing = replace(detector.card.preprocessing, canonical_side=True)
     card = replace(detector.card, preprocessing=preprocessing, patch_pooling="mean")
     read = read_radiograph(film)
-    assert read.source.anterior == "left"  # a right breast
+    assert read.source.directions[0] == "P"  # a right breast
     result = patchad.screen(read, Brightness(card))
     spoken = np.isfinite(result.heatmap.values)
     assert spoken.mean() > 0.2
     np.testing.assert_array_equal(result.heatmap.values[spoken], read.pixels[spoken])
-    means = PatchGrid((256, 208), 32, 16, mirrored=True).means(read.pixels)
+    means = PatchGrid((256, 208), 32, 16, MIRRORED).means(read.pixels)
     scored = result.scores.scored
     np.testing.assert_allclose(result.scores.values[scored], means[scored], rtol=1e-5)
+
+
+def test_a_file_is_held_to_caps_and_read_at_the_depth_that_is_said(
+    film: Path, detector, tmp_path: Path
+) -> None:
+    with pytest.raises(ImageError, match="256 × 208 pixels, more than the 50,000"):
+        patchad.screen(film, detector, max_pixels=50_000)
+    pixels = read_radiograph(film).pixels
+    path = tmp_path / "film.png"
+    twelve = np.round(pixels * 4095).astype(np.uint16)
+    Image.fromarray(twelve).save(path)
+    spacing = read_radiograph(film).spacing_mm
+    exact = Radiograph(np.divide(twelve, np.float32(4095)), spacing, read_radiograph(film).source)
+    score = patchad.screen(exact, detector).score
+    guessed = patchad.screen(path, detector, spacing_mm=spacing)
+    assert guessed.score == score
+    assert [r for r in guessed.reasons if r.startswith("caution: depth guessed: 12 bits, by")]
+    said = patchad.screen(path, detector, spacing_mm=spacing, bits=12)
+    assert said.score == score
+    assert not [reason for reason in said.reasons if "depth" in reason]
+    dark = patchad.screen(path, detector, spacing_mm=spacing, bits=16, allow_mismatch=True)
+    assert "median brightness" in "; ".join(dark.reasons)
+    with pytest.raises(RequestError, match="8 to 16"):
+        patchad.screen(path, detector, bits=7)

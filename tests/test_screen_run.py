@@ -15,11 +15,14 @@ from PIL import Image
 from patchad.detector import card_as_dict, card_from_dict, read_card, save
 from patchad.errors import ModelError, OutputError, RequestError
 from patchad.export.marks_table import read_marks, run_in_words, stored_marks, write_marks
+from patchad.image import Source
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
-from patchad.io.run import ImageRow, new_id, read_run, stored_scores
+from patchad.io.run import ImageRow, read_run, stored_scores
 from patchad.io.workers import Limits
 from patchad.methods import load
+from patchad.orientation import turned
+from patchad.turn import QUARTERS, Turn
 from patchad.verbs.export import export
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
@@ -284,14 +287,6 @@ def test_names_that_are_no_utf8_cost_nothing(study, films, tmp_path: Path) -> No
     }
 
 
-def test_ids_are_safe_file_names_and_never_twice() -> None:
-    taken: set[str] = set()
-    assert new_id("Film 1/../x", taken) == "Film_1_.._x"
-    assert new_id("film_1_.._X", taken) == "film_1_.._X-2"  # where A and a are one file
-    assert new_id("..", taken) == "image"
-    assert len(new_id("a" * 500, taken)) == 100
-
-
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"not a whole run \(run.json"):
         read_run(tmp_path)
@@ -392,6 +387,24 @@ def test_the_choice_of_voi_and_the_cautions_are_in_the_row_and_hold_for_export(
     assert export(run.folder, ["overlay"]).failed == ()
 
 
+def test_the_depth_that_was_used_is_in_the_run_and_holds_for_export(
+    study, films, tmp_path: Path
+) -> None:
+    film = read_radiograph(films[0])
+    folder = tmp_path / "films"
+    folder.mkdir()
+    Image.fromarray(np.round(film.pixels * 4095).astype(np.uint16)).save(folder / "a.png")
+    for bits, told in ((None, True), (12, False), (14, False)):
+        options = ScreenOptions(("heatmap",), spacing_mm=film.spacing_mm, bits=bits)
+        options = replace(options, allow_mismatch=True)  # at 14 bits it is dark
+        run = screen_run([folder], study.model, tmp_path / str(bits), options, device=CPU)
+        (row,) = run.rows
+        assert row.status == "ok"
+        assert ("caution: depth guessed: 12 bits" in row.reason) == told
+        assert run.settings["settings"]["bits"] == bits
+        assert export(run.folder, ("overlay",)).failed == ()
+
+
 def test_each_frame_is_a_row_where_that_is_asked_for(study, films, tmp_path: Path) -> None:
     ds = pydicom.dcmread(films[0])
     frames = edited(films[0], tmp_path / "frames.dcm", NumberOfFrames=2, PixelData=ds.PixelData * 2)
@@ -485,6 +498,92 @@ def test_what_was_mirrored_for_the_model_is_stored_and_exported_as_the_film_lies
         path.unlink()
     assert export(run.folder, ["heatmap", "overlay", "report"]).failed == ()
     assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize("turn", QUARTERS[1:], ids=lambda turn: turn.name)
+@pytest.mark.parametrize("spacing_mm", [None, 1.0])
+def test_what_was_turned_for_the_model_is_stored_and_exported_as_the_film_lies(
+    study, films, tmp_path: Path, turn: Turn, spacing_mm
+) -> None:
+    detector = load(study.model, CPU)
+    preprocessing = replace(detector.card.preprocessing, spacing_mm=spacing_mm)
+    save(
+        replace(detector, card=replace(detector.card, preprocessing=preprocessing)), tmp_path / "m"
+    )
+    ds = pydicom.dcmread(films[0])
+    said = turned(Source("", "", directions=tuple(ds.PatientOrientation)), turn)
+    lying = turn.picture(ds.pixel_array)
+    film = edited(
+        films[0],
+        tmp_path / "turned.dcm",
+        PixelData=lying.tobytes(),
+        Rows=lying.shape[0],
+        Columns=lying.shape[1],
+        PatientOrientation=[*said.directions],
+        SOPInstanceUID=ds.SOPInstanceUID + ".1",
+    )
+    options = ScreenOptions(("heatmap", "overlay", "sc", "sr", "seg"))
+    run = screen_run([films[0], film], tmp_path / "m", tmp_path / "run", options, device=CPU)
+    one, other = run.rows
+    assert (one.status, other.status) == ("ok", "ok"), other.reason
+    assert (one.turned, other.turned) == ("", turn.inverse.name)
+    assert f"{turn.inverse.name} for the model" in other.reading
+    assert one.score == other.score
+    maps = [tifffile.imread(run.heatmap_path(row.id)) for row in run.rows]
+    np.testing.assert_array_equal(maps[1], turn.picture(maps[0]))
+    tables = [run.patches(row.id) for row in run.rows]
+    boxes = [table[["y", "x", "height", "width"]].to_numpy() for table in tables]
+    expected = turn.boxes(boxes[0], (one.rows, one.columns))
+    keys = [
+        np.column_stack([box.round(6), table["score"], table["patch_mean"]])
+        for box, table in zip((expected, boxes[1]), tables, strict=True)
+    ]
+    first, second = (key[np.lexsort(key.T[::-1])] for key in keys)
+    np.testing.assert_array_equal(first, second)
+    scores = stored_scores(run, other)
+    np.testing.assert_array_equal(scores.values, tables[1]["score"].to_numpy(np.float32))
+    assert scores.grid.turn == turn
+    paths = [run.heatmap_path(other.id), run.overlay_path(other.id)]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    assert export(run.folder, ["heatmap", "overlay"]).failed == ()
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_turn_that_nobody_knows_is_named(run) -> None:
+    (row,) = [row for row in run.rows if row.status == "ok"]
+    with pytest.raises(RequestError, match=r"column turned of .*'askew' is no turn"):
+        stored_scores(run, replace(row, turned="askew"))
+
+
+def test_assumed_spacings_are_counted_and_told_once(
+    study, films, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = load(study.model, CPU)
+    preprocessing = replace(detector.card.preprocessing, spacing_mm=0.8, assumed_side_mm=204.8)
+    save(
+        replace(detector, card=replace(detector.card, preprocessing=preprocessing)), tmp_path / "m"
+    )
+    bare = [tmp_path / f"{n}.png" for n in range(2)]
+    for film, path in zip(films, bare, strict=False):
+        grey = np.rint(read_radiograph(film).pixels * 65535).astype(np.uint16)
+        Image.fromarray(grey).save(path)
+    tiny = tmp_path / "tiny.png"
+    Image.fromarray(grey[::16, ::16]).save(tiny)
+    inputs = [*bare, films[2], tiny]
+    run = screen_run(inputs, tmp_path / "m", tmp_path / "run", ScreenOptions(()), device=CPU)
+    assert [row.status for row in run.rows] == ["ok", "ok", "ok", "failed"], run.rows
+    assert [row.assumed_row_mm for row in run.rows] == [0.8, 0.8, None, None]
+    assert run.settings["assumed_spacing"] == {
+        "images": 2,
+        "side_mm": 204.8,
+        "pixel_mm": [0.8, 0.8],
+    }
+    (told,) = [message for message in caplog.messages if "no pixel spacing" in message]
+    assert told.startswith("2 of 4 images carry no pixel spacing: their longer side was taken for ")
+    assert "an image of 16 × 13 pixels without pixel spacing" in run.rows[3].reason
+    assert "at least 200" in run.rows[3].reason
 
 
 def test_cards_without_newer_fields_keep_their_digest(study) -> None:

@@ -27,6 +27,7 @@ from patchad.evaluation.detail import (
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Region, Source
 from patchad.io.manifest import ManifestRow
+from patchad.io.workers import Limits
 from patchad.preprocess import Preprocessing
 from patchad.verbs.selftest import measure, selftest, summary
 from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
@@ -66,6 +67,7 @@ def film(path: Path, spots: tuple[tuple[int, int], ...] = (), height: float = 0.
     for spot in spots:
         pixels[spot] = BASE + height * STEP
     pixels[np.hypot((y - 200) / 190, x / 280) > 1] = 0
+    pixels[-1, -20:] = np.arange(20) / 65535  # in the air: a film has more than four grey levels
     Image.fromarray(np.round(pixels * 65535).astype(np.uint16)).save(path)
     return ManifestRow(path, label="negative", spacing_mm=SPACING)
 
@@ -307,6 +309,27 @@ def test_the_command(study, few, tmp_path: Path) -> None:
     assert "not empty" in again.stderr
 
 
+def test_what_is_no_film_is_told_and_what_costs_too_much_fails(films, tmp_path: Path) -> None:
+    """Images are decoded in processes of their own, within limits."""
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "colour.png")
+    Image.fromarray(np.zeros((2000, 2000), np.uint16)).save(tmp_path / "large.png")
+    others = [ManifestRow(tmp_path / name) for name in ("colour.png", "large.png")]
+    result = measure(
+        Brightest(),
+        [*others, films[1]],
+        images=3,
+        seed=0,
+        limits=Limits(max_pixels=1_000_000),
+        kinds=[MASS],
+        lesions=1,
+    )
+    assert result["counts"]["images"] == 1
+    ((large, too_large),) = result["failed"]
+    assert (Path(large).name, "2000 × 2000 pixels, more than" in too_large) == ("large.png", True)
+    ((colour, reason),) = result["skipped"]
+    assert (Path(colour).name, "colour" in reason) == ("colour.png", True)
+
+
 def test_the_same_seed_writes_the_same_files(study, few, tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
@@ -331,6 +354,7 @@ def test_wrong_requests_are_two(study, tmp_path: Path, monkeypatch) -> None:
         assert said in result.stderr.replace("\n", " ")
         assert list(tmp_path.iterdir()) == []
     table = pd.read_csv(study.manifest, dtype=str)
+    table["path"] = [str(study.manifest.parent / path) for path in table["path"]]
     table[table["label"] == "positive"].to_csv(tmp_path / "positives.csv", index=False)
     result = patchad("selftest", study.model, "--on", "positives.csv")
     assert result.exit_code == 2

@@ -125,6 +125,7 @@ def test_scales_that_differ_are_refused(tmp_path: Path, tiny_config: Config) -> 
 
 def test_no_negatives_is_an_error_that_says_so(tmp_path: Path, tiny_config: Config) -> None:
     manifest = tmp_path / "manifest.csv"
+    (tmp_path / "a.png").touch()
     manifest.write_text("path,patient_id,label\na.png,p,positive\n")
     with pytest.raises(RequestError, match="no row with label negative"):
         train(manifest, tmp_path / "model", tiny_config, device=CPU)

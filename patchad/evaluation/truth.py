@@ -2,15 +2,23 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import inside_image
+from patchad.evaluation.matching import HOWS, How, Matches, Named, match
 from patchad.image import Region
 from patchad.io.manifest import ManifestRow
 from patchad.io.run import ImageRow, Run
+
+_OF_FILES = ("path", "moved_path")  # regions have no UID
+_BY: Mapping[How, str] = {
+    "path": "path",
+    "sop_instance_uid": "SOP instance UID",
+    "moved_path": "file name or the end of their path",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,27 +47,54 @@ class Truth:
 
 
 def lay_beside(
-    run: Run, rows: Sequence[ManifestRow], regions: Mapping[Path, Sequence[Region]] | None
+    run: Run,
+    rows: Sequence[ManifestRow],
+    regions: Mapping[Path, Sequence[Region]] | None,
+    *,
+    only_screened: bool = False,
 ) -> Truth:
     """Match the images of a run with their truth.
 
-    Where the truth has splits, only ``test`` (and rows without one) count. Images match by path,
-    else by the column ``sop_instance_uid`` of the truth, else by a file name that is unique. A row
-    of the truth is about a whole file: of a file whose frames were screened one by one, the frame
-    with the highest score is its image.
+    Where the truth has splits, only ``test`` (and rows without one) count. What a row is about is
+    said by :func:`patchad.evaluation.matching.match`: its path, else its column
+    ``sop_instance_uid``, else the end of its path in a folder that was moved. A row of the truth is
+    about a whole file: of a file whose frames were screened one by one, the frame with the highest
+    score is its image.
+
+    Args:
+        run: what is judged.
+        rows: of the truth.
+        regions: where the lesions are, by the path of the image; None where nobody said.
+        only_screened: leave out the rows without an image in the run, and say so; else they are
+            an error.
 
     Raises:
         RequestError: a row of the truth has no image in the run, or more than one; a negative
             image has regions; a region lies outside its image; nothing is left to judge.
     """
     tests = [row for row in rows if row.split in ("", "test")]
-    known = [row for row in tests if row.label in ("negative", "positive")]
+    wanted = [
+        number
+        for number, row in enumerate(rows)
+        if row.split in ("", "test") and row.label in ("negative", "positive")
+    ]
     images, frames = _highest_frames(run.rows)
-    found, how = _match(images, known)
-    marked, unmatched = _regions_of(known, [row.path for row in rows], regions or {})
+    found = _match(images, rows, wanted)
+    judged = [number for number in wanted if number in found.image]
+    missing = [rows[number] for number in wanted if number not in found.image]
+    if missing and not only_screened:
+        raise RequestError(
+            f"each row of the truth needs its image in the run, {len(missing)} of {len(wanted)} "
+            f"have none, the first {_missing(missing[0], images)}: screen them too, take their "
+            "rows out of the truth, or judge the others alone with --only-screened"
+        )
+    marked, placed = _regions_of(rows, judged, regions or {})
+    unplaced = len(regions or ()) - len(placed.image)
+    how = Counter(found.how[number] for number in judged)
     patients: dict[str, int] = {}
     cases, lost = [], Counter[str]()
-    for row, image in zip(known, found, strict=True):
+    for number in judged:
+        row, image = rows[number], images[found.image[number]]
         if image.score is None or image.rows is None or image.columns is None:
             status = "without_score" if image.status == "ok" else image.status
             lost[f"{row.label}_images_{status}"] += 1
@@ -78,8 +113,9 @@ def lay_beside(
     if not cases:
         raise RequestError(
             f"none of the {len(rows)} rows of the truth can be judged: {len(rows) - len(tests)} "
-            f"are of another split than test, {len(tests) - len(known)} have an unknown label, "
-            f"{sum(lost.values())} were not scored; give a truth with test rows of known label"
+            f"are of another split than test, {len(tests) - len(wanted)} have an unknown label, "
+            f"{len(missing)} were not screened, {sum(lost.values())} were not scored; "
+            "give a truth with test rows of known label"
         )
     positives = [case for case in cases if case.positive]
     counts = {
@@ -92,18 +128,29 @@ def lay_beside(
         "regions": sum(len(case.regions) for case in cases),
         "truth_rows": len(rows),
         "truth_rows_of_other_splits": len(rows) - len(tests),
-        "truth_rows_of_unknown_label": len(tests) - len(known),
+        "truth_rows_of_unknown_label": len(tests) - len(wanted),
+        **{
+            f"{label}_images_not_screened": sum(row.label == label for row in missing)
+            for label in ("positive", "negative")
+        },
         "run_images": len(images),
-        "run_images_not_in_truth": len(images) - len(known),
-        **{f"matched_by_{key}": how[key] for key in ("path", "sop_instance_uid", "file_name")},
-        "region_files_not_in_truth": unmatched,
+        "run_images_not_in_truth": len(images) - len(judged),
+        **{f"matched_by_{key}": how[key] for key in HOWS},
+        **{f"regions_matched_by_{key}": n for key, n in placed.counts.items() if key in _OF_FILES},
+        "region_files_not_in_truth": unplaced,
         **{
             f"{label}_images_{status}": lost[f"{label}_images_{status}"]
             for label in ("positive", "negative")
             for status in ("failed", "skipped", "without_score")
         },
     }
-    return Truth(tuple(cases), len(patients), counts, (*_notes(rows, lost), *frames))
+    notes = (
+        *_left_out(missing, len(wanted)),
+        *_notes(rows, lost),
+        *_moves(found, placed, unplaced),
+        *frames,
+    )
+    return Truth(tuple(cases), len(patients), counts, notes)
 
 
 def _highest_frames(rows: Sequence[ImageRow]) -> tuple[list[ImageRow], tuple[str, ...]]:
@@ -130,78 +177,71 @@ def _score(row: ImageRow) -> float:
 
 
 def _match(
-    images: Sequence[ImageRow], rows: Sequence[ManifestRow]
-) -> tuple[list[ImageRow], Counter[str]]:
-    """The image of each row of the truth, and by what they were matched."""
-    absolute = [Path(image.path).resolve() for image in images]
-    keys: tuple[tuple[str, list[Hashable], list[Hashable]], ...] = (
-        ("path", [*absolute], [row.path.resolve() for row in rows]),
-        (
-            "sop_instance_uid",
-            [image.sop_instance_uid for image in images],
-            [row.other.get("sop_instance_uid", "") for row in rows],
-        ),
-        ("file_name", [path.name for path in absolute], [row.path.name for row in rows]),
+    images: Sequence[ImageRow], rows: Sequence[ManifestRow], judged: Sequence[int]
+) -> Matches:
+    """The images of the rows; refuses what is ambiguous for a judged one."""
+    found = match(
+        [Named(row.path, row.other.get("sop_instance_uid", ""), row.patient_id) for row in rows],
+        [Named(Path(image.path), image.sop_instance_uid) for image in images],
     )
-    place: dict[int, int] = {}
-    how = Counter[str]()
-    for name, theirs, ours in keys:
-        free = set(range(len(images))) - set(place.values())
-        open_rows = [number for number in range(len(rows)) if number not in place]
-        at = _places((key, number) for number, key in enumerate(theirs) if number in free and key)
-        asked = Counter(ours[number] for number in open_rows)
-        clashes = [n for n in open_rows if ours[n] in at and len(at[ours[n]]) * asked[ours[n]] > 1]
-        if clashes:
-            raise RequestError(
-                f"each row of the truth needs one image of the run, but {len(clashes)} share "
-                f"their {name.replace('_', ' ')} with others, the first {rows[clashes[0]].path}: "
-                "give the paths that were screened, or a column sop_instance_uid"
-            )
-        matched = {n: at[ours[n]][0] for n in open_rows if ours[n] in at}
-        how[name] = len(matched)
-        place |= matched
-    missing = [row.path for number, row in enumerate(rows) if number not in place]
-    if missing:
+    against = [number for number in judged if number in found.contradicted]
+    if against:
         raise RequestError(
-            f"each row of the truth needs its image in the run, {len(missing)} of {len(rows)} have "
-            f"none, the first {missing[0]}: screen them too, or take their rows out of the truth"
+            f"{len(against)} rows of the truth have the path of an image of the run, but another "
+            f"SOP instance UID, the first {rows[against[0]].path}: correct the column "
+            "sop_instance_uid or the path"
         )
-    return [images[place[number]] for number in range(len(rows))], how
+    clashes = [number for number in judged if number in found.clashes]
+    if clashes:
+        raise RequestError(
+            f"each row of the truth needs one image of the run, but {len(clashes)} fit several "
+            f"images, or share theirs with others, by their {_BY[found.clashes[clashes[0]]]}, the "
+            f"first {rows[clashes[0]].path}: give the paths that images.csv of the run has, or a "
+            "column sop_instance_uid"
+        )
+    return found
 
 
-def _places(pairs: Iterable[tuple[Hashable, int]]) -> dict[Hashable, list[int]]:
-    places: dict[Hashable, list[int]] = {}
-    for key, number in pairs:
-        places.setdefault(key, []).append(number)
-    return places
+def _missing(row: ManifestRow, images: Sequence[ImageRow]) -> str:
+    """The path of a row without an image, and whether its name misleads."""
+    alike = next((image.path for image in images if Path(image.path).name == row.path.name), None)
+    if alike is None:
+        return str(row.path)
+    return f"{row.path} ({alike} has only its file name, so it may be another patient's)"
 
 
 def _regions_of(
-    judged: Sequence[ManifestRow], paths: Sequence[Path], regions: Mapping[Path, Sequence[Region]]
-) -> tuple[dict[Path, Sequence[Region]], int]:
-    """The regions of each judged row, and for how many files there are regions but no truth."""
-    names = Counter(path.name for path in paths)
-    by_name: dict[str, list[Path]] = {}
-    for path in regions:
-        by_name.setdefault(path.name, []).append(path)
-    marked: dict[Path, Sequence[Region]] = {}
-    for row in judged:
-        moved = by_name.get(row.path.name, []) if names[row.path.name] == 1 else []
-        key = row.path if row.path in regions else moved[0] if len(moved) == 1 else None
-        marked[row.path] = regions[key] if key is not None else ()
+    rows: Sequence[ManifestRow],
+    judged: Sequence[int],
+    regions: Mapping[Path, Sequence[Region]],
+) -> tuple[dict[Path, Sequence[Region]], Matches]:
+    """The regions of each judged row, and how the files that have regions were matched to rows."""
+    paths = [*regions]
+    found = match(
+        [Named(path) for path in paths], [Named(row.path, "", row.patient_id) for row in rows]
+    )
+    if found.clashes:
+        first = min(found.clashes)
+        raise RequestError(
+            f"each file that has regions needs one row of the truth, but {len(found.clashes)} fit "
+            f"several rows, or share theirs with others, by their {_BY[found.clashes[first]]}, the "
+            f"first {paths[first]}: give it the path that the truth has"
+        )
+    if regions and not found.image:
+        raise RequestError(
+            f"none of the {len(regions)} files that have regions is in the truth, the first is "
+            f"{paths[0]}: both tables must name the same images"
+        )
+    of = {row: regions[paths[number]] for number, row in found.image.items()}
+    marked = {rows[number].path: of.get(number, ()) for number in judged}
+    for number in judged:
+        row = rows[number]
         if marked[row.path] and row.label == "negative":
             raise RequestError(
                 f"a negative image holds no lesion, but {row.path} has {len(marked[row.path])} "
                 "regions: correct its label or take its regions out"
             )
-    known = {*paths} | {path for path in regions if names[path.name] == 1}
-    unmatched = len([path for path in regions if path not in known])
-    if regions and unmatched == len(regions):
-        raise RequestError(
-            f"none of the {len(regions)} files that have regions is in the truth, the first is "
-            f"{next(iter(regions))}: both tables must name the same images"
-        )
-    return marked, unmatched
+    return marked, found
 
 
 def _notes(rows: Sequence[ManifestRow], lost: Counter[str]) -> tuple[str, ...]:
@@ -216,4 +256,30 @@ def _notes(rows: Sequence[ManifestRow], lost: Counter[str]) -> tuple[str, ...]:
     if lost:
         told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items())
         notes.append(f"Not judged, since they have no score: {told}.")
+    return tuple(notes)
+
+
+def _left_out(missing: Sequence[ManifestRow], wanted: int) -> tuple[str, ...]:
+    if not missing:
+        return ()
+    labels = Counter(row.label for row in missing)
+    return (
+        f"--only-screened: {len(missing)} of {wanted} rows of the truth have no image in the run "
+        f"and were left out ({labels['positive']} positive, {labels['negative']} negative). The "
+        "figures are those of the screened part, which can flatter.",
+    )
+
+
+def _moves(images: Matches, regions: Matches, unplaced: int) -> tuple[str, ...]:
+    """What was matched by the end of its path, and what that took for granted."""
+    notes = []
+    for found, what in ((images, "rows of the truth"), (regions, "files that have regions")):
+        if found.move is not None:
+            notes.append(
+                f"{found.counts['moved_path']} {what} were matched by the end of their path, "
+                f"since none of them exists: {found.move[0]} was taken for what is now "
+                f"{found.move[1]}."
+            )
+    if unplaced:
+        notes.append(f"{unplaced} files that have regions are in no row of the truth.")
     return tuple(notes)

@@ -16,7 +16,8 @@ from highdicom.pr import (
 )
 from pydicom import Dataset
 
-from patchad.export.dicom_object import Finding, copy_element, first_item, text_of
+from patchad.export.dicom_object import Finding, copy_element, text_of
+from patchad.export.dicom_taken import Taken
 from patchad.verdict import label_of, marks_in_words, verdict
 
 _LAYER = "PATCHAD"
@@ -78,7 +79,7 @@ def presentation_state(found: Finding) -> Dataset:
     )
     found.locate(state)
     state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect(found)
-    _copy_tones(found.header, state, screening.source.voi)
+    _copy_tones(found.taken, state, screening.source.voi)
     return state
 
 
@@ -89,26 +90,18 @@ def _aspect(found: Finding) -> list[int]:
     return [ratio.numerator, ratio.denominator]
 
 
-def _copy_tones(header: Dataset, state: Dataset, used: str) -> None:
-    """The modality LUT, and the first VOI LUT or window if patchad used it to read the film.
+def _copy_tones(taken: Taken, state: Dataset, used: str) -> None:
+    """The modality LUT, and the VOI LUT or window if patchad used it to read the film.
 
     Without either a presentation state shows the full range (PS3.4 N.2), as patchad does.
     """
-    modality = first_item(header, "ModalityLUTSequence")
-    if modality is not None:
-        modality.ModalityLUTType = text_of(modality, "ModalityLUTType") or "US"
-        state.ModalityLUTSequence = [modality]
-    elif "RescaleSlope" in header:
-        state.RescaleSlope = text_of(header, "RescaleSlope")
-        state.RescaleIntercept = text_of(header, "RescaleIntercept") or "0"
-        state.RescaleType = text_of(header, "RescaleType") or "US"
-    voi = Dataset()
-    table = first_item(header, "VOILUTSequence")
-    if used == "lut" and table is not None:
-        voi.VOILUTSequence = [table]
+    header, voi = taken.header, Dataset()
+    for keyword in ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType"):
+        copy_element(header, state, keyword)
+    if used == "lut" or taken.folded:
+        copy_element(header, voi, "VOILUTSequence")
     elif used == "window":
-        voi.WindowCenter = text_of(header, "WindowCenter")
-        voi.WindowWidth = text_of(header, "WindowWidth")
-        copy_element(header, voi, "VOILUTFunction")
+        for keyword in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
+            copy_element(header, voi, keyword)
     if len(voi):
         state.SoftcopyVOILUTSequence = [voi]

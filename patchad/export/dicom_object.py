@@ -1,14 +1,16 @@
 """What every DICOM object of patchad has in common: whose it is, who made it, and its UIDs.
 
-The source's header is read again here: what patchad keeps of an image names no patient.
+The source's header is read again here: what patchad keeps of an image names no patient. See
+:mod:`patchad.export.dicom_taken` for what of it gets into an object.
 """
 
 import math
 import uuid
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +22,27 @@ from pydicom.uid import UID
 
 from patchad.detector import ModelCard, card_as_dict
 from patchad.errors import ImageError
-from patchad.image import Screening, Source
-from patchad.io.dicom_header import spread_frame
+from patchad.export.dicom_taken import (
+    OF_THE_EQUIPMENT,
+    OF_THE_PATIENT,
+    OF_THE_STUDY,
+    Taken,
+    take_over,
+)
+from patchad.image import Screening, Source, Voi
 from patchad.io.files import write_whole
-from patchad.io.raster import quiet
+from patchad.io.quiet import quiet
 from patchad.marks import Mark, marks
 from patchad.version import __version__
 
-# The modules Patient, General Study and Patient Study of PS3.3, as far as images carry them.
 # fmt: off
-_OF_THE_PATIENT = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
-    "TypeOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex",
-    "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
-    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
-    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription",
-    "PatientBreedCodeSequence", "BreedRegistrationSequence", "PatientIdentityRemoved",
-    "DeidentificationMethod", "DeidentificationMethodCodeSequence", "QualityControlSubject",
-    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-)
-_OF_THE_STUDY = (
-    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
-    "IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyDescription",
-    "ProcedureCodeSequence", "PhysiciansOfRecord", "ReferencedStudySequence",
-    "PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "MedicalAlerts", "Allergies",
-    "PregnancyStatus", "SmokingStatus", "Occupation", "AdditionalPatientHistory",
-)
 _EMPTY_IF_UNKNOWN = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )
 _OF_A_REFERENCE = (
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
-    "SeriesInstanceUID", "Rows", "Columns", "PatientOrientation",
-)
-_OF_THE_EQUIPMENT = (
-    "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
-    "DeviceSerialNumber", "SoftwareVersions",
-)
-_OF_PLACE_AND_TIME = (
-    "InstitutionName", "StationName", "DeviceSerialNumber", "ContentDate", "ContentTime",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns",
+    "PatientOrientation",
 )
 _UNPAIRED = (
     "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE", "CSPINE",
@@ -93,12 +74,13 @@ class Maker:
         return f"patchad {__version__}, {self.card.method}, weights {self.card.weights_sha256}"
 
     def uid(self, *name: object) -> UID:
-        """A UID that is the same for the same model and name (2.25: derived from a UUID).
+        """A UID that is the same for the same model, version and name (2.25: from a UUID).
 
-        An object without its patient is another object, and has another UID.
+        An object without its patient is another object, as is one of another version: a PACS
+        keeps what it has under a UID, whatever else is sent.
         """
         without = ("deidentified",) if self.deidentify else ()
-        text = "/".join(map(str, (self.digest, *without, *name)))
+        text = "/".join(map(str, (self.digest, __version__, *without, *name)))
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
     def identity(self, kind: str, title: str, *series: str) -> dict[str, Any]:
@@ -116,11 +98,16 @@ class Maker:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What an object is made of: the source's header, without pixels, and what was found."""
+    """What an object is made of: what is taken over from the source, and what was found."""
 
-    header: Dataset
+    taken: Taken
     screening: Screening
     maker: Maker
+
+    @property
+    def header(self) -> Dataset:
+        """The elements taken over from the source, all of them legal."""
+        return self.taken.header
 
     @property
     def card(self) -> ModelCard:
@@ -138,10 +125,25 @@ class Finding:
         return reference(self.header)
 
     def uid(self, *kind: str) -> UID:
-        """A UID that is the same whenever this model scores this image on the same grid."""
-        grid = self.screening.scores.grid
+        """A UID that is the same for the same request on the same pixels, and for no other.
+
+        What is asked for and changes a result is in it: model, version and grid, what scaled the
+        grey, side, view and spacing, and the threshold. The image score, to the digits that are
+        told, stands for what comes from elsewhere: that of the other breast.
+        """
+        screening, source = self.screening, self.screening.source
+        result = (screening.score, screening.percentile, self.card.calibrated.image_threshold)
         return self.maker.uid(
-            self.screening.source.sop_instance_uid, grid.shape, grid.stride, *kind
+            source.sop_instance_uid,
+            source.digest,
+            source.voi,
+            source.laterality,
+            source.view,
+            screening.heatmap.spacing_mm,
+            *astuple(screening.scores.grid),
+            *(f"{number:.4g}" for number in result),
+            screening.flagged,
+            *kind,
         )
 
     def identity(self, kind: str, title: str) -> dict[str, Any]:
@@ -187,8 +189,10 @@ def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) 
     source = screening.source
     if not source.sop_instance_uid:
         return None
-    header = read_header(Path(source.path), source.sop_instance_uid, deidentify=deidentify)
-    return None if obstacle(header) else Finding(header, screening, Maker(card, deidentify))
+    taken = read_header(
+        Path(source.path), source.sop_instance_uid, voi=source.voi or "auto", deidentify=deidentify
+    )
+    return None if obstacle(taken.header) else Finding(taken, screening, Maker(card, deidentify))
 
 
 def why_none(source: Source) -> str:
@@ -200,8 +204,8 @@ def why_none(source: Source) -> str:
     if not source.voi:
         return ""
     if not source.sop_instance_uid:
-        return "it lacks SOP Instance UID"
-    return obstacle(read_header(Path(source.path), source.sop_instance_uid))
+        return "it lacks a valid SOP Instance UID"
+    return obstacle(read_header(Path(source.path), source.sop_instance_uid).header)
 
 
 def obstacle(header: Dataset) -> str:
@@ -212,15 +216,16 @@ def obstacle(header: Dataset) -> str:
     uids = [keyword for keyword in _OF_A_REFERENCE if keyword.endswith("UID")]
     missing = [dictionary_description(uid) for uid in uids if not text_of(header, uid)]
     if missing:
-        return f"it lacks {', '.join(missing)}"
+        return f"it lacks a valid {', '.join(missing)}"
     return "it has several frames" if number_of(header, "NumberOfFrames") > 1 else ""
 
 
-def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) -> Dataset:
-    """The header of a file that was screened as this instance.
+def read_header(
+    path: Path, sop_instance_uid: str, *, voi: Voi = "auto", deidentify: bool = False
+) -> Taken:
+    """What objects may hold of the header of a file that was screened as this instance.
 
-    ``deidentify`` leaves out patient, study (but for its UID), place and time, so that
-    nothing made from the header can hold them.
+    See :func:`patchad.export.dicom_taken.take_over`.
 
     Raises:
         ImageError: the file cannot be read any more, or is another than was screened.
@@ -228,27 +233,22 @@ def read_header(path: Path, sop_instance_uid: str, *, deidentify: bool = False) 
     try:
         with quiet():
             header = dcmread(path, stop_before_pixels=True, force=True)
-            same = text_of(header, "SOPInstanceUID") == sop_instance_uid
+            taken = take_over(header, voi=voi, deidentify=deidentify)
+        if text_of(taken.header, "SOPInstanceUID") == sop_instance_uid:
+            return taken
     except Exception:  # as in patchad.io.dicom: errors may quote the header
-        same = False
-    if not same:
-        raise ImageError(
-            f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
-            "refer to it, screen it again"
-        )
-    with quiet():
-        spread_frame(header, 1)  # the tones of an enhanced object of one frame
-    if deidentify:
-        for keyword in (*_OF_THE_PATIENT, *_OF_THE_STUDY, *_OF_PLACE_AND_TIME):
-            if keyword in header and keyword != "StudyInstanceUID":
-                del header[keyword]
-        header.PatientIdentityRemoved = "YES"
-        header.DeidentificationMethod = f"patchad {__version__}: not copied from the source"
-    return header
+        pass
+    raise ImageError(
+        f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
+        "refer to it, screen it again"
+    )
 
 
 def reference(header: Dataset) -> Dataset:
-    """A source as far as highdicom has to know it; highdicom logs names, so it is given none."""
+    """A source as far as highdicom has to know it; highdicom logs names, so it is given none.
+
+    Nor a character set, of which it does not know all.
+    """
     known = Dataset()
     for keyword in _EMPTY_IF_UNKNOWN:
         setattr(known, keyword, "")
@@ -273,17 +273,19 @@ def write_object(
             if dataset is None:
                 return
             stamp(dataset, header, maker)
+            encoded = BytesIO()
+            dataset.save_as(encoded, enforce_file_format=True)
         except Exception as error:  # a header may hold anything, and the text may quote it
             raise ImageError(
                 f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
                 f"({type(error).__name__}): leave {path.stem} out of --write"
             ) from None
-        write_whole(path, lambda aside: dataset.save_as(aside, enforce_file_format=True))
+        write_whole(path, encoded.getvalue())
 
 
 def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
-    """Copy the modules of patient and study from a source, and say what made the object."""
-    for keyword in ("SpecificCharacterSet", *_OF_THE_PATIENT, *_OF_THE_STUDY):
+    """Copy the modules of patient and study that were taken over, and say what made the object."""
+    for keyword in ("SpecificCharacterSet", *OF_THE_PATIENT, *OF_THE_STUDY):
         copy_element(header, dataset, keyword)
     for keyword in _EMPTY_IF_UNKNOWN:
         if keyword not in dataset:
@@ -294,7 +296,7 @@ def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
 def _acquired_with(header: Dataset) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
-    for keyword in _OF_THE_EQUIPMENT:
+    for keyword in OF_THE_EQUIPMENT:
         copy_element(header, item, keyword)
     item.Manufacturer = text_of(item, "Manufacturer") or "unknown"
     return item
@@ -324,15 +326,6 @@ def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
             target.add(deepcopy(header[keyword]))
     except Exception:  # pydicom converts on access; its errors quote the value
         return
-
-
-def first_item(header: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence; None where it is missing, empty or damaged."""
-    try:
-        items = header.get(keyword)
-        return deepcopy(items[0]) if items else None
-    except Exception:  # pydicom converts on access; its errors quote the value
-        return None
 
 
 def text_of(header: Dataset, keyword: str) -> str:

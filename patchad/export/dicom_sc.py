@@ -8,10 +8,11 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from patchad.export.dicom_object import Finding, code_item, copy_element
+from patchad.io.dicom_native import compress_picture
 
 
 def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
-    """A Secondary Capture of ``picture`` (h, w, 3) uint8 RGB, which is stored bit by bit.
+    """A Secondary Capture of ``picture`` (h, w, 3) uint8 RGB, compressed without loss.
 
     It has no pixel spacing: the film in it is scaled, and beside it stands a colour bar.
     """
@@ -39,4 +40,5 @@ def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
         code_item(codes.DCM.SourceImageForImageProcessingOperation)
     ]
     capture.SourceImageSequence = [source]
+    compress_picture(capture, picture)
     return capture

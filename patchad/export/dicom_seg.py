@@ -8,6 +8,7 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import RLELossless
 
 from patchad.export.dicom_object import Finding, copy_element
 from patchad.verdict import label_of
@@ -60,6 +61,7 @@ def heatmap_segmentation(found: Finding) -> Dataset:
         segmentation_type="FRACTIONAL",
         fractional_type="OCCUPANCY",
         max_fractional_value=_PARTS,
+        transfer_syntax_uid=RLELossless,  # which single bits, as of a BINARY one, don't allow
     )
 
 

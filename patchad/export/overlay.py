@@ -61,7 +61,7 @@ def overlay(
     Raises:
         ImageError: the heatmap is of another size than the film.
     """
-    shape = display_shape(radiograph.shape, radiograph.spacing_mm)
+    shape = display_shape(radiograph.shape, radiograph.step)
     index = layer(radiograph, heatmap, shape, display_range=display_range, marks=marks)
     film = blend(film_grey(radiograph, shape), index)
 

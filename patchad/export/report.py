@@ -148,7 +148,7 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
             heatmap.values,
             flagged=bool(row.flagged),
         )
-        shape = display_shape(radiograph.shape, radiograph.spacing_mm, _LONG_SIDE)
+        shape = display_shape(radiograph.shape, radiograph.step, _LONG_SIDE)
         index = layer(
             radiograph,
             heatmap,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from patchad.detector import ModelCard, stitch_scores
+from patchad.detector import ModelCard, Scored, heatmap_of
 from patchad.errors import ImageError
 from patchad.image import Heatmap, PatchScores
 from patchad.io.files import write_whole
@@ -87,5 +87,5 @@ def stored_heatmap(
         return read_heatmap(path)
     if card.calibrated.marks.dense:
         raise ImageError(f"{path} is missing, and only screening makes it: screen this image again")
-    mask = read.prepared.as_stored().foreground.mask
-    return stitch_scores(card, scores, mask, read.radiograph)
+    prepared = read.prepared
+    return heatmap_of(card, Scored(scores.turned(prepared.turn)), prepared, read.radiograph)

@@ -1,6 +1,7 @@
 """Writes the kinds asked for: for one image, or for the whole run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,17 @@ _OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
 }
 
 
+@dataclass(frozen=True)
+class Told:
+    """What there is to say of an image's files: why objects are missing, and of those that are not.
+
+    ``notes`` name the elements of its header that were not legal, without their values.
+    """
+
+    passed_over: str = ""
+    notes: tuple[str, ...] = ()
+
+
 def check_kinds(kinds: Sequence[str], *, invent_geometry: bool) -> None:
     """Refuse a Parametric Map unless an invented geometry was asked for.
 
@@ -71,13 +83,13 @@ def write_image_kinds(
     kinds: Sequence[str],
     *,
     deidentify: bool = False,
-) -> str:
+) -> Told:
     """Write those of ``kinds`` that are made for each image.
 
     ``deidentify`` leaves the patient out of the DICOM objects.
 
     DICOM objects are passed over where they couldn't refer to the image; see
-    :func:`patchad.export.dicom_object.finding`. Of a DICOM file, it is returned why; else nothing.
+    :func:`patchad.export.dicom_object.finding`. Of a DICOM file, it is told why.
 
     Raises:
         ImageError: the file is gone, or its header allows no DICOM object.
@@ -107,8 +119,10 @@ def write_image_kinds(
         if found and kind in kinds:
             path = object_path(folder, image_id, kind)
             write_object(path, found.header, found.maker, partial(make, found))
-    why = why_none(screening.source) if wanted and found is None else ""
-    return f"no DICOM objects: {why}" if why else ""
+    if found:
+        return Told(notes=found.taken.notes)
+    why = why_none(screening.source) if wanted else ""
+    return Told(f"no DICOM objects: {why}" if why else "")
 
 
 def write_run_kinds(
@@ -132,28 +146,30 @@ def _write_key_objects(run: Run, deidentify: bool) -> tuple[tuple[str, str], ...
     left_out = []
     card = card_from_dict(run.settings["card"], f"the card in {run.folder}")
     maker = Maker(card, deidentify)
-    studies: dict[str, list[tuple[str, Dataset]]] = {}
+    studies: dict[str, dict[str, tuple[str, Dataset]]] = {}
     for row in run.rows:
         if not (row.flagged and row.sop_instance_uid):
             continue
         try:
-            header = read_header(Path(row.path), row.sop_instance_uid, deidentify=deidentify)
+            taken = read_header(Path(row.path), row.sop_instance_uid, deidentify=deidentify)
         except ImageError as error:
             left_out.append((row.path, f"not among the key objects: {error}"))
             continue
+        header = taken.header
         why = obstacle(header)
         if why:
             left_out.append((row.path, f"not among the key objects: {why}"))
-        else:
+        else:  # an image that is there twice is named once
             study = text_of(header, "StudyInstanceUID")
-            studies.setdefault(study, []).append((row.path, header))
+            images = studies.setdefault(study, {})
+            images.setdefault(row.sop_instance_uid, (row.path, header))
     for study, images in studies.items():
-        headers = [header for _, header in images]
+        headers = [header for _, header in images.values()]
         try:
             build = partial(key_objects, headers, maker)
             write_object(object_path(run.folder, study, "ko"), headers[0], maker, build)
         except ImageError as error:
-            left_out += [(path, str(error)) for path, _ in images]
+            left_out += [(path, str(error)) for path, _ in images.values()]
     return tuple(left_out)
 
 

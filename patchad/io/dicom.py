@@ -5,29 +5,32 @@ Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 t
 
 import re
 from pathlib import Path
-from typing import Literal
 
 from pydicom import Dataset, uid
+from pydicom.multival import MultiValue
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.image import Radiograph, Source, Voi
+from patchad.io.caps import MAX_PIXELS
 from patchad.io.dicom_header import (
     TAGS,
     Pair,
     name_of,
     number_of,
-    pair_of,
     parse,
     sop_class_of,
     spread_frame,
     text_of,
     uid_name,
     uid_of,
+    value_of,
 )
 from patchad.io.dicom_outside import outside_of
 from patchad.io.dicom_pixels import decode, stored_range
+from patchad.io.dicom_spacing import scale_of
 from patchad.io.dicom_tones import tones_of
-from patchad.io.raster import MAX_PIXELS, pixels_digest, quiet
+from patchad.io.quiet import quiet
+from patchad.io.raster import pixels_digest
 
 # What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
 # Secondary captures say nothing by their class, so OT or no modality at all is let through there;
@@ -61,6 +64,13 @@ _COLOURS = frozenset({
 })
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 
+# What may be repeated of View Position: the defined terms of PS3.3 C.8.11.5, the abbreviations of
+# CID 4014, and what makers write. Any other word could be a name.
+_VIEWS = frozenset({
+    "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LLAT", "RLAT", "OBL",
+    "CC", "MLO", "ML", "LM", "LMO", "MLI", "XCC", "XCCL", "XCCM", "FB", "SIO", "ISO", "CV", "AT",
+    "CCID", "MLOID", "MLID", "LMID", "RCC", "LCC", "RMLO", "CCRL", "CCRM", "TAN", "ROLL", "SPEC",
+})
 # Views that a model of ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT, and SRT
 # as older files have it).
 _MODIFIERS = {
@@ -69,6 +79,7 @@ _MODIFIERS = {
     "399209000": "implant displaced view", "R-102D5": "implant displaced view",
 }
 # fmt: on
+_MOST_FRAMES = 10_000  # each becomes a row
 _MAGNIFIED = 1.3  # a factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
 
 
@@ -87,10 +98,9 @@ def read_dicom(
     what the image itself reaches. MONOCHROME1 is turned over once, after that (Presentation LUT
     Shape says the same again, and is not looked at).
 
-    The spacing is the one in the plane of the patient. MG: Imager Pixel Spacing divided by the
-    magnification factor, else Pixel Spacing. Others: Pixel Spacing, else Imager Pixel Spacing
-    divided by the magnification factor. A file without either takes ``spacing_mm`` (row, col).
-    ``Source.reading`` says which was taken, and what else was decided.
+    The spacing is the one in the plane of the patient, by what of the header says it best, else
+    ``spacing_mm`` (row, col); see :func:`patchad.io.dicom_spacing.scale_of`. ``Source.reading``
+    says which was taken, and what else was decided.
 
     Args:
         path: the file.
@@ -117,9 +127,8 @@ def read_dicom(
         stored = decode(path, header, notes, frames=frames, frame=frame or 1, max_pixels=max_pixels)
         pixels = tones[stored - low]
         outside = outside_of(header, stored, (low, high), notes)
-        spacing = _spacing(header, modality, spacing_mm, notes)
-        laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
-        view = text_of(header, "ViewPosition").upper()
+        scale = scale_of(header, modality, spacing_mm, notes)
+        laterality, view = _side_and_view(header)
         source = Source(
             path=str(path),
             digest=pixels_digest(pixels),
@@ -128,27 +137,57 @@ def read_dicom(
             series_instance_uid=uid_of(header, "SeriesInstanceUID"),
             study_instance_uid=uid_of(header, "StudyInstanceUID"),
             modality=modality,
-            laterality=laterality if laterality in ("L", "R", "B") else "",
-            view=view if re.fullmatch(r"[A-Z]{1,8}", view) else "",
-            anterior=_anterior(header),
+            laterality=laterality,
+            view=view,
+            directions=_directions(header),
             voi=used,
             reading=tuple(notes),
-            cautions=tuple(_cautions(header)),
+            cautions=(*_cautions(header), *scale.cautions),
             for_processing=_for_processing(header),
+            pixel_aspect=scale.aspect,
         )
-    return Radiograph(pixels, spacing, source, outside)
+    return Radiograph(pixels, scale.spacing_mm, source, outside)
 
 
-def count_frames(path: Path) -> int:
+def count_frames(path: Path, max_pixels: int = MAX_PIXELS) -> int:
     """How many frames a radiograph in DICOM has.
 
     Raises:
         ImageError: it is none, or its header is damaged.
     """
     with quiet():
-        header = parse(path, TAGS, stop=True, max_pixels=MAX_PIXELS)
-        _refuse_others(header, text_of(header, "Modality").upper(), [])
-        return _frames(header, 1, [])
+        return _frames(header_of(path, max_pixels=max_pixels), 1, [])
+
+
+def header_of(path: Path, *more: str, max_pixels: int = MAX_PIXELS) -> Dataset:
+    """What is read of a radiograph's header, and the elements ``more``; no pixels.
+
+    What stands there may identify the patient: it stays in the process that reads it.
+
+    Raises:
+        NotARadiographError: it is none.
+        ImageError: the header is damaged.
+    """
+    header = parse(path, [*TAGS, *more], stop=True, max_pixels=max_pixels)
+    _refuse_others(header, text_of(header, "Modality").upper(), [])
+    return header
+
+
+def header_facts(header: Dataset) -> tuple[int, Pair | None, str, str]:
+    """The number of frames, and of the first the spacing (row, col), laterality and view."""
+    frames = _frames(header, 1, [])
+    spread_frame(header, 1)
+    spacing = scale_of(header, text_of(header, "Modality").upper(), None, []).spacing_mm
+    return frames, spacing, *_side_and_view(header)
+
+
+def _side_and_view(header: Dataset) -> tuple[str, str]:
+    laterality = (text_of(header, "ImageLaterality") or text_of(header, "Laterality")).upper()
+    view = text_of(header, "ViewPosition").upper()
+    return (
+        laterality if laterality in ("L", "R", "B") else "",
+        view if view in _VIEWS else "",
+    )
 
 
 def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
@@ -192,20 +231,25 @@ def _for_processing(header: Dataset) -> bool | None:
     return None
 
 
-def _anterior(header: Dataset) -> Literal["left", "right", ""]:
-    """The side that is anterior, by where Patient Orientation has rows point to (PS3.3 C.7.6.1)."""
-    rows = text_of(header, "PatientOrientation").upper()
-    if not re.fullmatch(r"[AP][LRHF]{0,2}", rows):
-        return ""
-    return "right" if rows[0] == "A" else "left"
+def _directions(header: Dataset) -> tuple[str, str]:
+    """Patient Orientation (PS3.3 C.7.6.1.1.1); what is no direction of the body is empty."""
+    value = value_of(header, "PatientOrientation")
+    found = [str(part).strip().upper() for part in value] if isinstance(value, MultiValue) else []
+    across, down = (
+        part if re.fullmatch(r"[APLRHF]{1,3}", part) else "" for part in (*found, "", "")[:2]
+    )
+    return across, down
 
 
 def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
     """How many frames there are; an error where one has to be chosen and isn't, or isn't there."""
     # missing, or present and empty, means one
     frames = number_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1.0
-    if not (frames >= 1 and frames.is_integer()):
-        raise ImageError(f"{name_of('NumberOfFrames')} is damaged: fetch the file again")
+    if not (1 <= frames <= _MOST_FRAMES and frames.is_integer()):
+        raise ImageError(
+            f"{name_of('NumberOfFrames')} is damaged (or more than {_MOST_FRAMES:,}): fetch the "
+            "file again"
+        )
     if frames > 1 and frame is None:
         raise NotARadiographError(
             f"an image of {frames:g} frames: patchad reads single frames, or each of them with "
@@ -241,25 +285,3 @@ def _cautions(header: Dataset) -> list[str]:
     if text_of(header, "BurnedInAnnotation").upper() == "YES":
         found.append("annotation burned in: it may be scored, and may name the patient")
     return found
-
-
-def _spacing(header: Dataset, modality: str, given: Pair | None, notes: list[str]) -> Pair | None:
-    plane, imager = pair_of(header, "PixelSpacing"), pair_of(header, "ImagerPixelSpacing")
-    if imager and (modality == "MG" or not plane):
-        factor = number_of(header, "EstimatedRadiographicMagnificationFactor")
-        how, own = "magnification unknown", imager
-        if factor > 0:
-            how = f"divided by the magnification {factor:g}"
-            own = imager[0] / factor, imager[1] / factor
-        notes.append(f"spacing: Imager Pixel Spacing, {how}")
-    elif plane:
-        own = plane
-        notes.append("spacing: Pixel Spacing")
-    else:
-        present = "PixelSpacing" in header or "ImagerPixelSpacing" in header
-        why = "what the file says is unusable" if present else "the file says none"
-        notes.append(f"spacing: {'given by the user' if given else 'unknown'}, {why}")
-        return given
-    if given and given != own:
-        notes.append("spacing: what the user gave was not used, the file says its own")
-    return own

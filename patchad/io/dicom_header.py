@@ -19,16 +19,22 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from patchad.errors import ImageError, NotARadiographError
+from patchad.io.caps import Metered, check_file, most_bytes
+from patchad.io.names import is_uid
 
 Pair: TypeAlias = tuple[float, float]
-_SLACK = 2**24  # bytes that a file may inflate to beside its pixels
+# Bytes of a file beside its pixels that are read, or inflated; LUTs are the largest of what is
+# meant. Empty items take 80 times as much once they are parsed, and half a second for 2**17 bytes.
+_SLACK = 2**22
 
 # fmt: off
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
     "ImageLaterality", "Laterality", "ViewPosition", "PatientOrientation", "PixelSpacing",
-    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "SamplesPerPixel",
-    "PhotometricInterpretation",
+    "ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor", "PixelAspectRatio",
+    "NominalScannedPixelSpacing", "DetectorElementSpacing", "DetectorBinning",
+    "DetectorActiveShape", "DetectorActiveDimensions", "FieldOfViewShape", "FieldOfViewDimensions",
+    "Manufacturer", "ManufacturerModelName", "SamplesPerPixel", "PhotometricInterpretation",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration", "ModalityLUTSequence", "RescaleSlope",
     "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
@@ -62,13 +68,22 @@ def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Datase
         ImageError: it cannot be read, is no DICOM, or inflates to more than its header or
             ``max_pixels`` allow; the message quotes nothing of the file.
     """
+    check_file(path, max_pixels)
     try:
         with path.open("rb") as file:
             bare = file.read(132)[128:] != b"DICM"  # old files lack the preamble
-            if not bare:
+            deflated = not bare and is_deflated(file)
+            if deflated:
                 _check_inflated(file, max_pixels)
-            file.seek(0)
-            header = dcmread(file, force=bare, specific_tags=[*tags], stop_before_pixels=stop)
+        # without the pixels only what isn't skipped is read; a deflated file as a whole
+        whole = deflated or not stop
+        with Metered(path, 2 * most_bytes(max_pixels) if whole else _SLACK) as file:
+            try:
+                header = dcmread(file, force=bare, specific_tags=[*tags], stop_before_pixels=stop)
+            except Exception:
+                if file.spent:
+                    raise ImageError(file.reason) from None
+                raise
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror or 'it is cut off'}") from None
     except ImageError:
@@ -86,15 +101,18 @@ def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Datase
     return header
 
 
+def is_deflated(file: BinaryIO) -> bool:
+    """Whether a file with a preamble is deflated; leaves it where the data set begins."""
+    file.seek(132)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    return text_of(meta, "TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian
+
+
 def _check_inflated(file: BinaryIO, max_pixels: int) -> None:
     """Refuse a deflated file that becomes larger than what its header says; pydicom has no cap.
 
-    It is inflated piece by piece, and the pieces are dropped.
+    It is inflated piece by piece from where ``file`` is, and the pieces are dropped.
     """
-    file.seek(132)
-    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    if text_of(meta, "TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
-        return
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     head = inflater.decompress(file.read(), _SLACK)
     sizes = ("NumberOfFrames", "Rows", "Columns", "BitsAllocated")
@@ -163,9 +181,9 @@ def uid_name(number: uid.UID) -> str:
 
 
 def uid_of(header: Dataset, keyword: str) -> str:
-    """A UID of digits and dots; empty where there is none."""
+    """A UID; empty where there is none, or something else stands there."""
     text = text_of(header, keyword)
-    return text if re.fullmatch(r"[0-9.]+", text) else ""
+    return text if is_uid(text) else ""
 
 
 def value_of(header: Dataset, keyword: str) -> Any:

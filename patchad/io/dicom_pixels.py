@@ -13,6 +13,8 @@ from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offs
 from pydicom.pixels.decoders.base import get_decoder
 
 from patchad.errors import ImageError, NotARadiographError
+from patchad.io.caps import check_size
+from patchad.io.codecs import decode_stream, stream_kind
 from patchad.io.dicom_header import (
     TAGS,
     name_of,
@@ -23,7 +25,6 @@ from patchad.io.dicom_header import (
     uid_name,
     value_of,
 )
-from patchad.io.raster import check_size, decode_stream, stream_kind
 
 # fmt: off
 # What a frame of each transfer syntax is: native, or compressed by one of decode_stream's codecs.

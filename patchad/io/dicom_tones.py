@@ -1,6 +1,7 @@
 """From stored values to grey: modality LUT, VOI LUT or window, MONOCHROME1; PS3.3 C.11."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +23,20 @@ def tones_of(
     """What each stored value from ``low`` to ``high`` looks like: float32 in [0, 1].
 
     And what of the header scaled the grey.
+    """
+    values, bounds = modality_values(header, low, high, notes)
+    grey, used = _voi(header, values, bounds, notes, voi)
+    shown = grey.clip(0, 1)
+    if text_of(header, "PhotometricInterpretation") == "MONOCHROME1":
+        shown = 1 - shown
+        notes.append("MONOCHROME1: turned over")
+    return shown.astype(np.float32), used
+
+
+def modality_values(header: Dataset, low: int, high: int, notes: list[str]) -> tuple[Values, Pair]:
+    """What each stored value from ``low`` to ``high`` means, and the range that it may span.
+
+    After the modality LUT or the rescaling; PS3.3 C.11.1.
     """
     values, bounds = np.arange(low, high + 1, dtype=np.float64), (float(low), float(high))
     if "ModalityLUTSequence" in header:
@@ -45,12 +60,7 @@ def tones_of(
             )
         if (slope, intercept) != (1.0, 0.0):
             notes.append(f"rescaled: slope {slope:g}, intercept {intercept:g}")
-    grey, used = _voi(header, values, bounds, notes, voi)
-    shown = grey.clip(0, 1)
-    if text_of(header, "PhotometricInterpretation") == "MONOCHROME1":
-        shown = 1 - shown
-        notes.append("MONOCHROME1: turned over")
-    return shown.astype(np.float32), used
+    return values, bounds
 
 
 def _voi(
@@ -100,10 +110,32 @@ def _window(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> 
     return shown
 
 
+@dataclass(frozen=True, eq=False)
+class LookUpTable:
+    """``entries`` (n,) float64, whole numbers of ``bits`` bits; ``first`` is what maps to [0]."""
+
+    entries: Values
+    first: int
+    bits: int
+
+    def of(self, values: Values) -> Values:
+        """``values`` as the table maps them: float64, of the same shape."""
+        return self.entries.take(np.rint(values).astype(np.int64) - self.first, mode="clip")
+
+
 def _look_up(header: Dataset, sequence: str, values: Values, *, signed: bool) -> tuple[Values, int]:
-    """``values`` as the first lookup table maps them, and the bits of its entries.
+    """``values`` as the first lookup table maps them, and the bits of its entries."""
+    table = look_up_table(header, sequence, signed=signed)
+    return table.of(values), table.bits
+
+
+def look_up_table(header: Dataset, sequence: str, *, signed: bool) -> LookUpTable:
+    """The first lookup table of a sequence; ``signed`` if what it maps may be below 0.
 
     Done here because pydicom wraps around where a table has more entries than its bits can count.
+
+    Raises:
+        ValueError: it is damaged, in words that go on from its name.
     """
     try:
         item = header[sequence].value[0]
@@ -124,4 +156,4 @@ def _look_up(header: Dataset, sequence: str, values: Values, *, signed: bool) ->
         raise ValueError(f"has {len(table)} of {entries} entries, of {bits} bits")
     if table.min() < 0 or table.max() >= 2**bits:
         raise ValueError(f"has entries up to {table.max():g}, more than its {bits} bits allow")
-    return table.take(np.rint(values).astype(np.int64) - first, mode="clip"), bits
+    return LookUpTable(table, first, bits)

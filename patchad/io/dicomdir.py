@@ -5,9 +5,12 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
 
-from patchad.errors import RequestError
-from patchad.io.dicom_header import text_of, value_of
-from patchad.io.raster import quiet
+from patchad.errors import ImageError, RequestError
+from patchad.io.caps import Metered
+from patchad.io.dicom_header import is_deflated, text_of, value_of
+from patchad.io.quiet import quiet
+
+_MOST_BYTES = 2**24  # of a DICOMDIR: tens of thousands of images
 
 
 def images_of(path: Path) -> list[Path]:
@@ -17,11 +20,15 @@ def images_of(path: Path) -> list[Path]:
     Names that would lead out of the folder are left out.
 
     Raises:
-        RequestError: it cannot be read, or is no DICOMDIR.
+        RequestError: it cannot be read, is no DICOMDIR, or too large. A deflated one is none
+            (PS3.10, 8.6), and could inflate to anything.
     """
     try:
-        with quiet():
-            content = dcmread(path, specific_tags=["DirectoryRecordSequence"])
+        with quiet(), Metered(path, _MOST_BYTES) as file:
+            if is_deflated(file):
+                raise ImageError("a DICOMDIR is never deflated")
+            file.seek(0)
+            content = dcmread(file, specific_tags=["DirectoryRecordSequence"])
             found = [_file(path.parent, record) for record in content.DirectoryRecordSequence]
     except Exception:  # whatever a damaged file trips pydicom up with; it may quote the header
         raise RequestError(

@@ -5,7 +5,6 @@ a patch. The pictures beside them (``heatmaps/``, ``overlays/``) belong to :mod:
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from io import BytesIO
@@ -20,9 +19,12 @@ from patchad.errors import OutputError, RequestError
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph, Screening
 from patchad.io.files import shown, write_whole
+from patchad.io.folders import no_run
 from patchad.io.manifest import ManifestRow
+from patchad.io.names import checked
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
+from patchad.turn import Turn
 
 FORMAT = 2
 
@@ -33,7 +35,9 @@ class ImageRow:
 
     ``rows`` and ``columns`` are the size of the image as stored, ``scored_rows`` and
     ``scored_columns`` as prepared; ``reading`` tells what was decided while reading; ``frame``
-    is which one of a multi-frame image, the first is 1.
+    is which one of a multi-frame image, the first is 1; ``turned`` how the film was turned for the
+    model (:attr:`patchad.turn.Turn.name`), empty if not; ``assumed_row_mm`` and ``assumed_col_mm``
+    are the pixel spacing that was assumed where the one before is empty.
     """
 
     id: str
@@ -59,6 +63,9 @@ class ImageRow:
     digest: str = ""
     reading: str = ""
     frame: int | None = None
+    turned: str = ""
+    assumed_row_mm: float | None = None
+    assumed_col_mm: float | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:
@@ -96,7 +103,7 @@ class Run:
     def patches(self, image_id: str) -> pd.DataFrame:
         """The patches of one image, in the order of its grid.
 
-        ``row``, ``col``, ``size`` are pixels of the scored image, left and right as stored; ``x``,
+        ``row``, ``col``, ``size`` are pixels of the scored image, turned back as stored; ``x``,
         ``y``, ``width``, ``height`` the same box in pixels of the image as stored; ``foreground`` a
         share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
         are the baselines.
@@ -119,22 +126,22 @@ class Run:
 
 def patches_path(folder: Path, image_id: str) -> Path:
     """Where a run keeps the patch scores of one image."""
-    return folder / "patches" / f"{image_id}.parquet"
+    return folder / "patches" / f"{checked(image_id)}.parquet"
 
 
 def heatmap_path(folder: Path, image_id: str) -> Path:
     """Where a run keeps the heatmap of one image."""
-    return folder / "heatmaps" / f"{image_id}.tif"
+    return folder / "heatmaps" / f"{checked(image_id)}.tif"
 
 
 def overlay_path(folder: Path, image_id: str) -> Path:
     """Where a run keeps the overlay of one image."""
-    return folder / "overlays" / f"{image_id}.png"
+    return folder / "overlays" / f"{checked(image_id)}.png"
 
 
 def object_path(folder: Path, image_id: str, kind: str) -> Path:
     """Where a run keeps the DICOM object of a kind of one image."""
-    return folder / "dicom" / image_id / f"{kind}.dcm"
+    return folder / "dicom" / checked(image_id) / f"{kind}.dcm"
 
 
 def read_run(folder: Path) -> Run:
@@ -152,10 +159,7 @@ def read_run(folder: Path) -> Run:
             na_values={f.name: [""] for f in fields(ImageRow) if f.name not in _TEXT},
         )
     except FileNotFoundError as error:
-        raise RequestError(
-            f"{folder} is not a whole run ({Path(error.filename).name} is missing): give the --out "
-            "folder of `patchad screen`, and finish a broken one with --resume"
-        ) from None
+        raise RequestError(no_run(folder, Path(error.filename).name)) from None
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder} cannot be read as a run: {error}") from None
     if settings.get("format") != FORMAT:
@@ -221,9 +225,8 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
     if row.scored_rows is None or row.scored_columns is None or row.stride is None:
         raise RequestError(f"{row.path} has status {row.status}: it has no scores")
     size = int(table["size"].iloc[0])
-    grid = PatchGrid((row.scored_rows, row.scored_columns), size, row.stride)
-    if not np.array_equal(table["col"], grid.corners[:, 1]):
-        grid = grid.mirror()
+    shape = row.scored_rows, row.scored_columns
+    grid = PatchGrid(shape, size, row.stride, _turn_of(row).inverse)
     if not np.array_equal(table[["row", "col"]].to_numpy(), grid.corners):
         raise RequestError(
             f"{path} does not hold the patches that images.csv tells of: screen this image again"
@@ -235,6 +238,15 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
     )
 
 
+def _turn_of(row: ImageRow) -> Turn:
+    try:
+        return Turn.named(row.turned)
+    except ValueError as error:
+        raise RequestError(
+            f"images.csv, column turned of {row.path}: {error}: screen this image again"
+        ) from None
+
+
 def done_row(
     image_id: str,
     screening: Screening,
@@ -242,10 +254,13 @@ def done_row(
     seconds: float,
     *,
     frame: int | None = None,
+    assumed_mm: tuple[float, float] | None = None,
 ) -> ImageRow:
-    """The row of images.csv for a screened image."""
+    """The row of images.csv for a screened image; ``assumed_mm`` is a spacing that was assumed."""
     grid, source = screening.scores.grid, screening.source
     row_mm, col_mm = radiograph.spacing_mm or (None, None)
+    assumed_row_mm, assumed_col_mm = assumed_mm or (None, None)
+    turned = grid.turn.inverse.name
     return ImageRow(
         id=image_id,
         path=row_path(source.path),
@@ -268,8 +283,11 @@ def done_row(
         spacing_row_mm=row_mm,
         spacing_col_mm=col_mm,
         digest=source.digest,
-        reading="; ".join((*source.reading, *["mirrored for the model"] * grid.mirrored)),
+        reading="; ".join((*source.reading, *[f"{turned} for the model"] * bool(turned))),
         frame=frame,
+        turned=turned,
+        assumed_row_mm=assumed_row_mm,
+        assumed_col_mm=assumed_col_mm,
     )
 
 
@@ -281,10 +299,11 @@ def read_again(
     A fault says that the file is gone, or is no longer the one that was screened.
     """
     settings = run.settings
-    voi = settings.get("settings", {}).get("voi") or preprocessing.voi
+    used = settings.get("settings", {})
+    voi, bits = used.get("voi") or preprocessing.voi, used.get("bits") or preprocessing.bits
     largest = max(((row.rows or 0) * (row.columns or 0) for row in rows), default=0)
     seconds = settings.get("limits", {}).get("seconds", DEFAULT_LIMITS.seconds)
-    how = How(replace(preprocessing, voi=voi), limits=Limits(max(1, largest), seconds))
+    how = How(replace(preprocessing, voi=voi, bits=bits), limits=Limits(max(1, largest), seconds))
     entries = [row.as_entry() for row in rows]
     for row, (_, read) in zip(rows, read_ahead(entries, how), strict=True):
         yield row, read
@@ -293,17 +312,6 @@ def read_again(
 def row_path(path: str | Path) -> str:
     """A path as tables name it; bytes that are no UTF-8 are written out as escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode()
-
-
-def new_id(preferred: str, taken: set[str]) -> str:
-    """A file name for one image's results: ``preferred`` made safe, numbered if ``taken``."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", preferred).strip("._")[:100] or "image"
-    name, number = safe, 1
-    while name.lower() in taken:  # some file systems do not tell a from A
-        number += 1
-        name = f"{safe}-{number}"
-    taken.add(name.lower())
-    return name
 
 
 _TEXT = [field.name for field in fields(ImageRow) if field.type is str] + ["status"]

@@ -1,35 +1,39 @@
 """DICOM objects sent to another machine: by C-STORE, or by STOW-RS (PS3.18, Store Transaction).
 
-What the libraries log about what they send is kept quiet: it may quote the patient.
+What the libraries log about what they send is kept quiet: it may quote the patient. An object whose
+compression the other machine doesn't take is sent decompressed.
 """
 
 import base64
 import http.client
 import json
-import logging
 import secrets
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
-from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
 
 from patchad.errors import ImageError, RequestError
-from patchad.io.raster import quiet
+from patchad.io.dicom_native import COMPRESSED, decompress
+from patchad.io.names import is_uid
+from patchad.io.quiet import quiet
 
 SECONDS = 60.0  # how long to wait for an answer
 _CALLING = "PATCHAD"
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_FOR_GOOD = {301, 302, 303, 307, 308, 401, 403, 404}  # it isn't for the compression
+# While something was sent: of another object it may go well.
+_BROKEN = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError)
 # Statuses of C-STORE (PS3.4 table B.2-1, PS3.7 annex C) that deserve words.
 _STATUSES = {
     0x0111: "it has this object already",
@@ -60,15 +64,23 @@ class StoredObject:
 
     @property
     def kind(self) -> str:
-        """The name of its SOP class."""
-        return str(build_context(self.sop_class_uid).abstract_syntax.name)  # type: ignore[union-attr]
+        """The name of its SOP class, in the words of the standard."""
+        named = UID(self.sop_class_uid)
+        return named.name if named.keyword else "its kind of object"
+
+    @property
+    def syntaxes(self) -> tuple[str, ...]:
+        """The transfer syntaxes in which it can be sent, its own first."""
+        own = self.transfer_syntax_uid
+        convertible = own in (*COMPRESSED, *_NATIVE)  # each native one can be written as the other
+        return tuple(dict.fromkeys((own, *(_NATIVE if convertible else ()))))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an object: ``lost`` means that no answer came, and to try again."""
+    """What became of an object: ``lost``: no answer came; ``unfit``: to be sent decompressed."""
 
-    outcome: Literal["accepted", "refused", "busy", "lost"]
+    outcome: Literal["accepted", "refused", "busy", "lost", "unfit"]
     words: str = ""
 
 
@@ -84,28 +96,44 @@ class CStore:
         return f"{self.aet}@{self.host}:{self.port}"
 
     def send(self, objects: Sequence[StoredObject]) -> Iterator[tuple[StoredObject, Answer]]:
-        """Send over one association, and give an answer for each object, as it comes."""
+        """Send over one association, and give an answer for each object, as it comes.
+
+        The objects after one at which the association broke are sent over another.
+        """
         entity = ApplicationEntity(ae_title=_CALLING)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = SECONDS
         entity.connection_timeout = min(SECONDS, 10)
-        wanted = dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in objects)
-        for sop_class, syntax in wanted:
-            entity.add_requested_context(sop_class, syntax)
-            if syntax in _NATIVE:  # each can be written as the other
-                entity.add_requested_context(sop_class, [*_NATIVE])
-        with _silent():
-            association = entity.associate(self.host, self.port, ae_title=self.aet)
-            try:
+        wanted = dict.fromkeys(
+            (one.sop_class_uid, syntaxes)
+            for one in objects
+            for syntaxes in ((one.transfer_syntax_uid,), one.syntaxes[-2:])
+        )
+        for sop_class, syntaxes in wanted:
+            entity.add_requested_context(sop_class, [*syntaxes])
+        waiting = [*objects]
+        with quiet():
+            while waiting:
+                association = entity.associate(self.host, self.port, ae_title=self.aet)
                 taken = {
                     (context.abstract_syntax, syntax)
                     for context in association.accepted_contexts
                     for syntax in context.transfer_syntax
                 }
-                for one in objects:
-                    yield one, self._answer(association, one, taken)
-            finally:
-                if association.is_established:
-                    association.release()
+                try:
+                    if not association.is_established:
+                        yield from ((one, self._answer(association, one, taken)) for one in waiting)
+                        return
+                    lost = False
+                    while waiting and not lost:
+                        one = waiting.pop(0)
+                        answer = self._answer(association, one, taken)
+                        lost = answer.outcome == "lost"
+                        yield one, answer
+                    if lost:  # though it may not have noticed yet
+                        association.abort()
+                finally:
+                    if association.is_established:
+                        association.release()
 
     def _answer(
         self, association: Association, one: StoredObject, taken: set[tuple[Any, Any]]
@@ -116,11 +144,13 @@ class CStore:
             if association.acceptor.primitive is not None and not taken:
                 return Answer("refused", f"{self} takes none of the kinds of object offered")
             return Answer("lost", f"no connection to {self}")
-        syntaxes = _NATIVE if one.transfer_syntax_uid in _NATIVE else (one.transfer_syntax_uid,)
-        if not any((one.sop_class_uid, syntax) in taken for syntax in syntaxes):
+        agreed = [syntax for syntax in one.syntaxes if (one.sop_class_uid, syntax) in taken]
+        if not agreed:
             return Answer("refused", f"{self} does not take {one.kind}")
         try:
             dataset = dcmread(one.path)
+            if one.transfer_syntax_uid in COMPRESSED and agreed[0] in _NATIVE:
+                decompress(dataset)
             status = association.send_c_store(dataset).get("Status")
         except RuntimeError:  # the association has ended
             status = None
@@ -149,25 +179,50 @@ class StowRs:
 
     def send(self, objects: Sequence[StoredObject]) -> Iterator[tuple[StoredObject, Answer]]:
         """Send each object in a request of its own, so that each has an answer of its own."""
-        opener = urllib.request.build_opener(_NoRedirect)
+        nobody = ""
         for one in objects:
+            if nobody:  # to wait for each would take hours
+                yield one, Answer("lost", nobody)
+                continue
             try:
-                with opener.open(self._request(one), timeout=SECONDS) as reply:
-                    answer = _stow_answer(one, reply.read(), "")
-            except HTTPError as error:
-                told = f"HTTP {error.code} {error.reason}"
-                if error.code in _TRY_AGAIN:
-                    answer = Answer("busy", f"{self} is not able to ({told})")
-                else:
-                    answer = _stow_answer(one, error.read(), told)
+                answer = self._send(one)
+                if answer.outcome == "unfit":
+                    answer = self._send(one, native=True)
+            except URLError as error:
+                answer = Answer("lost", f"no connection to {self} ({error.reason})")
+                if not isinstance(error.reason, _BROKEN):
+                    nobody = answer.words
             except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                answer = Answer("lost", f"no answer from {self} ({reason})")
+                answer = Answer("lost", f"no answer from {self} ({error})")
             yield one, answer
 
-    def _request(self, one: StoredObject) -> urllib.request.Request:
+    def _send(self, one: StoredObject, *, native: bool = False) -> Answer:
+        try:
+            request = self._request(one, native=native)
+        except Exception as error:  # reading and encoding fail in many ways; words quote values
+            return Answer("refused", f"it cannot be encoded ({type(error).__name__})")
+        opener = urllib.request.build_opener(_NoRedirect)
+        try:
+            with opener.open(request, timeout=SECONDS) as reply:
+                answer = _stow_answer(reply.read(), "")
+        except HTTPError as error:
+            told = f"HTTP {error.code} {error.reason}"
+            if error.code in _TRY_AGAIN:
+                return Answer("busy", f"{self} is not able to ({told})")
+            answer = _stow_answer(error.read(), told)
+            if error.code in _FOR_GOOD:
+                return answer
+        compressed = one.transfer_syntax_uid in COMPRESSED and not native
+        return Answer("unfit") if compressed and answer.outcome == "refused" else answer
+
+    def _request(self, one: StoredObject, *, native: bool) -> urllib.request.Request:
+        content, kind = one.path.read_bytes(), "application/dicom"
+        if native:
+            content = _decompressed(content)
+        elif one.transfer_syntax_uid != ExplicitVRLittleEndian:  # which goes without saying
+            kind += f"; transfer-syntax={one.transfer_syntax_uid}"
         boundary = secrets.token_hex(16)
-        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        head = f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode()
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
             "Accept": "application/dicom+json",
@@ -175,8 +230,18 @@ class StowRs:
         }
         if self.credentials:
             headers["Authorization"] = f"Basic {self.credentials}"
-        body = head + one.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        body = head + content + f"\r\n--{boundary}--\r\n".encode()
         return urllib.request.Request(f"{self.url}/studies", body, headers, method="POST")
+
+
+def _decompressed(content: bytes) -> bytes:
+    """The file of an object as a file without compression."""
+    with quiet():
+        dataset: Dataset = dcmread(BytesIO(content))
+        decompress(dataset)
+        file = BytesIO()
+        dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 def destination(to: str) -> CStore | StowRs:
@@ -217,13 +282,16 @@ def read_object(path: Path) -> StoredObject:
     """
     try:
         with quiet():
-            meta = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-            return StoredObject(
-                path,
-                str(meta.file_meta.MediaStorageSOPClassUID),
-                str(meta.file_meta.MediaStorageSOPInstanceUID),
-                str(meta.file_meta.TransferSyntaxUID),
-            )
+            read = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+            meta = read.file_meta
+            uids = [
+                str(meta.MediaStorageSOPClassUID),
+                str(meta.MediaStorageSOPInstanceUID),
+                str(meta.TransferSyntaxUID),
+            ]
+        if not all(map(is_uid, uids)):
+            raise ValueError("something else than UIDs")
+        return StoredObject(path, *uids)
     except Exception as error:  # pydicom fails in many ways; its words may quote the header
         raise ImageError(
             f"{path.name} is no whole DICOM object ({type(error).__name__}): export it again"
@@ -239,7 +307,7 @@ def _rejection(to: CStore, association: Association) -> Answer:
     return Answer("busy" if result == 2 else "refused", f"{to} rejects us: {told}")
 
 
-def _stow_answer(one: StoredObject, body: bytes, fault: str) -> Answer:
+def _stow_answer(body: bytes, fault: str) -> Answer:
     """What a response says of one object; one that does not name it counts by its HTTP status."""
     try:
         told = json.loads(body)
@@ -262,15 +330,3 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep pydicom and pynetdicom quiet, whose logs and warnings may quote what is sent."""
-    logger = logging.getLogger("pynetdicom")
-    before, logger.propagate = logger.propagate, False
-    try:
-        with quiet():
-            yield
-    finally:
-        logger.propagate = before

@@ -13,24 +13,28 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Literal, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
 from patchad.image import Radiograph
+from patchad.io.caps import MAX_PIXELS, bounded
 from patchad.io.manifest import ManifestRow
-from patchad.io.raster import MAX_PIXELS
 from patchad.io.read import read_entry
 from patchad.io.request import content_of
 from patchad.preprocess import Prepared, Preprocessing, prepare
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
 # A process of its own would import no torch: forking would copy the parent's threads and memory.
 _CONTEXT = multiprocessing.get_context("spawn")
 _START = 120.0  # seconds that a process may take to import what it needs
-_LAST, _DYING = 0.2, 5.0  # seconds for its last breath: when it is told to end, when it dies
+_DYING = 5.0  # seconds that a process which crashed, or its thread here, may take to be gone
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,21 @@ class How:
     preprocessing: Preprocessing
     spacing_mm: tuple[float, float] | None = None
     limits: Limits = DEFAULT_LIMITS
+
+    def __call__(self, entry: ManifestRow) -> "Ready | Fault":
+        """Read and prepare one image."""
+        return _read(entry, self)
+
+
+class Task(Protocol[T_co]):
+    """What a process does with each image; it is sent there, so it holds values only."""
+
+    @property
+    def limits(self) -> Limits:
+        """What one image may cost."""
+
+    def __call__(self, entry: ManifestRow) -> "T_co | Fault":
+        """What came of one image."""
 
 
 @dataclass(frozen=True)
@@ -105,36 +124,41 @@ Ahead: TypeAlias = Callable[
 
 
 def read_ahead(
-    entries: Sequence[ManifestRow], how: How, *, processes: int = 2
-) -> Generator[tuple[ManifestRow, Ready | Fault], None, None]:
+    entries: Sequence[ManifestRow], task: Task[T], *, processes: int = 2
+) -> Generator[tuple[ManifestRow, T | Fault], None, None]:
     """Each image with what came of it, in order; ``processes`` are read ahead of the caller.
 
     Raises:
         RequestError: no process can be started.
     """
-    with readers(how, processes=processes) as ahead:
+    with readers(task, processes=processes) as ahead:
         yield from ahead(entries)
 
 
 @contextmanager
-def readers(how: How, *, processes: int = 2) -> Iterator[Ahead]:
-    """What reads images as :func:`read_ahead` does, again and again with the same processes."""
-    with _readers(how, processes) as read, ThreadPoolExecutor(processes) as threads:
+def readers(
+    task: Task[T], *, processes: int = 2
+) -> Iterator[
+    Callable[[Sequence[ManifestRow]], Generator[tuple[ManifestRow, T | Fault], None, None]]
+]:
+    """What reads images as :func:`read_ahead` does, again and again with the same processes.
 
-        def ahead(
-            entries: Sequence[ManifestRow],
-        ) -> Generator[tuple[ManifestRow, Ready | Fault], None, None]:
-            pending = [threads.submit(read, entry) for entry in entries[:processes]]
-            try:
-                for number, entry in enumerate(entries):
-                    yield entry, pending.pop(0).result()
-                    following = entries[number + processes :][:1]
-                    pending += [threads.submit(read, later) for later in following]
-            finally:
-                for future in pending:
-                    future.cancel()
+    When the block ends, whatever ends it, the processes are killed at once.
+    """
+    pool = _Pool(task, processes)
 
+    def ahead(
+        entries: Sequence[ManifestRow],
+    ) -> Generator[tuple[ManifestRow, T | Fault], None, None]:
+        pending = [pool.submit(entry) for entry in entries[:processes]]
+        for number, entry in enumerate(entries):
+            yield entry, pending.pop(0).result()
+            pending += [pool.submit(later) for later in entries[number + processes :][:1]]
+
+    try:
         yield ahead
+    finally:
+        pool.end()
 
 
 def read_one(entry: ManifestRow, how: How) -> Ready:
@@ -155,14 +179,81 @@ def required(read: Ready | Fault) -> Ready:
     raise (NotARadiographError if read.status == "skipped" else ImageError)(read.reason)
 
 
-class _Process:
-    """A process that reads images, one at a time."""
+class _Pool(Generic[T]):
+    """A few processes that do ``task``, started as they are needed.
 
-    def __init__(self, how: How) -> None:
+    A thread waits for each answer: the caller can be interrupted meanwhile. They are daemons, so
+    that none of them keeps the interpreter from ending.
+    """
+
+    def __init__(self, task: Task[T], processes: int) -> None:
+        self._task = task
+        self._idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        for _ in range(processes):
+            self._idle.put(None)
+        self._lock, self._ended = threading.Lock(), False
+        self._started: set[_Process] = set()  # those that are to be ended
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, entry: ManifestRow) -> "Future[T | Fault]":
+        """What will come of an image. No more may be open at a time than there are processes."""
+        future: Future[T | Fault] = Future()
+        thread = threading.Thread(target=self._answer, args=(entry, future), daemon=True)
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
+        return future
+
+    def _answer(self, entry: ManifestRow, future: "Future[T | Fault]") -> None:
+        process = self._idle.get()
+        try:
+            if process is None or not process.alive:
+                if process is not None:
+                    self._started.discard(process)
+                process = None
+                process = self._start()
+            future.set_result(process.read(entry, self._task.limits.seconds))
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            self._idle.put(process)
+
+    def _start(self) -> "_Process":
+        with self._lock:
+            if self._ended:
+                raise RequestError("reading was stopped")
+            process = _Process(self._task)
+            self._started.add(process)
+        process.wait()
+        return process
+
+    def end(self) -> None:
+        """Kill the processes, whatever they do."""
+        with self._lock:
+            self._ended = True
+        for process in self._started:
+            process.kill()
+        for thread in self._threads:
+            thread.join(_DYING)
+        for process in self._started:
+            process.end()
+
+
+class _Process:
+    """A process that does a task, one image at a time."""
+
+    def __init__(self, task: Task[Any]) -> None:
         self._link, there = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(there, how), daemon=True)
-        self._process.start()
+        self._process = _CONTEXT.Process(target=_serve, args=(there, task), daemon=True)
+        with _uninterrupted():
+            self._process.start()
         there.close()
+
+    def wait(self) -> None:
+        """Until it is ready.
+
+        Raises:
+            RequestError: it did not start.
+        """
         try:
             started = self._link.poll(_START) and self._link.recv()
         except (EOFError, OSError):
@@ -174,7 +265,7 @@ class _Process:
                 "patchad below `if __name__ == '__main__':`, and keep the script in a file"
             )
 
-    def read(self, entry: ManifestRow, seconds: float) -> Ready | Fault:
+    def read(self, entry: ManifestRow, seconds: float) -> Any:
         """What came of an image; the process is no longer alive where it died of it."""
         overtime = threading.Event()
 
@@ -183,8 +274,9 @@ class _Process:
             self._process.kill()
 
         timer = threading.Timer(seconds, end)
+        timer.daemon = True
         timer.start()
-        answer: Ready | Fault | None = None
+        answer: Any = None
         try:
             self._link.send(entry)
             answer = self._link.recv()
@@ -217,16 +309,35 @@ class _Process:
     def alive(self) -> bool:
         return not self._link.closed and self._process.is_alive()
 
+    def kill(self) -> None:
+        """At once; who waits for its answer gets none."""
+        self._process.kill()
+
     def end(self) -> None:
-        self._link.close()  # upon which an idle one ends by itself
-        self._process.join(_LAST)
+        """Kill it, and wait until it is gone."""
         self._process.kill()
         self._process.join()
+        self._link.close()
 
 
-def _serve(link: Connection, how: How) -> None:
-    """What a process does: read images until the other end is closed."""
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What is started here never sees Ctrl-C, not even before it can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(link: Connection, task: Task[Any]) -> None:
+    """What a process does: its task, image by image, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -236,48 +347,34 @@ def _serve(link: Connection, how: How) -> None:
             entry = link.recv()
         except EOFError:
             return
-        link.send(_read(entry, how))
+        if hasattr(signal, "setitimer"):
+            # Who waits kills it by then. If nobody is left, and a decoder keeps the thread that
+            # would notice from running, the system ends it.
+            signal.setitimer(signal.ITIMER_REAL, task.limits.seconds + _DYING)
+        link.send(task(entry))
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, however it ends; follow it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read(entry: ManifestRow, how: How) -> Ready | Fault:
     start = time.monotonic()
     content = content_of(entry.path)
     try:
-        radiograph = read_entry(
-            entry,
-            how.spacing_mm,
-            voi=how.preprocessing.voi,
-            max_pixels=how.limits.max_pixels,
-        )
+        with bounded(how.limits.max_pixels):
+            radiograph = read_entry(
+                entry,
+                how.spacing_mm,
+                voi=how.preprocessing.voi,
+                bits=how.preprocessing.bits,
+                max_pixels=how.limits.max_pixels,
+            )
         prepared = prepare(radiograph, how.preprocessing)
     except Exception as error:  # whatever a decoder throws at one file stays with that file
         return replace(fault_of(error), content=content)
     return Ready(radiograph, prepared, time.monotonic() - start, content)
-
-
-@contextmanager
-def _readers(how: How, processes: int) -> Iterator[Callable[[ManifestRow], Ready | Fault]]:
-    """A function that reads an image in one of a few processes, started as they are needed."""
-    idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
-    started: list[_Process] = []  # those that are to be ended
-    for _ in range(processes):
-        idle.put(None)
-
-    def read(entry: ManifestRow) -> Ready | Fault:
-        process = idle.get()
-        try:
-            if process is None or not process.alive:
-                if process is not None:
-                    started.remove(process)
-                process = None
-                process = _Process(how)
-                started.append(process)
-            return process.read(entry, how.limits.seconds)
-        finally:
-            idle.put(process)
-
-    try:
-        yield read
-    finally:
-        for process in started:
-            process.end()

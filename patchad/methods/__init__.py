@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
-
-from patchad.detector import Detector, read_model
 from patchad.errors import RequestError
+
+if TYPE_CHECKING:  # the names of methods are there without torch, which takes seconds to import
+    import torch
+
+    from patchad.detector import Detector
 
 METHODS = (
     "wei2018",
@@ -79,13 +82,15 @@ def about() -> list[About]:
     return [module_of(name).ABOUT for name in METHODS]
 
 
-def load(folder: Path, device: torch.device) -> Detector:
+def load(folder: Path, device: "torch.device") -> "Detector":
     """Load a trained detector from its model folder onto ``device``.
 
     Raises:
         ModelError: the folder holds no model that this patchad can use.
         RequestError: its method is unknown here.
     """
+    from patchad.detector import read_model
+
     card, tensors = read_model(folder)
     detector: Detector = module_of(card.method).restore(card, tensors, device)
     return detector

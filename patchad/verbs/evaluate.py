@@ -60,6 +60,7 @@ def evaluate(
     regions: Path | None,
     out: Path | None,
     *,
+    only_screened: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     device: torch.device,
@@ -71,6 +72,8 @@ def evaluate(
         truth: a manifest with labels; see :func:`patchad.evaluation.truth.lay_beside`.
         regions: where the lesions are; without it, only image figures are defined.
         out: a new or empty folder; by default ``evaluation`` in the run, renewed if it is there.
+        only_screened: judge the rows of the truth that have an image in the run, and say what
+            was left out.
         seed: of the bootstrap.
         resamples: of the bootstrap.
         device: where figures are computed; MPS has no float64, the CPU stands in for it.
@@ -87,7 +90,7 @@ def evaluate(
     own = run_folder / "evaluation"
     if out is None or (own.exists() and out.exists() and out.samefile(own)):
         with open_run(run_folder, "evaluate") as run:
-            judged = _judge(run, truth, regions, seed, resamples, device)
+            judged = _judge(run, truth, regions, only_screened, seed, resamples, device)
             clear(run_folder, RUN, "evaluation")  # what an older patchad wrote is not renewed
             _write(own, judged, run)
             if (run_folder / "report.html").exists():
@@ -97,7 +100,7 @@ def evaluate(
     request = {"run": str(run_folder), "truth": str(truth), "seed": seed}
     apart = [run_folder, truth, *([regions] if regions else [])]
     with claimed(out, EVALUATION, request, command="evaluate", apart=apart):
-        judged = _judge(run, truth, regions, seed, resamples, device)
+        judged = _judge(run, truth, regions, only_screened, seed, resamples, device)
         _write(out, judged, run)
     return judged.result
 
@@ -123,12 +126,13 @@ def _judge(
     run: Run,
     truth: Path,
     regions: Path | None,
+    only_screened: bool,
     seed: int,
     resamples: int,
     device: torch.device,
 ) -> _Judged:
     marked = None if regions is None else read_regions(regions)
-    judged = lay_beside(run, read_manifest(truth), marked)
+    judged = lay_beside(run, read_manifest(truth), marked, only_screened=only_screened)
     samples = collect(run, judged)
     weights = resample(judged.patients, resamples, seed=seed, device=device)
     calibration = run.settings["card"]["calibration"]
@@ -315,7 +319,8 @@ def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
         "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
         f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
-        "patch scores; Dice, exact, over all these pixels: marked or not, against lesion or not.",
+        "patch scores, or of the values of a dense map; Dice, exact, over all these pixels: marked "
+        "or not, against lesion or not.",
         "by_kind": "Positives of this kind of lesion against the same negatives.",
         "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
         "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",

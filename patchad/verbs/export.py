@@ -1,5 +1,6 @@
 """Write pictures and reports of a run later, from its stored raw scores, without inference."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from patchad.io.layouts import open_run
 from patchad.io.run import ImageRow, Run, read_again, stored_scores
 from patchad.io.workers import Ready, required
 from patchad.progress import Progress, silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,13 @@ def export_run(
     for number, (row, read) in enumerate(read_again(run, rows, card.preprocessing), start=1):
         try:
             radiograph, screening = rebuild(run, row, required(read), card)
-            passed_over = write_image_kinds(
+            told = write_image_kinds(
                 folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
             )
-            if passed_over:
-                failed.append((row.path, passed_over))
+            if told.passed_over:
+                failed.append((row.path, told.passed_over))
+            for note in told.notes:
+                log.info("%s: %s", row.path, note)
         except (ImageError, RequestError) as error:
             failed.append((row.path, str(error)))
         progress("exporting", number, len(rows), math.nan)

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from patchad.detector import card_as_dict, read_card
 from patchad.errors import RequestError
 from patchad.image import Voi
 from patchad.io.manifest import ManifestRow
 from patchad.io.workers import DEFAULT_LIMITS, How, Limits, read_one
-from patchad.orientation import chest_wall
+from patchad.orientation import chest_wall, turned
 from patchad.preprocess import Preprocessing
 
 
@@ -18,6 +17,7 @@ def inspect(
     body_part: str = "breast",
     spacing_mm: tuple[float, float] | None = None,
     voi: Voi = "auto",
+    bits: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, Any]:
     """What is in an image file or a model folder, as JSON values.
@@ -28,17 +28,20 @@ def inspect(
         ModelError: the model cannot be read.
     """
     if path.is_dir():
+        from patchad.detector import card_as_dict, read_card  # torch, which no image needs
+
         return card_as_dict(read_card(path))
     if not path.exists():
         raise RequestError(f"{path} does not exist: give an image or a model folder")
     if body_part not in ("breast", "chest"):
         raise RequestError(f"--body-part is breast or chest, got {body_part!r}")
-    how = How(Preprocessing(body_part=body_part, voi=voi), spacing_mm, limits)  # type: ignore[arg-type]
-    read = read_one(ManifestRow(path), how)
+    read_as = Preprocessing(body_part=body_part, voi=voi, bits=bits)  # type: ignore[arg-type]
+    read = read_one(ManifestRow(path), How(read_as, spacing_mm, limits))
     radiograph, prepared = read.radiograph, read.prepared
     source, pixels = radiograph.source, radiograph.pixels
     foreground = prepared.foreground
-    wall = chest_wall(source, foreground.mask) if body_part == "breast" else None
+    lies = turned(source, prepared.turn)
+    wall = chest_wall(lies, foreground.mask) if body_part == "breast" else None
     return {
         "path": source.path,
         "rows": radiograph.shape[0],
@@ -55,7 +58,8 @@ def inspect(
         },
         "for_processing": source.for_processing,
         "reading": source.reading,
-        "cautions": (*source.cautions, *(wall.cautions if wall else ())),
+        "cautions": (*source.cautions, *prepared.cautions, *(wall.cautions if wall else ())),
+        "turned": prepared.turn.name or None,
         **({"chest_wall": f"{wall.side}, by {wall.by}"} if wall else {}),
         "foreground": {
             "method": foreground.method,

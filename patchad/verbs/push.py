@@ -27,6 +27,17 @@ class Pushed:
     notes: tuple[str, ...]
 
 
+def once(failed: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each reason once: (the first path that has it, and how many more, the reason)."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in failed:
+        paths.setdefault(reason, []).append(path)
+    return [
+        (f"{found[0]} and {len(found) - 1} more" if found[1:] else found[0], reason)
+        for reason, found in paths.items()
+    ]
+
+
 def push(
     folder: Path,
     to: str,
@@ -88,7 +99,8 @@ def _push(
                 reasons[one.path] = answer.words
                 if _again(answer):
                     waiting.append(one)
-            progress("sending", number, len(tries), math.nan)
+            if answer.outcome != "lost":
+                progress("sending", number, len(tries), math.nan)
     if waiting and not heard:
         raise OutputError(
             f"{reasons[waiting[0].path]}: nothing was sent; check that it runs, its address, and "

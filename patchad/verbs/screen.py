@@ -1,19 +1,22 @@
 """Screen one image with a trained model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from patchad.baselines import baseline_scores
 from patchad.calibration import image_percentile, patch_percentiles
+from patchad.checks import check_stride
 from patchad.detector import Detector, ModelCard, heatmap_of, score
 from patchad.errors import ImageError, MismatchError
 from patchad.export import DEFAULT_KINDS
+from patchad.fit import misfit
 from patchad.grid import PatchGrid
 from patchad.image import Radiograph, Screening, Voi
+from patchad.io.caps import MAX_PIXELS
 from patchad.io.read import read_radiograph
-from patchad.preprocess import Prepared, prepare
+from patchad.preprocess import Prepared, Preprocessing, prepare
 
 FLAGGED = "flagged"  # how a row's reason begins that says why
 _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
@@ -26,7 +29,8 @@ class ScreenOptions:
     ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
     scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
-    of multi-frame images. ``deidentify`` leaves the patient out of DICOM objects;
+    of multi-frame images. ``bits`` is the depth of 16-bit PNG, TIFF and PGM, None: as the card
+    says, else told by their pixels. ``deidentify`` leaves the patient out of DICOM objects;
     ``invent_geometry`` allows the kind ``pm``. ``two_breasts`` takes half of the other breast's
     score off an image's, where a manifest has both.
     """
@@ -40,18 +44,42 @@ class ScreenOptions:
     deidentify: bool = False
     invent_geometry: bool = False
     two_breasts: bool = False
+    bits: int | None = None
 
 
 def screen(
     image: str | Path | Radiograph,
     detector: Detector,
     options: ScreenOptions,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Screening:
     """Screen one image; see :func:`patchad.screen`."""
+    if options.stride is not None:
+        check_stride(options.stride, detector.card.patch_size)
     if not isinstance(image, Radiograph):
-        voi = options.voi or detector.card.preprocessing.voi
-        image = read_radiograph(Path(image), spacing_mm=options.spacing_mm, voi=voi)
+        how = how_to_read(detector.card.preprocessing, options)
+        image = read_radiograph(
+            Path(image),
+            spacing_mm=options.spacing_mm,
+            voi=how.voi,
+            bits=how.bits,
+            max_pixels=max_pixels,
+        )
     return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
+
+
+def how_to_read(preprocessing: Preprocessing, options: ScreenOptions) -> Preprocessing:
+    """How images are read and prepared: as the card says, but for what was asked for.
+
+    Raises:
+        RequestError: that can't be.
+    """
+    return replace(
+        preprocessing,
+        voi=options.voi or preprocessing.voi,
+        bits=preprocessing.bits if options.bits is None else options.bits,
+    )
 
 
 def screen_prepared(
@@ -71,11 +99,11 @@ def screen_prepared(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
             f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
         )
-    assumed = card.preprocessing.assumed(radiograph.shape)
-    if radiograph.spacing_mm is None and assumed is not None:
+    if prepared.assumed_mm is not None:
         reasons.append(
-            f"pixel spacing unknown, taken as {_mm(assumed)} since the model takes the longer "
-            f"side for {card.preprocessing.assumed_side_mm:g} mm (--spacing-mm says it better)"
+            f"pixel spacing unknown, taken as {_mm(prepared.assumed_mm)} since the model takes the "
+            f"longer side for {card.preprocessing.assumed_side_mm:g} mm "
+            "(--spacing-mm says it better)"
         )
     cautions = (*radiograph.source.cautions, *prepared.cautions)
     reasons += [f"caution: {caution}" for caution in cautions]
@@ -92,18 +120,19 @@ def screen_prepared(
     flagged = image_score > calibration.image_threshold
     if flagged:
         reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
-    screening = Screening(
+    back = prepared.turn.inverse
+    baselines = baseline_scores(prepared.pixels, grid)
+    return Screening(
         source=radiograph.source,
-        scores=scores,
+        scores=scores.turned(back),
         heatmap=heatmap_of(card, scored, prepared, radiograph),
         score=image_score,
         percentile=image_percentile(calibration, image_score),
         flagged=flagged,
-        patch_percentiles=patch_percentiles(calibration, scores.values),
-        baselines=baseline_scores(prepared.pixels, grid),
+        patch_percentiles=patch_percentiles(calibration, grid.turn_values(scores.values, back)),
+        baselines={name: grid.turn_values(values, back) for name, values in baselines.items()},
         reasons=tuple(reasons),
     )
-    return screening.mirror() if prepared.mirrored else screening
 
 
 def flag_reason(score: float, threshold: float) -> str:
@@ -130,6 +159,10 @@ def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> l
             f"median brightness of the {card.preprocessing.body_part} {prepared.brightness:.2f}, "
             f"trained on {low:.2f} to {high:.2f}: inverted, or windowed otherwise?"
         )
+    if data.fit is not None and prepared.look is not None:
+        how = card.preprocessing
+        unlike = misfit(prepared.look, data.fit, how.body_part, model_mm=how.spacing_mm)
+        found += [unlike] if unlike else []
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from patchad.checks import check_stride
 from patchad.detector import Detector, ModelCard, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
 from patchad.export.marks_table import stored_marks, write_marks
@@ -18,17 +19,18 @@ from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.clearing import clear
 from patchad.io.files import shown
 from patchad.io.folder import Claim, claimed
+from patchad.io.frames import every_frame
 from patchad.io.journal import Entry, Journal
 from patchad.io.layouts import RUN
 from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, frames_of
+from patchad.io.names import new_id
+from patchad.io.read import find_images
 from patchad.io.request import content_of, facts_of, numbered
 from patchad.io.run import (
     ImageRow,
     Run,
     done_row,
     heatmap_path,
-    new_id,
     overlay_path,
     patches_path,
     read_run,
@@ -39,9 +41,10 @@ from patchad.io.run import (
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
 from patchad.marks import Mark, marks
 from patchad.methods import load
+from patchad.preprocess import Preprocessing
 from patchad.progress import Progress, silent
 from patchad.verbs.export import export_run
-from patchad.verbs.screen import ScreenOptions, screen_prepared
+from patchad.verbs.screen import ScreenOptions, how_to_read, screen_prepared
 from patchad.verbs.two_breasts import compare_breasts, with_two_breasts
 
 log = logging.getLogger(__name__)
@@ -78,17 +81,13 @@ def screen_run(
     check_kinds(options.kinds, invent_geometry=options.invent_geometry)
     entries = find_images(inputs)
     if options.frames == "all":
-        entries = [frame for entry in entries for frame in frames_of(entry)]
+        entries = every_frame(entries, limits)
     detector = load(model, device)
-    if options.stride is not None and not 1 <= options.stride <= detector.card.patch_size:
-        raise RequestError(
-            f"--stride lies in 1..{detector.card.patch_size} (the model's patch size), "
-            f"got {options.stride}"
-        )
-    preprocessing = detector.card.preprocessing
-    if options.voi is not None:
-        preprocessing = replace(preprocessing, voi=options.voi)
-    options = replace(options, voi=preprocessing.voi)  # what was used is what run.json says
+    if options.stride is not None:
+        check_stride(options.stride, detector.card.patch_size)
+    preprocessing = how_to_read(detector.card.preprocessing, options)
+    # what was used is what run.json says
+    options = replace(options, voi=preprocessing.voi, bits=preprocessing.bits)
     card = card_as_dict(detector.card)
     read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
     settings = {
@@ -137,9 +136,9 @@ def screen_run(
                 stored = Run(out, {}, pd.DataFrame())
                 marked[row.id] = stored_marks(stored, row, read_as.calibrated)
         write_marks(out, {row.id: marked[row.id] for row in table if row.status == "ok"})
-        run = write_run(
-            out, {**settings, "card": used, "counts": counts, "seconds": seconds}, table
-        )
+        assumed = _assumed(table, preprocessing)
+        told = {"counts": counts, "assumed_spacing": assumed, "seconds": seconds}
+        run = write_run(out, {**settings, "card": used, **told}, table)
         if options.two_breasts:
             allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
             left_out = export_run(run, options.kinds, **allowed, progress=progress).failed
@@ -221,6 +220,20 @@ def _drop_evaluation(claim: Claim) -> None:
         log.warning("deleted the evaluation, which was of other rows: evaluate again")
 
 
+def _assumed(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> dict[str, Any]:
+    """How many images had their pixel spacing assumed, and how; told once on the terminal."""
+    found = [row.assumed_row_mm for row in rows if row.assumed_row_mm is not None]
+    if not found:
+        return {"images": 0}
+    side = preprocessing.assumed_side_mm
+    log.warning(
+        "%d of %d images carry no pixel spacing: their longer side was taken for %g mm, %.3g to "
+        "%.3g mm a pixel; --spacing-mm or the manifest's column spacing_mm says it better",
+        *(len(found), len(rows), side, min(found), max(found)),
+    )
+    return {"images": len(found), "side_mm": side, "pixel_mm": [min(found), max(found)]}
+
+
 def _screen_entry(
     entry: ManifestRow,
     read: Ready | Fault,
@@ -247,7 +260,7 @@ def _screen_entry(
         journal.begin(name)
         write_patches(patches_path(out, name), screening)
         marked[name] = marks(screening, detector.card.calibrated)
-        passed_over = write_image_kinds(
+        told = write_image_kinds(
             out,
             name,
             screening,
@@ -265,9 +278,15 @@ def _screen_entry(
         fault = replace(fault_of(error), content=read.content)
         return _failed(new_id(entry.path.stem, taken), entry, fault)
     end = time.monotonic()
-    if passed_over:
-        screening = replace(screening, reasons=(*screening.reasons, passed_over))
-    row = done_row(name, screening, read.radiograph, read.seconds + end - start, frame=entry.frame)
+    said = (*screening.reasons, *told.notes, *filter(None, [told.passed_over]))
+    row = done_row(
+        name,
+        replace(screening, reasons=said),
+        read.radiograph,
+        read.seconds + end - start,
+        frame=entry.frame,
+        assumed_mm=read.prepared.assumed_mm,
+    )
     seconds = {"read": read.seconds, "score": scored - start, "write": end - scored}
     return Entry(row, read.content, seconds)
 

@@ -23,7 +23,7 @@ from patchad.grid import PatchGrid
 from patchad.io.files import shown
 from patchad.io.folder import Claim, claimed
 from patchad.io.layouts import MODEL
-from patchad.io.manifest import ManifestRow, read_manifest
+from patchad.io.manifest import ManifestRow, is_manifest, read_manifest
 from patchad.io.request import content_of
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, read_ahead
 from patchad.methods import load
@@ -132,8 +132,8 @@ def pseudo_auroc(unlabelled: Sequence[float], negatives: Sequence[float]) -> flo
 
 
 def _unlabelled(source: Path) -> list[ManifestRow]:
-    table = source.suffix.lower() in (".csv", ".parquet")
-    rows = [row for row in read_manifest(source) if row.split == "unlabelled"] if table else []
+    rows = read_manifest(source) if is_manifest(source) else []
+    rows = [row for row in rows if row.split == "unlabelled"]
     if len(rows) < 2:
         raise RequestError(
             f"several --config are chosen among by unlabelled images, and {source} has {len(rows)} "

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from patchad import synthesis
 from patchad.detector import Detector, card_as_dict, score
-from patchad.errors import ImageError, MismatchError, RequestError
+from patchad.errors import ImageError, MismatchError, NotARadiographError, RequestError
 from patchad.evaluation.detail import (
     Level,
     Tried,
@@ -37,9 +37,10 @@ from patchad.image import PatchScores, Radiograph
 from patchad.io.files import write_whole
 from patchad.io.folder import claimed
 from patchad.io.layouts import SELFTEST
-from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_entry
+from patchad.io.manifest import ManifestRow, is_manifest
+from patchad.io.read import find_images
 from patchad.io.run import row_path
+from patchad.io.workers import DEFAULT_LIMITS, How, Limits, readers, required
 from patchad.marks import find_marks
 from patchad.methods import load
 from patchad.preprocess import prepare
@@ -77,6 +78,8 @@ def selftest(
     seed: int = 0,
     device: torch.device,
     spacing_mm: tuple[float, float] | None = None,
+    bits: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -91,6 +94,8 @@ def selftest(
         seed: decides the images, the lesions and their places.
         device: what to score on.
         spacing_mm: (row, col) for images that carry no pixel spacing.
+        bits: the depth of 16-bit PNG, TIFF and PGM; None: as the card says.
+        limits: what one image may cost to read.
         overwrite: replace a self-test that is there.
         progress: told of images done.
 
@@ -108,7 +113,14 @@ def selftest(
     apart = [model, on, *(row.path for row in rows)]
     with claimed(out, SELFTEST, request, command="selftest", overwrite=overwrite, apart=apart):
         result = measure(
-            detector, rows, images=images, seed=seed, spacing_mm=spacing_mm, progress=progress
+            detector,
+            rows,
+            images=images,
+            seed=seed,
+            spacing_mm=spacing_mm,
+            bits=bits,
+            limits=limits,
+            progress=progress,
         )
         result = {"patchad": __version__, "on": str(on), **result}
         write_whole(out / "detail.csv", pd.DataFrame(_table(result)).to_csv(index=False))
@@ -124,6 +136,8 @@ def measure(
     images: int,
     seed: int,
     spacing_mm: tuple[float, float] | None = None,
+    bits: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     kinds: Sequence[Kind] | None = None,
     contrasts: Sequence[float] = CONTRASTS,
     lesions: int = _LESIONS,
@@ -146,21 +160,25 @@ def measure(
     used: list[ManifestRow] = []
     tested: list[_Tested] = []
     failed: list[tuple[str, str]] = []
-    for row in rows:
-        rng = np.random.default_rng([seed, len(used)])
-        try:
-            radiograph = read_entry(row, spacing_mm, voi=card.preprocessing.voi)
-            tested.append(_test_image(detector, radiograph, wanted, rng))
-        except ImageError as error:
-            failed.append((row_path(row.path), str(error)))
-            continue
-        used.append(row)
-        progress("self-test", len(used), images, math.nan)
-        if len(used) == images:
-            break
+    skipped: list[tuple[str, str]] = []
+    read_as = card.preprocessing if bits is None else replace(card.preprocessing, bits=bits)
+    with readers(How(read_as, spacing_mm, limits)) as ahead:
+        for row, read in ahead(rows):
+            rng = np.random.default_rng([seed, len(used)])
+            try:
+                tested.append(_test_image(detector, required(read).radiograph, wanted, rng))
+            except ImageError as error:
+                left_out = skipped if isinstance(error, NotARadiographError) else failed
+                left_out.append((row_path(row.path), str(error)))
+                continue
+            used.append(row)
+            progress("self-test", len(used), images, math.nan)
+            if len(used) == images:
+                break
     tried = [one for image in tested for one in image.tried]
     if not tried:
-        reason = failed[0][1] if failed else "no lesion fits into what of them is scored"
+        reasons = [reason for _, reason in (*failed, *skipped)]
+        reason = reasons[0] if reasons else "no lesion fits into what of them is scored"
         raise RequestError(f"no image could be tested: {reason}")
     names = [kind.name for kind in kinds]
     threshold = mark_threshold([image.marks for image in tested], FALSE_MARKS)
@@ -184,6 +202,7 @@ def measure(
         "levels": [asdict(level) for level in levels],
         "half_found": _half_found(levels),
         "failed": [list(fault) for fault in failed],
+        "skipped": [list(fault) for fault in skipped],
     }
 
 
@@ -213,8 +232,8 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 
 def _negatives(on: Path, seed: int) -> list[ManifestRow]:
     """The negatives of ``on`` in the order in which they are taken: drawn, by split."""
-    rows = find_images([on])
-    if on.suffix.lower() in (".csv", ".parquet"):
+    rows = find_images([on], strangers=False)
+    if is_manifest(on):
         found = [row for row in rows if row.label == "negative"]
         if not found:
             raise RequestError(
@@ -233,7 +252,7 @@ def _test_image(
 ) -> _Tested:
     """Screen one image untouched, and with lesions until all that are wanted were drawn."""
     how = detector.card.preprocessing
-    spacing = radiograph.spacing_mm or how.assumed(radiograph.shape)
+    spacing = radiograph.spacing_mm or how.assumed(radiograph)
     if spacing is None:
         raise ImageError(
             "lesions are drawn in millimetres, and the file doesn't say its pixel spacing: give "
@@ -294,7 +313,7 @@ def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground: "
             "nothing to score"
         )
-    return scores.mirror() if prepared.mirrored else scores
+    return scores.turned(prepared.turn.inverse)
 
 
 def _half_found(levels: Sequence[Level]) -> list[dict[str, Any]]:

@@ -23,14 +23,17 @@ from patchad.detector import (
     versions,
 )
 from patchad.errors import RequestError
+from patchad.fit import fit_note, fit_of
 from patchad.grid import PatchGrid
 from patchad.image import Source
 from patchad.io.files import shown
 from patchad.io.folder import Claim, claimed
+from patchad.io.grey import depth_note
 from patchad.io.layouts import MODEL
 from patchad.io.manifest import ManifestRow
 from patchad.io.run import row_path
 from patchad.io.workers import DEFAULT_LIMITS, Ahead, Fault, How, Limits, readers
+from patchad.look import Look
 from patchad.methods import module_of
 from patchad.preprocess import Prepared
 from patchad.progress import Progress, silent
@@ -66,6 +69,7 @@ class _Negative:
     spacing_mm: tuple[float, float] | None
     brightness: float
     tiles: "_Tiles"
+    look: Look | None
 
 
 def train(
@@ -149,6 +153,12 @@ def _train(
             if len(corners):  # others don't enter the bank
                 masks.append(PackedMask.of(prepared))
             yield prepared.pixels, corners
+        if not facts:
+            path, reason = failed[-1]
+            raise RequestError(
+                f"none of the {len(training)} training images could be used; the last, {path}: "
+                f"{reason}"
+            )
 
     bank = PatchBank.of(parts(), config.patch_size, device)
     # Read now for their facts, and again to be scored: pixels are never held but in the bank.
@@ -169,7 +179,11 @@ def _train(
         score_unit="",
         seed=seed,
         data=described,
-        notes=(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+        notes=(
+            *(*notes, *_failure_note(failed), *_spacing_note(facts, config)),
+            *fit_note(described.fit),
+            *depth_note(n.source.guessed_bits for n in facts),
+        ),
         versions=versions(),
         format=format_of(described, config.preprocessing),
     )
@@ -257,12 +271,8 @@ class _Reader:
             else:
                 radiograph, prepared = read.radiograph, read.prepared
                 tiles = _tiles(prepared, self.config, row, self.seed)
-                yield (
-                    _Negative(
-                        row, radiograph.source, radiograph.spacing_mm, prepared.brightness, tiles
-                    ),
-                    prepared,
-                )
+                said = radiograph.source, radiograph.spacing_mm
+                yield _Negative(row, *said, prepared.brightness, tiles, prepared.look), prepared
             self.progress(stage, number, len(rows), math.nan)
 
 
@@ -345,6 +355,7 @@ def _describe(training: list[_Negative], aside: list[_Negative], config: Config)
         spacing_mm=spacing,
         brightness=(min(brightness), max(brightness)),
         for_processing=_one_intent(everything),
+        fit=fit_of([(n.look, _patient(n.row)) for n in everything]),
     )
 
 

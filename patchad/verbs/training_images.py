@@ -14,7 +14,7 @@ from typing import Any
 
 from patchad.errors import RequestError
 from patchad.io.files import shown
-from patchad.io.manifest import ManifestRow
+from patchad.io.manifest import ManifestRow, is_manifest
 from patchad.io.read import find_images
 from patchad.io.request import content_of, differences, facts_of, listed, numbered
 
@@ -27,8 +27,8 @@ def negatives(source: Path) -> list[ManifestRow]:
     Raises:
         RequestError: there is none.
     """
-    rows = find_images([source])
-    if source.suffix.lower() in (".csv", ".parquet"):
+    rows = find_images([source], strangers=False)
+    if is_manifest(source):
         used = [r for r in rows if r.label == "negative" and r.split not in ("test", "unlabelled")]
         if not used:
             raise RequestError(
