@@ -38,7 +38,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 
-from patchad.calibration import Calibration, Shares
+from patchad.calibration import Calibration, MarkCalibration, Shares
 from patchad.detector import ModelCard, TrainingData
 from patchad.errors import ImageError
 from patchad.export.dicom_taken import (
@@ -55,6 +55,7 @@ from patchad.image import Heatmap, PatchScores, Screening
 from patchad.io.manifest import ManifestRow
 from patchad.io.workers import Fault, How, Limits, Ready, read_ahead
 from patchad.preprocess import Preprocessing
+from patchad.rarity import Rarity
 
 LARGEST = 300_000  # bytes of a file that is damaged; larger ones teach nothing more
 GREY = (np.hypot(*np.mgrid[-48:48, -40:40]) * 60).astype(np.uint16) % 4096
@@ -123,6 +124,14 @@ CARD = ModelCard(
         images=3,
         patients=3,
         patches=40,
+        marks=MarkCalibration(
+            threshold=1.5,
+            per_film=1.0,
+            dense=False,
+            decides=True,
+            stride=32,
+            rarity=Rarity((1.25, 1.75), (1.0, 0.5, 0.0625), (2.0, 1.0, 0.25), 15, 6),
+        ),
     ),
     weights_sha256="cd" * 32,
 )

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patchad.rarity import Rarity
+
 Pooling = Literal["max", "top_mean", "excess"]
 
 # Denser towards 1: the tail is where percentiles are read.
@@ -74,15 +76,21 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class MapCalibration:
-    """What the values of a detector's own dense map mean.
+class MarkCalibration:
+    """What of an image is marked, and how rare its marks are among held-out negatives.
 
-    ``threshold``: what lies over it is outlined. ``peaks`` is how the map's peaks score among
-    negatives.
+    Patches that score over ``threshold`` are marked, and negatives have ``per_film`` marks on
+    average. ``dense``: the detector's own map says what of the patches is outlined. ``decides``:
+    the image score is the score of its strongest mark; otherwise it has a scale of its own.
+    ``rarity`` holds for patches ``stride`` pixels apart.
     """
 
     threshold: float
-    peaks: Shares
+    per_film: float
+    dense: bool
+    decides: bool
+    stride: int
+    rarity: Rarity
 
 
 @dataclass(frozen=True)
@@ -104,9 +112,10 @@ class Calibration:
 
     ``patch_shares`` is how patches score among the negatives' ``patches``. Films of a patient are
     alike, so image scores are counted by patient: ``patient_scores``, sorted, has for each of the
-    ``patients`` the score of the highest film. A patch above ``patch_threshold`` is drawn, an
-    image above ``image_threshold`` is flagged; ``display_range`` is what every overlay of this
-    model spans. Where the detector gives a dense map, ``map`` says what of it is drawn instead.
+    ``patients`` the score of the highest film. ``marks`` says what is marked on an image, an image
+    above ``image_threshold`` is flagged; ``display_range`` is what every overlay of this model
+    spans. ``patch_threshold`` is where single patches are judged, and what the pooling ``excess``
+    counts from.
 
     ``made`` says in words on which negatives, ``folds`` how many models scored them (0: the model
     itself); ``made_on`` holds the negatives' digests (see :mod:`patchad.trained_on`).
@@ -124,18 +133,13 @@ class Calibration:
     images: int
     patients: int
     patches: int
+    marks: MarkCalibration
     made: str = ""
     folds: int = 0
     made_on: str = ""
     statements: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    map: MapCalibration | None = None  # None where the map is stitched from patch scores
     two_breasts: TwoBreasts | None = None  # None where no negative patient had both
-
-    @property
-    def drawn_over(self) -> float:
-        """What a heatmap's values must exceed to be outlined."""
-        return self.patch_threshold if self.map is None else self.map.threshold
 
 
 def pool(
@@ -164,11 +168,6 @@ def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> 
     Exact as far as :class:`Shares` is.
     """
     return (100 * calibration.patch_shares.lower(values)).astype(np.float32)
-
-
-def region_percentile(calibration: MapCalibration, score: float) -> float:
-    """The share in [0, 100] of the peaks in negatives' maps that are lower than ``score``."""
-    return 100 * float(calibration.peaks.lower(np.array([score]))[0])
 
 
 def image_percentile(calibration: Calibration, score: float) -> float:

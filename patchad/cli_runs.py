@@ -68,6 +68,7 @@ def screen(
         check_inputs(inputs)
         check_model(model, stride)
         from patchad.device import choose_device
+        from patchad.export.marks_table import run_in_words
         from patchad.io.workers import Limits
         from patchad.verbs.screen import ScreenOptions
         from patchad.verbs.screen_run import screen_run
@@ -100,7 +101,7 @@ def screen(
             {"out": str(out), **run.settings, "flagged": flagged, "images": run.rows},
             [
                 f"{counts['ok']} screened, {flagged} flagged, {counts['failed']} failed, "
-                f"{counts['skipped']} skipped",
+                f"{counts['skipped']} skipped; {run_in_words(run)}",
                 f"results: {out}" + (f", open {out / 'report.html'}" if "report" in kinds else ""),
             ],
         )

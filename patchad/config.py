@@ -43,8 +43,8 @@ class CalibrationConfig:
     """How scores become percentiles, flags and colours; see :mod:`patchad.verbs.calibrate`.
 
     ``pooling`` makes the image score of the patch scores: ``max``; ``top_mean``, the mean of the
-    ``top_k`` highest; ``excess``, the mean excess over the patch threshold. ``false_patches`` is
-    the number of patches an ordinary negative image may have drawn, ``false_images`` the share of
+    ``top_k`` highest; ``excess``, the mean excess over the threshold of marks. ``false_marks`` is
+    the number of marks an ordinary negative image may have, ``false_images`` the share of
     negative patients who may have an image flagged.
 
     ``folds``: with 0 or 1, the negatives that ``split`` holds out calibrate. With K of 2 or more
@@ -52,17 +52,17 @@ class CalibrationConfig:
     on the others, and the model itself is trained on all. It costs about K trainings more.
     """
 
-    pooling: Pooling = "top_mean"
+    pooling: Pooling = "max"
     top_k: int = 3
-    false_patches: float = 1.0
+    false_marks: float = 1.0
     false_images: float = 0.05
     folds: int = 0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k is at least 1, got {self.top_k}")
-        if not self.false_patches > 0:
-            raise ValueError(f"false_patches is more than 0 an image, got {self.false_patches}")
+        if not self.false_marks > 0:
+            raise ValueError(f"false_marks is more than 0 an image, got {self.false_marks}")
         if not 0 < self.false_images < 1:
             raise ValueError(f"false_images is a share between 0 and 1, got {self.false_images}")
         if self.folds < 0:

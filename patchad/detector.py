@@ -98,8 +98,8 @@ class PatchDetector(Protocol):
 class Response:
     """What an :class:`ImageDetector` says of one prepared image; higher = more anomalous.
 
-    ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: what lies over the card's map
-    threshold is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
+    ``map`` (H', W') float32, NaN where it doesn't speak, is sharp: it says what of the marked
+    patches is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid,
     pooled from maps as the card says. ``image`` is the image's score where the method has its own;
     NaN: the patch scores are pooled, as for any method.
     """

@@ -297,5 +297,5 @@ def save_member(
             grid = PatchGrid(prepared.pixels.shape, card.patch_size, card.stride)
             scored = score(member, prepared, grid)
             side = Side(row.patient_id, row.study_id, row.view, row.laterality)
-            aside.append(NegativeImage.of(row.patient_id, side, scored, prepared.spacing_mm))
+            aside.append(NegativeImage.of(row.patient_id, side, scored))
     save(member, folder, calibrate(aside, rule))

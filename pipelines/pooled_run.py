@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from patchad.calibration import Shares
 from patchad.errors import RequestError
+from patchad.export.marks_table import read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.io.run import Run, heatmap_path, patches_path, write_run
 from patchad.methods.fused import Fused
@@ -52,7 +54,8 @@ class Scale:
 def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
     """One run folder of all folds.
 
-    Thresholds, which `evaluate` reads from the card, are the medians of the folds'.
+    Thresholds, which `evaluate` reads from the card, are the medians of the folds'. Marks are those
+    that each fold drew, with the rarity that it gave them.
 
     Args:
         parts: a run a fold.
@@ -62,7 +65,7 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
     Raises:
         RequestError: images of two folds have one name.
     """
-    rows, cards = [], []
+    rows, cards, marks = [], [], []
     for part, scale in zip(parts, scales, strict=True):
         card = json.loads(json.dumps(part.settings["card"]))
         calibration = card["calibration"]
@@ -70,9 +73,14 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
             shift = scale.patches if level == "patch" else scale.images
             name = f"{level}_threshold"
             calibration[name] = _moved(calibration[name], shift)
-        if calibration.get("map"):
-            calibration["map"]["threshold"] = _moved(calibration["map"]["threshold"], scale.maps)
+        drawn = calibration["marks"]
+        drawn["threshold"] = _moved(drawn["threshold"], scale.patches)
+        drawn["rarity"]["scores"] = [_moved(s, scale.patches) for s in drawn["rarity"]["scores"]]
+        shown = scale.maps if drawn["dense"] else scale.patches
+        calibration["display_range"] = [_moved(end, shown) for end in calibration["display_range"]]
         cards.append(card)
+        own = read_marks(part.folder)
+        marks.append(own.assign(score=_moved(own["score"], scale.patches)))
         for row in part.rows:
             if row.score is not None:
                 table = part.patches(row.id)
@@ -88,6 +96,7 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
             rows.append(row)
     if len({row.id for row in rows}) < len(rows):
         raise RequestError("images of two folds share a name: give each image a name of its own")
+    write_marks_table(out, pd.concat(marks, ignore_index=True))
     return write_run(out, {**parts[0].settings, "card": _middle(cards)}, rows)
 
 
@@ -97,9 +106,9 @@ def _middle(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     chosen = dict(own[0])
     for name in ("patch_threshold", "image_threshold"):
         chosen[name] = float(np.median([one[name] for one in own]))
-    if chosen.get("map"):
-        middle = float(np.median([one["map"]["threshold"] for one in own]))
-        chosen["map"] = {**chosen["map"], "threshold": middle}
+    chosen["display_range"] = np.median([one["display_range"] for one in own], axis=0).tolist()
+    middle = float(np.median([one["marks"]["threshold"] for one in own]))
+    chosen["marks"] = {**chosen["marks"], "threshold": middle}
     return {**cards[0], "calibration": chosen}
 
 

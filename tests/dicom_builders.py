@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLosslessSV1
 
-from patchad.calibration import Calibration, Shares
+from patchad.calibration import Calibration, MarkCalibration, Shares
 from patchad.detector import ModelCard, TrainingData
 from patchad.export.write import write_image_kinds
 from patchad.grid import PatchGrid, stitch
@@ -21,6 +21,7 @@ from patchad.io.codecs import decode_stream
 from patchad.io.read import read_radiograph
 from patchad.phantom import chest, mammogram, write_dicom
 from patchad.preprocess import Preprocessing
+from patchad.rarity import Rarity
 
 SHAPE = (192, 160)
 CARD = ModelCard(
@@ -45,6 +46,14 @@ CARD = ModelCard(
         images=3,
         patients=3,
         patches=40,
+        marks=MarkCalibration(
+            threshold=1.0,
+            per_film=1.0,
+            dense=False,
+            decides=True,
+            stride=16,
+            rarity=Rarity((1.25, 1.75), (1.0, 0.5, 0.0625), (2.0, 1.0, 0.25), 15, 6),
+        ),
     ),
     weights_sha256="cd" * 32,
 )
@@ -73,7 +82,7 @@ def screened(
     )
 
 
-# Two patches that overlap, and one apart.
+# A patch and one beside it, whose centre it covers; and one apart.
 LESIONS = {(32, 48): 2.0, (48, 64): 1.25, (128, 96): 1.5}
 CASES = (
     *("L-MLO", "R-MLO", "L-CC", "R-CC", "chest"),

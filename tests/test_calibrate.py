@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +29,7 @@ def negative(patient: str, *values: float) -> NegativeImage:
     scores = np.array(values or (np.nan,), np.float32)
     grid = PatchGrid((1, len(scores)), 1, 1)
     scored = Scored(PatchScores(grid, scores, np.ones(len(scores), np.float32)))
-    return NegativeImage.of(patient, Side("", "", "", ""), scored, None)
+    return NegativeImage.of(patient, Side("", "", "", ""), scored)
 
 
 def test_pooling_by_hand() -> None:
@@ -40,14 +41,56 @@ def test_pooling_by_hand() -> None:
     assert math.isnan(pool(np.full(3, np.nan, np.float32), "max", 1, 0.0))
 
 
-def test_patch_threshold_spends_the_budget_and_no_more() -> None:
+def test_the_threshold_of_marks_spends_the_budget_and_no_more() -> None:
+    # Patches of one pixel silence no neighbour: each is a mark.
     images = [negative("a", 1, 2, 3), negative("b", 4, 5, 6), negative("c", 7, 8, 9)]
-    one = calibrate(images, CalibrationConfig(false_patches=1.0))
-    assert one.patch_threshold == 6.0  # 7, 8 and 9 exceed it: three patches on three images
-    third = calibrate(images, CalibrationConfig(false_patches=1 / 3))
-    assert third.patch_threshold == 8.0
-    all_of_them = calibrate(images, CalibrationConfig(false_patches=100))
-    assert all_of_them.patch_threshold == 1.0
+    one = calibrate(images, CalibrationConfig(false_marks=1.0)).marks
+    assert (one.threshold, one.per_film) == (6.0, 1.0)  # 7, 8 and 9 are over it
+    third = calibrate(images, CalibrationConfig(false_marks=1 / 3)).marks
+    assert (third.threshold, third.per_film) == (8.0, pytest.approx(1 / 3))
+    assert calibrate(images, CalibrationConfig(false_marks=100)).marks.threshold == 1.0
+
+
+def test_patches_beside_a_higher_one_are_no_marks_of_their_own() -> None:
+    grid = PatchGrid((4, 8), 4, 1)  # five patches in a row; each covers the next two centres
+
+    def film(patient: str, *values: float) -> NegativeImage:
+        scores = np.array(values, np.float32)
+        found = Scored(PatchScores(grid, scores, np.ones(5, np.float32)))
+        return NegativeImage.of(patient, Side("", "", "", ""), found)
+
+    images = [film("a", 9, 8, 7, 1, 2), film("b", 5, 4, 3, 4, 6)]
+    # Marks: 9 and, two away from it and more, 2 (1 lies beside it); 6, and 5 silenced by neither.
+    found = calibrate(images, CalibrationConfig(false_marks=1.0)).marks
+    assert (found.threshold, found.per_film) == (5.0, 1.0)
+    assert [found.rarity.of(s)[0] for s in (6, 7, 9, 10)] == [1, 2 / 3, 2 / 3, 1 / 3]
+
+
+def test_rarity_counts_the_marks_of_held_out_films() -> None:
+    images = [negative("a", 1, 5), negative("b", 1, 6), negative("c", 1, 1)]
+    found = calibrate(images, CalibrationConfig()).marks
+    assert (found.rarity.films, found.rarity.patients) == (3, 3)
+    assert found.threshold == 1.0
+    assert [found.rarity.of(s)[0] for s in (4, 5, 5.5, 6, 7)] == [3 / 4, 3 / 4, 2 / 4, 2 / 4, 1 / 4]
+
+
+def test_a_flagged_image_has_a_mark_that_was_counted_too() -> None:
+    # Film a alone has eight marks over 8; half of the images may be flagged.
+    images = [negative("a", *range(9, 17)), *(negative(c, 4) for c in "bcdefgh")]
+    found = calibrate(images, CalibrationConfig(false_marks=0.5, false_images=0.5))
+    assert found.image_threshold == 4.0
+    assert found.marks.threshold == 12.0
+    # Between both thresholds count the marks of a that lie there as well.
+    assert found.marks.rarity.of(10.0)[0] == pytest.approx((1 + 7) / 9)
+    assert found.marks.rarity.of(13.0)[0] == pytest.approx((1 + 4) / 9)
+
+
+@pytest.mark.parametrize(("pooling", "decides"), [("max", True), ("top_mean", False)])
+def test_marks_decide_where_the_image_score_is_the_strongest(pooling: str, decides: bool) -> None:
+    images = [negative("a", 1, 2), negative("b", 3, 4)]
+    assert calibrate(images, CalibrationConfig(pooling=pooling)).marks.decides is decides
+    own = replace(images[0], scored=replace(images[0].scored, image=2.0))
+    assert not calibrate([own, images[1]], CalibrationConfig(pooling=pooling)).marks.decides
 
 
 def test_image_threshold_is_the_conformal_rank() -> None:
@@ -208,9 +251,9 @@ def test_the_terminal_is_told_the_specificity_and_what_sensitivity_needs() -> No
 
 def test_colours_begin_where_nine_tenths_of_negative_patches_lie_below() -> None:
     images = [negative("a", *np.linspace(0, 1, 1001))]
-    found = calibrate(images, CalibrationConfig(false_patches=10))
+    found = calibrate(images, CalibrationConfig(false_marks=10))
     assert found.display_range[0] == pytest.approx(0.9)
-    assert found.patch_threshold == pytest.approx(np.mean(found.display_range))
+    assert found.marks.threshold == pytest.approx(np.mean(found.display_range))
 
 
 def test_constant_scores_still_give_a_range() -> None:

@@ -13,6 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from patchad.errors import RequestError
+from patchad.export.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.image import Heatmap
 from patchad.io.manifest import read_manifest
@@ -97,12 +98,19 @@ def a_run(folder: Path, name: str, scores: list[float], middle: float) -> Run:
         "patch_shares": {
             "values": [middle - 1, middle + 1], "below": [0.0, 1.0], "at_most": [0.0, 1.0],
         },
-        "patch_threshold": middle, "image_threshold": middle + 1, "map": None,
+        "patch_threshold": middle, "image_threshold": middle + 1,
+        "display_range": [middle - 1, middle + 1],
+        "marks": {
+            "threshold": middle, "dense": False,
+            "rarity": {"scores": [middle], "expected": [1, 0.5]},
+        },
     }  # fmt: skip
     patches_path(folder, name).parent.mkdir(parents=True)
     pd.DataFrame({"score": np.array(scores, np.float32)}).to_parquet(patches_path(folder, name))
     picture = np.array([[middle, np.nan]], np.float32)
     write_heatmap(heatmap_path(folder, name), Heatmap(picture, "RMSE"))
+    mark = dict.fromkeys(COLUMNS, 1.0) | {"image_id": name, "number": 1, "score": max(scores)}
+    write_marks_table(folder, pd.DataFrame([mark | {"rarity": 0.25}]))
     row = ImageRow(name, f"{name}.png", "ok", "", score=max(scores), rows=1, columns=2)
     return write_run(folder, {"card": {"calibration": calibration}}, [row])
 
@@ -123,6 +131,12 @@ def test_folds_are_pooled_on_one_scale(tmp_path: Path) -> None:
     assert calibration["image_threshold"] == pytest.approx(1 / 0.6826)
     shown = read_heatmap(heatmap_path(tmp_path / "pooled", "b")).values
     np.testing.assert_array_equal(shown, np.array([[0, np.nan]], np.float32))
+    assert calibration["marks"]["threshold"] == 0
+    assert calibration["display_range"] == pytest.approx([-1 / 0.6826, 1 / 0.6826])
+    marks = read_marks(tmp_path / "pooled")
+    assert marks["image_id"].tolist() == ["a", "b"]
+    assert marks["score"].tolist() == pytest.approx([1, 0])
+    assert marks["rarity"].tolist() == [0.25, 0.25]  # each fold's own
     with pytest.raises(RequestError, match="share a name"):
         pooled_run.pool_runs([parts[0], parts[0]], tmp_path / "twice", scales)
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from patchad import __version__
-from patchad.calibration import Shares
+from patchad.calibration import Calibration, MarkCalibration, Shares
 from patchad.detector import (
-    Calibration,
     ModelCard,
     TrainingData,
     card_as_dict,
@@ -22,6 +21,7 @@ from patchad.detector import (
 from patchad.errors import ModelError, OutputError
 from patchad.grid import PatchGrid
 from patchad.preprocess import Preprocessing
+from patchad.rarity import Rarity
 
 CALIBRATION = Calibration(
     pooling="max",
@@ -34,6 +34,7 @@ CALIBRATION = Calibration(
     images=2,
     patients=2,
     patches=40,
+    marks=MarkCalibration(0.3, 1.0, False, True, 1, Rarity((0.32,), (0.5, 0.25), (2.0, 1.5), 3, 2)),
     statements=("at most 1 in 3 negative images, for 2 were held out",),
 )
 CARD = ModelCard(

@@ -53,7 +53,7 @@ def written(request, tmp_path_factory) -> Written:
     return write(folder, film(folder / "film.dcm", request.param), kinds=("cad-sr", "pm"))
 
 
-def test_cad_report_describes_selected_regions(written: Written) -> None:
+def test_cad_report_describes_marks(written: Written) -> None:
     report, header = written["cad-sr"], written.header
     breast = header.Modality == "MG"
     assert report.SOPClassUID == (MammographyCADSRStorage if breast else ChestCADSRStorage)
@@ -65,14 +65,14 @@ def test_cad_report_describes_selected_regions(written: Written) -> None:
         (code,) = finding.ConceptCodeSequence
         assert (code.CodeValue, code.CodingSchemeDesignator) == ("111099", "DCM")
     first, second = (item.TextValue for item in items(report, "Selected Region Description"))
-    assert "score 2, percentile 50 among" in first
-    assert "score 1.5, percentile 37.5 among" in second
+    assert "mark 1: a mark this strong is seen in fewer than 1 of 15 normal films" in first
+    assert "(at most 1 in 4, 95 % bound). Anomaly score 2, marked over 1." in first
+    assert "seen in 1 of 2 normal films (at most 1 a film, 95 % bound)" in second
     assert "no probability" in first
     outlines = [item.GraphicData for item in items(report, "Outline")]
     assert_outlines([np.reshape(outline, (-1, 2)) for outline in outlines])
-    # two patches of 32 × 32 that share 16 × 16: their common centre, and that of a patch alone
     centres = [item.GraphicData for item in items(report, "Center")]
-    np.testing.assert_allclose(centres, [[72, 56], [112, 144]])
+    np.testing.assert_allclose(centres, [[64, 48], [112, 144]])
     assert not items(report, "Probability of cancer")
     assert not items(report, "Certainty of Finding")
     (summary,) = items(report, "CAD Processing and Findings Summary")

@@ -30,7 +30,6 @@ from skimage.draw import polygon2mask
 from patchad.errors import ImageError
 from patchad.export.dicom_ko import key_objects
 from patchad.export.dicom_object import Maker, finding, obstacle, write_object
-from patchad.export.regions import flagged_regions
 from patchad.export.write import write_image_kinds
 from patchad.io.read import read_radiograph
 from patchad.phantom import mammogram, write_dicom
@@ -50,7 +49,7 @@ def breast(tmp_path_factory) -> Written:
 
 def flagged_pixels() -> np.ndarray:
     mask = np.zeros(SHAPE, bool)
-    for row, col in LESIONS:
+    for row, col in ((32, 48), (128, 96)):
         mask[row : row + 32, col : col + 32] = True
     return mask
 
@@ -59,37 +58,12 @@ def assert_outlines(outlines: list[np.ndarray]) -> None:
     """The corners of the patches, each by half a pixel at most; (x, y), closed."""
     first, second = outlines
     np.testing.assert_array_equal(first[0], first[-1])
-    # (32, 48) and (48, 64) overlap: x from 48 to 96, y from 32 to 80
-    np.testing.assert_allclose([first.min(0), first.max(0)], [[48, 32], [96, 80]])
+    np.testing.assert_allclose([first.min(0), first.max(0)], [[48, 32], [80, 64]])
     np.testing.assert_allclose([second.min(0), second.max(0)], [[96, 128], [128, 160]])
     filled = np.zeros(SHAPE, bool)
     for outline in outlines:
         filled |= polygon2mask(SHAPE, outline[:, ::-1] - 0.5)
     assert np.count_nonzero(filled ^ flagged_pixels()) <= 14  # a pixel a corner
-
-
-def test_regions_hold_their_patches(breast: Written) -> None:
-    first, second = flagged_regions(breast.screening, 1.0)
-    assert (first.score, first.percentile) == (2.0, 50.0)
-    assert (second.score, second.percentile) == (1.5, 37.5)
-    assert (first.row, first.col, second.row, second.col) == (32, 48, 128, 96)
-    assert first.mask.shape == (48, 48)
-    assert first.mask.sum() == 2 * 32 * 32 - 16 * 16
-    assert second.mask.all()
-
-
-def test_a_hole_belongs_to_its_region(breast: Written) -> None:
-    ring = {(r, c): 2.0 for r in (32, 64, 96) for c in (32, 64, 96) if (r, c) != (64, 64)}
-    _, screening = screened(breast.film, ring)
-    (region,) = flagged_regions(screening, 1.0)
-    assert region.mask.shape == (96, 96)
-    assert region.mask.all()
-    assert len(region.outline) == 9  # eight points: four corners, cut
-
-
-def test_patches_that_touch_at_a_corner_are_two_regions(breast: Written) -> None:
-    _, screening = screened(breast.film, {(32, 32): 2.0, (64, 64): 3.0})
-    assert [region.score for region in flagged_regions(screening, 1.0)] == [3.0, 2.0]
 
 
 def test_whose_and_whence(written: Written) -> None:
@@ -134,7 +108,7 @@ def test_secondary_capture_is_the_overlay(written: Written) -> None:
     assert source.ReferencedSOPClassUID == written.header.SOPClassUID
 
 
-def test_presentation_state_draws_the_regions(written: Written) -> None:
+def test_presentation_state_draws_the_marks(written: Written) -> None:
     state, header = written["gsps"], written.header
     (series,) = state.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == header.SeriesInstanceUID
@@ -144,8 +118,10 @@ def test_presentation_state_draws_the_regions(written: Written) -> None:
     assert {graphic.GraphicAnnotationUnits for graphic in graphics} == {"PIXEL"}
     assert_outlines([np.reshape(graphic.GraphicData, (-1, 2)) for graphic in graphics])
     whole, first, second = (text.UnformattedTextValue for text in texts)
-    assert "research use only: image score 2, threshold 1.5, flagged" in whole
-    assert (first, second) == ("1: 2 (P50)", "2: 1.5 (P37.5)")
+    assert "research use only, unverified: image score 2, higher than 75 % of normal" in whole
+    assert ": flagged" in whole
+    assert "2 marks, a normal film has 1; its strongest mark decides" in whole
+    assert (first, second) == ("1: <1 in 15", "2: 1 in 2")
     turned = header.PhotometricInterpretation == "MONOCHROME1"
     assert state.PresentationLUTShape == ("INVERSE" if turned else "IDENTITY")
     (area,) = state.DisplayedAreaSelectionSequence
@@ -174,16 +150,21 @@ def test_report_says_what_was_measured(written: Written) -> None:
     assert numbers(report, "Anomaly score of the image") == [2]
     assert numbers(report, "Percentile among held-out negative images") == [75]
     assert numbers(report, "Threshold of the image score") == [1.5]
-    assert numbers(report, "Highest anomaly score in the region") == [2, 1.5]
-    assert numbers(report, "Percentile of the region among held-out negatives") == [50, 37.5]
-    assert numbers(report, "Threshold of a region's score") == [1, 1]
+    assert numbers(report, "Number of marks") == [2]
+    assert numbers(report, "Number of marks of a normal film") == [1]
+    assert numbers(report, "Highest anomaly score in the mark") == [2, 1.5]
+    assert numbers(report, "Marks this strong per normal film") == [0.0625, 0.5]
+    assert numbers(report, "Upper 95 % bound of marks this strong per film") == [0.25, 1]
+    assert numbers(report, "Threshold of a mark's score") == [1, 1]
+    (decided,) = items(report, "What decides whether the image is flagged")
+    assert decided.ConceptCodeSequence[0].CodeMeaning == "The score of its strongest mark"
     (flagged,) = items(report, "Score over the threshold")
     assert flagged.ConceptCodeSequence[0].CodeMeaning == "Yes"
     (use,) = items(report, "Intended use")
     assert use.ConceptCodeSequence[0].CodeMeaning == "Research use only, not for diagnosis"
-    image, *regions = items(report, "Measurement Group")
-    assert len(regions) == 2
-    for group in (image, *regions):
+    image, *marks = items(report, "Measurement Group")
+    assert len(marks) == 2
+    for group in (image, *marks):
         (name,), (version,) = items(group, "Algorithm Name"), items(group, "Algorithm Version")
         assert name.TextValue == "patchad fake"
         assert version.TextValue == written["sc"].SoftwareVersions
@@ -198,14 +179,14 @@ def test_report_says_what_was_measured(written: Written) -> None:
     assert evidence.StudyInstanceUID == written.header.StudyInstanceUID
 
 
-def test_masks_are_the_regions(written: Written) -> None:
+def test_masks_are_the_marks(written: Written) -> None:
     masks = written["seg"]
     assert masks.SegmentationType == "BINARY"
     np.testing.assert_array_equal(masks.pixel_array.any(0), flagged_pixels())
     first, second = masks.SegmentSequence
     assert (first.SegmentLabel, second.SegmentLabel) == (
-        "region 1, score 2",
-        "region 2, score 1.5",
+        "mark 1: <1 in 15",
+        "mark 2: 1 in 2",
     )
     assert first.SegmentAlgorithmType == "AUTOMATIC"
     (algorithm,) = first.SegmentationAlgorithmIdentificationSequence
@@ -235,14 +216,14 @@ def assert_refers(segmentation: Dataset, header: Dataset) -> None:
     assert segmentation.PatientOrientation == header.get("PatientOrientation", "")
 
 
-def test_regions_are_tracked_by_the_same_uids(breast: Written) -> None:
+def test_marks_are_tracked_by_the_same_uids(breast: Written) -> None:
     (annotation,) = breast["gsps"].GraphicAnnotationSequence
     drawn = [graphic.TrackingUID for graphic in annotation.GraphicObjectSequence]
     _, *measured = (item.UID for item in items(breast["sr"], "Tracking Unique Identifier"))
     assert drawn == measured
 
 
-def test_an_image_without_regions_has_its_objects(breast: Written, tmp_path: Path) -> None:
+def test_an_image_without_marks_has_its_objects(breast: Written, tmp_path: Path) -> None:
     calm = write(tmp_path, breast.film, scores={})
     (annotation,) = calm["gsps"].GraphicAnnotationSequence
     assert "GraphicObjectSequence" not in annotation

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from PIL import Image
 from sklearn import metrics as reference
 
+from patchad.calibration import Calibration, MarkCalibration, Shares
 from patchad.errors import OutputError, RequestError
+from patchad.export.marks_table import stored_marks, write_marks
 from patchad.export.tiff import write_heatmap
 from patchad.image import Heatmap
 from patchad.io.run import ImageRow, heatmap_path, patches_path, write_run
+from patchad.rarity import Rarity
 from patchad.verbs.evaluate import evaluate, summary
 
 CPU = torch.device("cpu")
@@ -42,6 +46,28 @@ p2.png,24,24,6,6,calcification
 """
 
 
+CALIBRATION = Calibration(
+    pooling="max",
+    top_k=1,
+    patch_shares=Shares((0.0, 5.0), (0.0, 1.0), (0.0, 1.0)),
+    patient_scores=(1.0, 4.0),
+    patch_threshold=3.0,
+    image_threshold=4.5,
+    display_range=(0.0, 5.0),
+    images=2,
+    patients=2,
+    patches=8,
+    marks=MarkCalibration(
+        threshold=3.0,
+        per_film=1.0,
+        dense=False,
+        decides=True,
+        stride=10,
+        rarity=Rarity((4.0, 6.0), (1.0, 0.5, 0.1), (2.0, 1.0, 0.4), 9, 4),
+    ),
+)
+
+
 def make_run(folder, scores, images=None, heatmaps=True, baselines=None):
     """A run folder by hand; ``images`` is where its images are said to lie."""
     run, images = folder / "run", images or folder
@@ -69,17 +95,17 @@ def make_run(folder, scores, images=None, heatmaps=True, baselines=None):
             ImageRow(
                 id=name, path=str(images / f"{name}.png"), status="ok", reason="",
                 score=float(np.nanmax(values)), rows=SIZE, columns=SIZE, n_patches=4,
+                scored_rows=SIZE // 2, scored_columns=SIZE // 2, stride=10, flagged=False,
             )
         )  # fmt: skip
     rows.append(ImageRow("broken", str(images / "broken.png"), "failed", "truncated"))
-    calibration = {
-        "pooling": "max", "top_k": 1, "patch_threshold": 3.0, "image_threshold": 4.5,
-        "display_range": [0, 5],
-    }  # fmt: skip
     card = {
-        "digest": "d1", "method": "wei2018", "score_unit": "RMSE", "calibration": calibration,
+        "digest": "d1", "method": "wei2018", "score_unit": "RMSE",
+        "calibration": asdict(CALIBRATION),
     }  # fmt: skip
-    write_run(run, {"card": card}, rows)
+    made = write_run(run, {"card": card}, rows)
+    done = [row for row in made.rows if row.status == "ok"]
+    write_marks(run, {row.id: stored_marks(made, row, CALIBRATION) for row in done})
     return run
 
 
@@ -208,6 +234,53 @@ def test_thresholds_are_the_cards(judged):
     )
 
 
+def test_marks_by_hand(judged):
+    run, result = judged
+    # Over 3, with neighbours together: n1 its last patch (4), n2 its last (5), p1 its third (6),
+    # p2 the second (7) and the third (4), which touch at a corner alone.
+    marks = result["marks"]
+    assert values(marks) == pytest.approx(
+        {"marks_a_negative_image": 1, "lesions_marked": 1 / 3, "precision": 1 / 5}
+    )
+    assert marks["counts"] == {
+        "lesions": 3, "lesions_marked": 1, "negative_images": 2, "marks_on_negative_images": 2,
+        "negative_images_without_marks": 0, "marks_on_lesions": 1, "marks": 5,
+    }  # fmt: skip
+    assert result["by_kind"]["mass"]["marks"]["lesions_marked"]["value"] == 1 / 2
+    assert result["by_kind"]["calcification"]["marks"]["lesions_marked"]["value"] == 0
+    # Rarity: 1 up to 4, 0.5 up to 6, then 0.1. n1 has 1.0, n2 has 0.5.
+    observed = {row["expected"]: row["observed"]["value"] for row in marks["rarity"]}
+    assert observed == {1.0: 1.0, 0.5: 0.5, 0.2: 0.0, 0.1: 0.0}  # no further than the model tells
+    table = pd.read_csv(run / "evaluation" / "marks.csv").set_index(["image_id", "number"])
+    assert table.loc[("p2", 1), "lesions_hit"] == 1
+    assert table.loc[("p2", 2), "lesions_hit"] == 0
+    assert not table.loc[("n1", 1), "positive_image"]
+    rarity = pd.read_csv(run / "evaluation" / "rarity.csv")
+    assert rarity["marks"].tolist() == [2, 1, 0, 0]
+
+
+def test_marks_are_those_of_the_run(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    marks = pd.read_csv(run / "marks.csv")
+    marks[marks["image_id"] != "n2"].to_csv(run / "marks.csv", index=False)
+    found = judge(tmp_path, run)["marks"]
+    assert found["counts"]["marks_on_negative_images"] == 1
+    assert found["counts"]["negative_images_without_marks"] == 1
+    marks.drop(columns="rarity").to_csv(run / "marks.csv", index=False)
+    with pytest.raises(RequestError, match=r"marks.csv .*lacks the columns rarity.*screen again"):
+        judge(tmp_path, run)
+    (run / "marks.csv").unlink()
+    with pytest.raises(RequestError, match=r"marks.csv .*No such file.*screen again"):
+        judge(tmp_path, run)
+
+
+def test_a_lesion_that_nobody_located_leaves_precision_alone(tmp_path):
+    run = make_run(tmp_path, SCORES)
+    found = judge(tmp_path, run, regions="path,x,y,width,height\np1.png,4,24,6,6\n")["marks"]
+    assert found["counts"]["lesions_marked"] == 1  # the third patch of p1
+    assert found["precision"]["value"] == pytest.approx(1 / 3)  # n1, n2, p1; nothing of p2
+
+
 def test_pixels_against_scikit_learn(judged):
     _, result = judged
     truth, scores = [], []
@@ -275,8 +348,8 @@ def test_files(judged):
     run, result = judged
     folder = run / "evaluation"
     assert {path.name for path in folder.iterdir()} == {
-        "evaluation.json", "roc.png", "pr.png", "froc.png", "histogram.png", "figures.csv",
-        "by_kind.csv", "operating_points.csv",
+        "evaluation.json", "roc.png", "pr.png", "froc.png", "histogram.png", "rarity.png",
+        "figures.csv", "by_kind.csv", "operating_points.csv", "marks.csv", "rarity.csv",
     }  # fmt: skip
     assert json.loads((folder / "evaluation.json").read_text()) == result
     for name in ("roc", "pr", "froc", "histogram"):
@@ -297,6 +370,10 @@ def test_summary_tells_who_was_not_beaten(judged):
     text = "\n".join(summary(result))
     assert "4 images (2 positive) of 4 patients" in text
     assert "wei2018          0.81" in text
+    assert (
+        "marks: 1.00 a negative image, on 0.33 of 3 lesions; 0.20 of all marks lie on one" in text
+    )
+    assert "marks as rare as 1 in 10 normal films: 0.00 a negative image (0.10 promised)" in text
     assert "not shown to beat (patch AUROC, paired by patient): patch_mean" in text
 
 

@@ -13,10 +13,10 @@ import torch
 from patchad.config import read_config
 from patchad.detector import Response, read_card, save, score
 from patchad.errors import ModelError, RequestError
-from patchad.export.regions import regions_of
 from patchad.grid import PatchGrid
 from patchad.image import Foreground
 from patchad.io.read import read_radiograph
+from patchad.marks import marks
 from patchad.methods import load
 from patchad.methods.fused import Config, Fused, Member
 from patchad.preprocess import Prepared, prepare
@@ -112,30 +112,33 @@ def test_the_image_score_is_the_highest_patch(study, model: Path) -> None:
     assert result.score == pytest.approx(np.nanmax(result.scores.values))
 
 
-def test_regions_are_the_map_over_its_threshold(study, model: Path) -> None:
+def test_marks_outline_the_map_around_its_peak(study, model: Path) -> None:
     detector = load(model, CPU)
     calibration = detector.card.calibrated
-    assert calibration.map is not None
-    found = 0
+    assert calibration.marks.dense
+    low = calibration.display_range[0]
+    sharp = 0
     for path in sorted(study.folder.rglob("*.dcm")):
         result = screen(path, detector, ScreenOptions())
-        over = result.heatmap.values > calibration.map.threshold
-        regions = regions_of(result, calibration)
-        found += len(regions)
-        assert sum(region.mask.sum() for region in regions) >= over.sum()
-        for region in regions:
-            rows, cols = region.mask.shape
-            box = result.heatmap.values[region.row :, region.col :][:rows, :cols]
-            assert region.score == pytest.approx(np.nanmax(box[region.mask]))
-            assert region.area_mm2 == pytest.approx(region.mask.sum() * 0.8 * 0.8, rel=1e-3)
-            assert 0 <= region.percentile <= 100
-    assert found
+        covered = np.zeros(result.heatmap.values.shape, int)
+        for mark in marks(result, calibration):
+            x, y, width, height = mark.box
+            values = result.heatmap.values[y : y + height, x : x + width]
+            covered[y : y + height, x : x + width] += mark.mask
+            assert mark.area_mm2 == pytest.approx(mark.mask.sum() * 0.8 * 0.8, rel=1e-3)
+            assert mark.score > calibration.marks.threshold
+            peak = np.nanmax(values[mark.mask])
+            if peak > low and not mark.mask.all():
+                sharp += 1
+                half = low + (peak - low) / 2
+                assert np.mean(values[mark.mask] >= half - 1e-5) > 0.9  # all but holes
+        assert covered.max() <= 1  # no place in two marks
+    assert sharp
 
 
-def test_held_out_films_have_one_region_on_average(study, model: Path) -> None:
-    calibration = load(model, CPU).card.calibrated
-    (peaks,) = calibration.map.peaks.lower(np.array([calibration.map.threshold]))
-    assert 0.5 < peaks < 1  # four films, four peaks over it, of all their peaks
+def test_held_out_films_have_one_mark_on_average(model: Path) -> None:
+    how = load(model, CPU).card.calibrated.marks
+    assert (how.decides, how.per_film, how.rarity.films) == (True, 1.0, 4)
 
 
 def test_exports_are_made_again_from_the_stored_map(study, run: Path) -> None:
@@ -157,9 +160,9 @@ def test_a_map_that_is_gone_cannot_be_made_from_scores(run: Path, tmp_path: Path
     assert "screen this image again" in failed[0][1]
 
 
-def test_the_report_tells_regions_with_their_area(run: Path) -> None:
+def test_the_report_tells_marks_with_their_area(run: Path) -> None:
     page = (run / "report.html").read_text("utf-8")
-    assert "Regions of the map over the threshold are outlined" in page
+    assert "Marks are outlined in" in page
     assert "mm²" in page
 
 

@@ -8,7 +8,6 @@ from patchad.evaluation.labelling import (
     NEGATIVE,
     NOT_COUNTED,
     POSITIVE,
-    find_marks,
     hits,
     inside_image,
     label_patches,
@@ -16,6 +15,7 @@ from patchad.evaluation.labelling import (
     region_pixels,
 )
 from patchad.image import Region
+from patchad.marks import find_marks
 
 
 def boxes(*rows):

@@ -1,5 +1,6 @@
 """The overlay: every pixel where it belongs, every colour what it says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from patchad.export.overlay import (
     write_overlay,
 )
 from patchad.image import Heatmap, Radiograph, Source
+from patchad.marks import Mark
 
 CYAN = (0, 255, 255)
-NONE = np.empty((0, 4))
 
 
 def film(pixels: np.ndarray, spacing: tuple[float, float] | None = None) -> Radiograph:
@@ -36,19 +37,27 @@ def heat(values: np.ndarray) -> Heatmap:
     return Heatmap(values.astype(np.float32), "RMSE")
 
 
+def mark(row: int, col: int, mask: np.ndarray) -> Mark:
+    return Mark(1, 1.0, 0.5, 1.0, row, col, mask, np.empty((0, 2)), np.nan)
+
+
+def box(row: int, col: int, height: int, width: int) -> Mark:
+    return mark(row, col, np.ones((height, width), bool))
+
+
 def draw(
     radiograph: Radiograph,
     heatmap: Heatmap,
-    boxes: np.ndarray = NONE,
-    scores: np.ndarray | None = None,
+    marks: Sequence[Mark] = (),
+    labels: Sequence[str] = (),
 ) -> np.ndarray:
     return overlay(
         radiograph,
         heatmap,
         display_range=(1.0, 2.0),
         threshold=1.5,
-        boxes=boxes,
-        scores=scores,
+        marks=marks,
+        labels=labels,
         caption=["film.dcm"],
     )
 
@@ -111,7 +120,7 @@ def test_heatmap_is_neither_mirrored_nor_displaced() -> None:
 
 
 def test_a_box_is_outlined_on_exactly_its_own_edge_pixels() -> None:
-    picture = draw(GREY, SILENT, np.array([[10.0, 30, 10, 40]]))[:600, :600]
+    picture = draw(GREY, SILENT, [box(10, 30, 10, 40)])[:600, :600]
     expected = np.zeros((600, 600), bool)
     expected[10:20, 30:70] = True
     expected[11:19, 31:69] = False
@@ -119,24 +128,48 @@ def test_a_box_is_outlined_on_exactly_its_own_edge_pixels() -> None:
     assert np.all(picture[~expected] == 102)
 
 
-def test_boxes_are_outlined_together_and_the_highest_for_itself() -> None:
-    boxes = np.array([[100.0, 100, 100, 100], [100, 150, 100, 100], [300, 300, 100, 100]])
-    picture = draw(GREY, SILENT, boxes)[:600, :600]
+def test_each_mark_is_outlined_and_labelled() -> None:
+    bent = np.ones((100, 150), bool)
+    bent[50:, :50] = False
+    marks = [mark(100, 100, bent), box(300, 300, 100, 100)]
+    picture = draw(GREY, SILENT, marks, ["1: 1 in 9", "2: 1 in 2"])[:600, :600]
     cyan = np.all(picture == CYAN, axis=2)
     assert cyan[100, 100:250].all()
-    assert not cyan[101:199, 101:249].any()  # no lines within the union
+    assert cyan[149, 100:150].all()  # the lower edge of the upper left part
+    assert cyan[150:200, 150].all()
+    assert not cyan[101:149, 101:249].any()
     assert cyan[300:400, 300].all()
-    marked = draw(GREY, SILENT, boxes, np.array([1.6, 1.9, 1.7], np.float32))[:600, :600]
-    twice = np.all(marked == CYAN, axis=2)
-    assert twice[100:200, 150:152].all()  # the left edge of the second box, two pixels thick
-    assert not twice[102:198, 152:248].any()
-    label = marked[75:100, 150:200]
-    assert np.any(np.all(label == CYAN, axis=2))  # 1.9, above the box
-    assert np.all(marked[403:, :] == 102)
+    # A label stands over its mark: dark, and written on.
+    for row, col in ((100, 100), (300, 300)):
+        label = picture[row - 21 : row - 3, col : col + 60]
+        assert np.all(label == 16, axis=2).any()
+        assert np.all(label == CYAN, axis=2).any()
+    assert np.all(picture[404:] == 102)
+
+
+def test_a_mark_too_small_for_an_edge_is_outlined_around() -> None:
+    cyan = np.all(draw(GREY, SILENT, [box(50, 60, 2, 3)])[:600, :600] == CYAN, axis=2)
+    expected = np.zeros((600, 600), bool)
+    expected[47:55, 57:66] = True
+    expected[48:54, 58:65] = False
+    np.testing.assert_array_equal(cyan, expected)
+
+
+def test_an_edge_around_a_mark_in_a_corner_stays_on_the_film() -> None:
+    cyan = np.all(draw(GREY, SILENT, [box(0, 598, 1, 2)])[:600, :600] == CYAN, axis=2)
+    rows, cols = np.nonzero(cyan)
+    assert (rows.max(), cols.min()) == (3, 595)
+
+
+def test_the_first_mark_lies_on_top_and_its_label_is_kept() -> None:
+    marks = [box(200, 200, 100, 100), box(180, 200, 100, 100)]
+    both = draw(GREY, SILENT, marks, ["1: 1 in 9", "2: 1 in 2"])
+    first = draw(GREY, SILENT, marks[:1], ["1: 1 in 9"])
+    np.testing.assert_array_equal(both[179:197, 200:280], first[179:197, 200:280])
 
 
 def test_a_box_at_the_border_is_closed() -> None:
-    picture = draw(GREY, SILENT, np.array([[472.0, 472, 128, 128]]))[:600, :600]
+    picture = draw(GREY, SILENT, [box(472, 472, 128, 128)])[:600, :600]
     cyan = np.all(picture == CYAN, axis=2)
     assert cyan[599, 472:].all()
     assert cyan[472:, 599].all()
@@ -145,7 +178,7 @@ def test_a_box_at_the_border_is_closed() -> None:
 def test_large_films_are_scaled_with_their_boxes() -> None:
     values = np.full((4096, 3072), np.nan, np.float32)
     values[1000:1200, 2000:2400] = 2.0
-    picture = draw(film(np.full((4096, 3072), 0.4)), heat(values), np.array([[0.0, 0, 400, 200]]))
+    picture = draw(film(np.full((4096, 3072), 0.4)), heat(values), [box(0, 0, 400, 200)])
     shown = picture[:2048, :1536]
     assert picture.shape[0] > 2048
     assert picture.shape[1] > 1536
@@ -162,7 +195,7 @@ def test_nan_does_not_bleed_when_scaling() -> None:
     values = np.full((4096, 4096), np.nan, np.float32)
     values[:, :2048] = 2.0
     index = layer(film(np.zeros((4096, 4096))), heat(values), (1000, 1000),
-                  display_range=(1.0, 2.0), boxes=NONE)  # fmt: skip
+                  display_range=(1.0, 2.0), marks=())  # fmt: skip
     assert np.all(index[:, :500] == 254)
     assert np.all(index[:, 500:] == 0)
 
@@ -225,6 +258,11 @@ def test_the_bar_carries_the_scale_and_the_threshold() -> None:
     assert cyan_rows.mean() == pytest.approx((top + bottom) / 2, abs=2)  # 1.5 of 1 … 2
 
 
+def test_a_map_on_another_scale_than_marks_has_no_threshold() -> None:
+    bar = module._colour_bar(module._Ink.of_height(600), 600, "s.d.", (1.0, 2.0), None)
+    assert not np.all(np.asarray(bar) == CYAN, axis=2).any()
+
+
 @pytest.mark.parametrize(("threshold", "end"), [(9.0, 0), (-3.0, -1)])
 def test_a_threshold_beyond_the_range_is_marked_at_its_end(threshold: float, end: int) -> None:
     bar = np.asarray(
@@ -240,14 +278,13 @@ def test_a_threshold_beyond_the_range_is_marked_at_its_end(threshold: float, end
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (40, 900), (900, 40)])
 def test_odd_shapes_keep_their_text(shape: tuple[int, int]) -> None:
-    boxes = np.array([[0.0, 0, *shape]])
     picture = overlay(
         film(np.zeros(shape)),
         heat(np.ones(shape)),
         display_range=(1.0, 2.0),
         threshold=1.5,
-        boxes=boxes,
-        scores=np.array([1.75], np.float32),
+        marks=[box(0, 0, *shape)],
+        labels=["1: 1 in 9"],
         caption=["a" * 300],
     )
     # A margin all round the text: nothing touches the right or the lower edge.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchad.calibration import Calibration, Shares
+from patchad.calibration import Calibration, MarkCalibration, Shares
 from patchad.detector import ModelCard, TrainingData, card_as_dict
 from patchad.errors import RequestError
 from patchad.export.overlay import palette
@@ -31,6 +31,7 @@ from patchad.io.run import (
     write_run,
 )
 from patchad.preprocess import Preprocessing
+from patchad.rarity import Rarity
 
 CARD = ModelCard(
     method="wei2018",
@@ -54,6 +55,14 @@ CARD = ModelCard(
         images=4,
         patients=4,
         patches=1234,
+        marks=MarkCalibration(
+            threshold=0.5,
+            per_film=1.0,
+            dense=False,
+            decides=False,
+            stride=32,
+            rarity=Rarity((1.25, 1.75), (1.0, 0.5, 0.0625), (2.0, 1.0, 0.25), 15, 6),
+        ),
         statements=("A promise of n = 4.",),
     ),
     notes=("Restarted once: the first seed died.",),
@@ -228,10 +237,20 @@ def test_layers_are_aligned_and_show_what_was_found(tmp_path: Path) -> None:
     assert rgba[240, 240].tolist() == palette()[127].tolist()
     cyan = np.all(rgba == [0, 255, 255, 255], axis=2)
     expected = np.zeros((320, 480), bool)
-    expected[:, 320:] = True  # the right column of patches: 0.9 and 0.6
-    expected[1:-1, 321:-1] = False
+    for patch in (np.s_[:160, 320:], np.s_[160:, 320:]):  # 0.9 and 0.6
+        expected[patch] = True
+    for inside in (np.s_[1:159, 321:479], np.s_[161:319, 321:479]):
+        expected[inside] = False
     np.testing.assert_array_equal(cyan, expected)
-    assert "5 scored, 2 over the threshold" in page.text
+    assert (
+        "5 scored Marks 2 marks, a normal film has 1; its score has a scale of its own" in page.text
+    )
+    # 0.9, below all that was counted: 15 marks on 15 films
+    assert (
+        "1 a normal film has about 1 mark this strong (at most 2 a film, 95 % bound); " in page.text
+    )
+    assert "score 0.9, around x 80, y 16" in page.text
+    assert "score 0.6, around x 80, y 48" in page.text
 
 
 def test_each_picture_and_all_of_them_have_a_slider(tmp_path: Path) -> None:

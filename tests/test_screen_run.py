@@ -12,8 +12,9 @@ import tifffile
 import torch
 from PIL import Image
 
-from patchad.detector import card_as_dict, read_card, save
+from patchad.detector import card_as_dict, card_from_dict, read_card, save
 from patchad.errors import ModelError, OutputError, RequestError
+from patchad.export.marks_table import read_marks, run_in_words, stored_marks, write_marks
 from patchad.image import Source
 from patchad.io.manifest import read_manifest
 from patchad.io.read import read_radiograph
@@ -112,8 +113,7 @@ def test_the_files_of_the_contract(run, study) -> None:
 def test_scores_stored_are_scores_read(run) -> None:
     (row,) = [row for row in run.rows if row.status == "ok"]
     scores = stored_scores(run, row)
-    top = np.sort(scores.values[scores.scored])[-3:]
-    assert row.score == pytest.approx(float(top.mean()), rel=1e-6)
+    assert row.score == float(np.nanmax(scores.values))
     assert row.spacing_mm == pytest.approx((0.8, 0.8))
 
 
@@ -126,6 +126,70 @@ def test_export_gives_the_same_pictures_again(run) -> None:
     exported = export(run.folder, ["heatmap", "overlay"])
     assert (exported.written, exported.failed) == (1, ())
     assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.fixture(scope="module")
+def marked(study, films, tmp_path_factory: pytest.TempPathFactory):
+    """A run of two films by a model that marks a tenth of negative patches."""
+    folder = tmp_path_factory.mktemp("marked")
+    detector = load(study.model, CPU)
+    calibration = detector.card.calibrated
+    drawn = replace(calibration.marks, threshold=calibration.display_range[0])
+    save(detector, folder / "model", replace(calibration, marks=drawn))
+    return screen_run(films[:2], folder / "model", folder / "run", ScreenOptions(()), device=CPU)
+
+
+def test_marks_are_stored_and_found_again(marked) -> None:
+    calibration = card_from_dict(marked.settings["card"], "card").calibrated
+    again = {row.id: stored_marks(marked, row, calibration) for row in marked.rows}
+    found = read_marks(marked.folder)
+    assert len(found) >= 2
+    kept = (marked.folder / "marks.csv").read_bytes()
+    write_marks(marked.folder, again)
+    assert (marked.folder / "marks.csv").read_bytes() == kept
+    assert export(marked.folder, ["geojson"]).failed == ()
+    assert (marked.folder / "marks.csv").read_bytes() == kept
+    for name, rows in found.groupby("image_id"):
+        content = json.loads((marked.folder / "geojson" / f"{name}.geojson").read_text())
+        told = [feature["properties"] for feature in content["features"]]
+        assert [one["score"] for one in told] == rows["score"].tolist()
+        assert [one["rarity"] for one in told] == rows["rarity"].tolist()
+
+
+def test_a_run_in_words(marked) -> None:
+    found = read_marks(marked.folder)
+    assert run_in_words(marked) == (
+        f"{len(found)} marks on {found['image_id'].nunique()} of 2 images, a normal film has 1; "
+        "its strongest mark decides whether an image is flagged"
+    )
+
+
+def test_a_flagged_image_has_a_mark(study, films, tmp_path: Path) -> None:
+    detector = load(study.model, CPU)
+    calibration = detector.card.calibrated
+    # An image threshold below that of marks: as where many marks lie on few negatives.
+    drawn = replace(calibration.marks, threshold=1.0)
+    low = replace(calibration, marks=drawn, image_threshold=0.0)
+    save(detector, tmp_path / "model", low)
+    run = screen_run(films, tmp_path / "model", tmp_path / "run", ScreenOptions(()), device=CPU)
+    found = read_marks(run.folder)
+    assert all(row.flagged for row in run.rows)
+    strongest = found[found["number"] == 1].set_index("image_id")["score"]
+    for row in run.rows:
+        assert strongest[row.id] == row.score
+
+
+def test_an_uncalibrated_stride_has_no_rarity(study, films, tmp_path: Path) -> None:
+    drawn = replace(load(study.model, CPU).card.calibrated.marks, threshold=0.0)
+    detector = load(study.model, CPU)
+    save(detector, tmp_path / "model", replace(detector.card.calibrated, marks=drawn))
+    options = ScreenOptions(("overlay",), stride=32)
+    run = screen_run(films[:1], tmp_path / "model", tmp_path / "run", options, device=CPU)
+    found = read_marks(run.folder)
+    assert len(found)
+    assert found["score"].notna().all()
+    assert found[["rarity", "rarity_upper"]].isna().all(axis=None)
+    assert "the rarity of marks are not calibrated" in run.rows[0].reason
 
 
 def test_export_refuses_an_image_that_changed(study, films, tmp_path: Path) -> None:
@@ -161,6 +225,8 @@ def test_a_killed_run_goes_on(study, films, tmp_path: Path) -> None:
     )
     assert [total for stage, total in seen if stage == "screening"] == [1]  # the third was left
     whole = screen_run(films, study.model, tmp_path / "whole", options, device=CPU)
+    marks = [(run.folder / "marks.csv").read_text() for run in (resumed, whole)]
+    assert marks[0] == marks[1]
     for a, b in zip(resumed.rows, whole.rows, strict=True):
         assert (a.id, a.status, a.score, a.digest) == (b.id, b.status, b.score, b.digest)
 

@@ -103,6 +103,11 @@ def test_a_run_takes_it_off_and_says_so(paired, tmp_path: Path) -> None:
     assert run.settings["card"]["digest"] == plain.settings["card"]["digest"]
     threshold = card.calibrated.two_breasts.image_threshold
     assert run.settings["card"]["calibration"]["image_threshold"] == threshold
+    # The score less the other breast's is no mark's.
+    assert plain.settings["card"]["calibration"]["marks"]["decides"]
+    assert not run.settings["card"]["calibration"]["marks"]["decides"]
+    assert "its score has a scale of its own" in (run.folder / "report.html").read_text()
+    assert (run.folder / "marks.csv").is_file()
 
 
 def test_a_model_without_pairs_cannot(paired) -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import binomtest
 
-from patchad.evaluation.labelling import find_marks, hits
+from patchad.evaluation.labelling import hits
 from patchad.image import Region
+from patchad.marks import find_marks
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def marks_and_places(
 
     ``boxes`` (N, 4) and ``scores`` (N,), NaN = not scored, are of all patches of an image; -inf
     where nothing hits and where that patch was not scored. Marks and hits are those of FROC
-    (:mod:`patchad.evaluation.labelling`).
+    (:func:`patchad.marks.find_marks`).
     """
     values = np.where(np.isnan(scores), -np.inf, scores).astype(np.float64)
     marks = find_marks(boxes, scores.astype(np.float64))

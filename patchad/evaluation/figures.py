@@ -202,7 +202,7 @@ def froc_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "")
     if kind:
         lesions = lesions[lesions["kind"] == kind]
     negative = samples.images[~samples.images["positive"]]
-    images = _per_patient(negative["patient"].to_numpy(), weights)
+    images = per_patient(negative["patient"].to_numpy(), weights)
     ranking = rank(
         _tensor(np.concatenate([lesions[scorer], marks["score"]]), weights),
         _tensor(np.arange(len(lesions) + len(marks)) < len(lesions), weights),
@@ -237,7 +237,7 @@ def threshold_section(
     """What the card's ``threshold`` gives; above is strictly above, as when screening."""
     above = scores > threshold
     outcomes = [positive & above, positive & ~above, ~positive & above, ~positive & ~above]
-    table = torch.stack([_per_patient(patient[chosen], weights) for chosen in outcomes], 1)
+    table = torch.stack([per_patient(patient[chosen], weights) for chosen in outcomes], 1)
     names = [*agreement(*torch.ones(4))]
     figures = estimate(
         names,
@@ -258,8 +258,8 @@ def patch_threshold_section(samples: Samples, threshold: float, weights: Tensor)
     positive = (judged["label"] == POSITIVE).to_numpy()
     section = threshold_section(scores, positive, patient, threshold, weights)
     negative = samples.images[~samples.images["positive"]]["patient"].to_numpy()
-    images = _per_patient(negative, weights)
-    false = _per_patient(patient[~positive & (scores > threshold)], weights)
+    images = per_patient(negative, weights)
+    false = per_patient(patient[~positive & (scores > threshold)], weights)
     rate = estimate(
         ["false_patches_per_negative_image"],
         lambda w: (w @ false / (w @ images))[:, None],
@@ -270,7 +270,7 @@ def patch_threshold_section(samples: Samples, threshold: float, weights: Tensor)
 
 
 def pixel_section(pixels: Pixels, weights: Tensor) -> Section:
-    """AUROC and average precision of pixels, and Dice at the card's threshold (map or patches)."""
+    """AUROC and average precision of pixels, and Dice of the marked ones."""
 
     def statistic(w: Tensor) -> Tensor:
         counts = pixels.ranking.counts(w)
@@ -329,7 +329,8 @@ def _arrays(line: tuple[Tensor, Tensor]) -> Curve:
     return line[0].cpu().numpy(), line[1].cpu().numpy()
 
 
-def _per_patient(patient: NDArray[np.int64], like: Tensor) -> Tensor:
+def per_patient(patient: NDArray[np.int64], like: Tensor) -> Tensor:
+    """How many of ``patient`` (N,) are each of the patients: (patients,) as ``like``."""
     counts = np.bincount(patient.astype(np.int64), minlength=like.shape[1])
     return torch.from_numpy(counts).to(like)
 

@@ -12,23 +12,37 @@ from patchad.baselines import BASELINES
 from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES, Section
 from patchad.evaluation.labelling import POSITIVE
 from patchad.evaluation.samples import METHOD, SCORERS, Samples
-from patchad.export.curves import Distribution, Line, plot_froc, plot_histogram, plot_pr, plot_roc
+from patchad.export.curves import (
+    Distribution,
+    Line,
+    plot_froc,
+    plot_histogram,
+    plot_pr,
+    plot_rarity,
+    plot_roc,
+)
 from patchad.io.files import write_whole
 
+_UNDEFINED: Mapping[str, Any] = {"value": None, "ci95": (None, None)}
 _LEVELS = ("patch", "image", "patient", "pointing", "froc")
 
 
-def write_tables(folder: Path, result: Mapping[str, Any]) -> None:
+def write_tables(folder: Path, result: Mapping[str, Any], marks: pd.DataFrame) -> None:
     """Write ``figures.csv`` (every figure, a row each), ``by_kind.csv``, ``operating_points.csv``.
 
-    ``result`` is what ``evaluation.json`` holds. Empty cells are figures that are not defined.
+    And ``rarity.csv`` (expected against observed) and ``marks.csv`` (``marks``, with what they
+    hit). ``result`` is what ``evaluation.json`` holds. Empty cells are figures that are not
+    defined.
     """
     for name, rows in (
         ("figures", _figures(result)),
         ("by_kind", _by_kind(result)),
         ("operating_points", _operating_points(result)),
+        ("rarity", _rarity(result)),
     ):
         write_whole(folder / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False))
+    judged = marks.drop(columns="patient").rename(columns={"positive": "positive_image"})
+    write_whole(folder / "marks.csv", judged.to_csv(index=False))
 
 
 def write_pictures(
@@ -38,7 +52,7 @@ def write_pictures(
     samples: Samples,
     card: Mapping[str, Any],
 ) -> None:
-    """Draw ``roc.png``, ``pr.png``, ``froc.png`` and ``histogram.png``.
+    """Draw ``roc.png``, ``pr.png``, ``froc.png``, ``histogram.png`` and ``rarity.png``.
 
     ``sections`` holds those of each scorer, by level.
     """
@@ -67,6 +81,12 @@ def write_pictures(
         folder / "froc.png",
         lines("froc", "froc", "sensitivity_at_1", "at 1 false mark"),
         FALSE_MARKS,
+    )
+    rarity = result["marks"]["rarity"]
+    plot_rarity(
+        folder / "rarity.png",
+        np.array([row["expected"] for row in rarity], np.float64),
+        [row["observed"] for row in rarity],
     )
     patches, images = samples.patches, samples.images
     scores, calibration = patches[METHOD].to_numpy(), card["calibration"]
@@ -114,12 +134,12 @@ def _figures(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     method = result["method"]
     add(method, "", {level: result[level] for level in _LEVELS})
     add(method, "", {f"threshold.{name}": part for name, part in result["threshold"].items()})
-    add(method, "", {"pixel": result["pixel"] or {}})
+    add(method, "", {"pixel": result["pixel"] or {}, "marks": result["marks"]})
     for name, baseline in result["baselines"].items():
         add(name, "", {level: baseline[level] for level in _LEVELS})
         add(f"{method} - {name}", "", baseline["method_minus_baseline"])
     for kind, sections in result["by_kind"].items():
-        add(method, kind, {level: sections[level] for level in _LEVELS})
+        add(method, kind, {level: sections[level] for level in (*_LEVELS, "marks")})
         for name, baseline in sections["baselines"].items():
             add(name, kind, baseline)
     return rows
@@ -130,6 +150,7 @@ def _by_kind(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for kind, sections in result["by_kind"].items():
         for scorer, levels in {result["method"]: sections, **sections["baselines"]}.items():
             patch, image, patient, pointing, froc = (levels[level] for level in _LEVELS)
+            marked = levels["marks"]["lesions_marked"] if "marks" in levels else _UNDEFINED
             rows.append(
                 {
                     "kind": kind,
@@ -144,6 +165,7 @@ def _by_kind(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                     **_row(patient["auroc"], "patient_auroc"),
                     **_row(pointing["hits"], "pointing_hits"),
                     **_row(froc["sensitivity_at_1"], "froc_sensitivity_at_1"),
+                    **_row(marked, "lesions_marked"),
                 }
             )
     return rows
@@ -161,6 +183,20 @@ def _operating_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             point = {"level": level, "point": f"{share} % specificity", "threshold": np.nan}
             rows.append(point | _row(figure, "sensitivity"))
     return rows
+
+
+def _rarity(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Marks a negative image: as many as the model says, and as many as there are."""
+    images = result["marks"]["counts"]["negative_images"]
+    return [
+        {
+            "expected": row["expected"],
+            **_row(row["observed"], "observed"),
+            "marks": row["marks"],
+            "negative_images": images,
+        }
+        for row in result["marks"]["rarity"]
+    ]
 
 
 def _of(section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

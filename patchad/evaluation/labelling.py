@@ -102,37 +102,23 @@ def region_pixels(regions: Sequence[Region], shape: tuple[int, int]) -> NDArray[
     return pixels
 
 
-def find_marks(boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The patches that mark something: those whose centre lies in no higher mark, highest first.
-
-    Greedy non-maximum suppression: the highest patch is a mark and silences all patches whose
-    centre lies in it or on its edge, and so on; of equal scores the first in reading order. So
-    every scored patch is a mark or has its centre in one, whatever the stride. NaN never marks.
-
-    Args:
-        boxes: (N, 4).
-        scores: (N,), higher = more anomalous.
-
-    Returns:
-        (M,) indices.
-    """
-    left = np.where(np.isnan(scores), -np.inf, scores)
-    half = boxes[:, 2:] / 2
-    centres = boxes[:, :2] + half
-    found: list[int] = []
-    while left.size and left[best := int(left.argmax())] > -np.inf:
-        found.append(best)
-        away = np.abs(centres - centres[best])
-        left[(away <= half[best] * (1 + _SLACK)).all(1)] = -np.inf
-    return np.array(found, np.int64)
-
-
 def hits(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bool_]:
     """Which boxes hit which region: (N, R) bool.
 
     One does whose centre lies in the region, or that is positive for it.
     """
     return label_patches(boxes, regions).of | centred_in(boxes, regions)
+
+
+def mark_hits(
+    boxes: NDArray[np.float64], centres: NDArray[np.float64], regions: Sequence[Region]
+) -> NDArray[np.bool_]:
+    """Which drawn marks hit which region: (N, R) bool; ``centres`` (N, 2) are (row, col).
+
+    As :func:`hits`, with a mark's own centre in place of its box's.
+    """
+    points = np.hstack([centres, np.zeros_like(centres)])
+    return label_patches(boxes, regions).of | centred_in(points, regions)
 
 
 def centred_in(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bool_]:

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchad.calibration import Calibration
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import Ranking, rank
 from patchad.evaluation.truth import Case, Truth
+from patchad.export.marks_table import stored_marks
 from patchad.export.tiff import read_heatmap
 from patchad.io.run import Run
 
@@ -22,9 +24,9 @@ class Pixels:
     """Scored pixels by patient.
 
     ``ranking`` has heatmap values rounded down to ``LEVELS`` levels; ``overlaps`` (patients, 3)
-    float64 counts, exactly, the pixels that are lesion and above the card's threshold (of a dense
-    map its own, else that of the patches), all that are lesion, and all above it.
-    ``negative_patients`` have scored pixels that are no lesion; ``counts`` is for the reader.
+    float64 counts, exactly, the pixels that are lesion and marked, all that are lesion, and all
+    that are marked. ``negative_patients`` have scored pixels that are no lesion; ``counts`` is for
+    the reader.
     """
 
     ranking: Ranking
@@ -34,7 +36,11 @@ class Pixels:
 
 
 def tally_pixels(
-    run: Run, truth: Truth, patch_scores: NDArray[np.float64], device: torch.device
+    run: Run,
+    truth: Truth,
+    patch_scores: NDArray[np.float64],
+    calibration: Calibration,
+    device: torch.device,
 ) -> Pixels | None:
     """Count the pixels of negative images and of positive images with regions.
 
@@ -53,10 +59,9 @@ def tally_pixels(
         run.heatmap_path(case.image_id).exists() for case in cases
     ):
         return None
-    calibration = run.settings["card"]["calibration"]
-    own = calibration.get("map")  # of a dense map, whose values are no patch scores
-    threshold = calibration["patch_threshold"] if own is None else own["threshold"]
-    known = patch_scores if own is None else _sampled(run, cases)
+    rows = {row.id: row for row in run.rows}
+    # The values of a dense map are no patch scores.
+    known = _sampled(run, cases) if calibration.marks.dense else patch_scores
     edges = np.unique(np.quantile(known, np.linspace(0, 1, LEVELS - 1))).astype(np.float32)
     tally = np.zeros((truth.patients, 2, len(edges) + 1), np.int64)
     overlaps = np.zeros((truth.patients, 3))
@@ -75,7 +80,10 @@ def tally_pixels(
         for kind, chosen in enumerate((~inside, inside)):
             found = np.bincount(level[chosen], minlength=len(edges) + 1)
             tally[case.patient, kind] += found
-        above = values > threshold
+        above = np.zeros(case.shape, np.bool_)
+        for mark in stored_marks(run, rows[case.image_id], calibration):
+            height, width = mark.mask.shape
+            above[mark.row : mark.row + height, mark.col : mark.col + width] |= mark.mask
         overlaps[case.patient] += (above & lesion).sum(), lesion.sum(), above.sum()
         unscored += int((lesion & ~scored).sum())
     patient, row, level = np.nonzero(tally)

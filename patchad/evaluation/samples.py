@@ -14,12 +14,12 @@ from patchad.errors import RequestError
 from patchad.evaluation.labelling import (
     NOT_COUNTED,
     centred_in,
-    find_marks,
     hits,
     label_patches,
 )
 from patchad.evaluation.truth import Truth
 from patchad.io.run import Run
+from patchad.marks import find_marks
 
 METHOD = "score"
 SCORERS = (METHOD, *BASELINES)  # columns of every table here: the method and what it has to beat

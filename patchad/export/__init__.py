@@ -10,7 +10,7 @@ DICOM_KINDS = (
     "cad-sr",
     "pm",
 )  # only for images that came as DICOM
-IMAGE_KINDS = ("heatmap", "overlay", *DICOM_KINDS)
+IMAGE_KINDS = ("heatmap", "overlay", "geojson", *DICOM_KINDS)
 RUN_KINDS = ("ko", "report")
 KINDS = IMAGE_KINDS + RUN_KINDS
 DEFAULT_KINDS = ("heatmap", "overlay", "sc", "gsps", "sr", "report")  # the others are asked for

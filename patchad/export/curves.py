@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -115,6 +115,37 @@ def plot_histogram(path: Path, panels: Mapping[str, Distribution]) -> None:
         axis.set_xlabel(f"score ({scores.unit})")
         axis.set_ylabel("share")
         axis.legend(fontsize=8)
+    _write(path, figure)
+
+
+def plot_rarity(
+    path: Path, expected: NDArray[np.float64], observed: Sequence[Mapping[str, Any]]
+) -> None:
+    """Draw the marks a negative image has over those that a model says it has, both logarithmic.
+
+    ``expected`` (R,) in marks an image; ``observed`` the figure of each, with its ``ci95``. None
+    seen is an arrow at the bottom; on the grey line both are equal.
+    """
+    figure, (axis,) = _panels({"marks of negative images": observed})
+    value = np.array([np.nan if f["value"] is None else f["value"] for f in observed], np.float64)
+    seen = value[value > 0]
+    low = 0.5 * min([*expected, *seen], default=0.1)
+    high = 2 * max([*expected, *seen], default=1)
+    axis.plot([low, high], [low, high], color="0.75", linewidth=0.8, zorder=0)
+    for place, number, shown in zip(expected, value, observed, strict=True):
+        ends = shown["ci95"]
+        if None not in ends:
+            axis.plot([place, place], [max(ends[0], low), max(ends[1], low)], color="0.4")
+        if number > 0:
+            axis.plot(place, number, "o", color="black")
+        elif number == 0:
+            axis.plot(place, low * 1.1, "v", color="#D55E00")
+    _log_ticks(axis, "x", expected.tolist(), (low, high))
+    _log_ticks(axis, "y", expected.tolist(), (low, high))
+    axis.set_xlabel("marks this rare a normal film has, by the model")
+    axis.set_ylabel("marks this rare a negative image has here")
+    if not np.isfinite(value).any():
+        axis.text(0.5, 0.5, "not defined", ha="center", color="0.4", transform=axis.transAxes)
     _write(path, figure)
 
 

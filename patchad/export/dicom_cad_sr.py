@@ -1,4 +1,4 @@
-"""Flagged regions as a CAD report: Mammography CAD SR (TID 4000) or Chest CAD SR (TID 4100).
+"""Marks as a CAD report: Mammography CAD SR (TID 4000) or Chest CAD SR (TID 4100).
 
 Nothing here claims a diagnosis: a finding is a "Selected region" with its description, without
 certainty or probability, and a reader may present it or not. Codes are those of pydicom.
@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from highdicom import SOPClass
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -17,7 +16,8 @@ from pydicom.uid import UID, ChestCADSRStorage, MammographyCADSRStorage
 from pydicom.valuerep import DSfloat
 
 from patchad.export.dicom_object import Finding, code_item, text_of
-from patchad.export.regions import FlaggedRegion
+from patchad.marks import Mark
+from patchad.verdict import rarity_in_words
 from patchad.version import __version__
 
 _ENGLISH = Code("en", "RFC5646", "English")  # a language tag, which pydicom has no codes for
@@ -36,7 +36,7 @@ _CHEST_VIEWS = {"PA": codes.cid4010.PosteroAnterior, "AP": codes.cid4010.AnteroP
 def cad_report(found: Finding) -> Dataset:
     """A CAD report on one image, for a mammogram by TID 4000, for any other film by TID 4100.
 
-    Regions are points and closed polylines (SCOORD) in pixels of the stored image, which they refer
+    Marks are points and closed polylines (SCOORD) in pixels of the stored image, which they refer
     to by its place in the Image Library.
     """
     breast = found.screening.source.modality == "MG" or found.body_part == "BREAST"
@@ -68,10 +68,7 @@ def _content(found: Finding, breast: bool) -> list[Dataset]:
     contains = "CONTAINS"
     language = codes.DCM.LanguageOfContentItemAndDescendants
     summary = codes.cid6047
-    findings = [
-        _finding(found, number, region, breast)
-        for number, region in enumerate(found.regions, start=1)
-    ]
+    findings = [_finding(found, mark, breast) for mark in found.marks]
     if findings and breast:  # a mammogram's findings stand in an impression, a chest film's don't
         impression = codes.DCM.IndividualImpressionRecommendation
         findings = [_container("INFERRED FROM", impression, _intent(), *findings)]
@@ -103,16 +100,13 @@ def _content(found: Finding, breast: bool) -> list[Dataset]:
     ]
 
 
-def _finding(found: Finding, number: int, region: FlaggedRegion, breast: bool) -> Dataset:
+def _finding(found: Finding, mark: Mark, breast: bool) -> Dataset:
     """TID 4006 or 4104; they differ in how they relate to what surrounds them."""
-    rows, cols = np.nonzero(region.mask)
-    centre = [region.col + cols.mean() + 0.5, region.row + rows.mean() + 0.5]
     has = "HAS PROPERTIES"
     told = (
-        f"region {number}: highest anomaly score {region.score:.4g}, percentile "
-        f"{region.percentile:.4g} among held-out negatives, threshold "
-        f"{found.card.calibrated.drawn_over:.4g}. A score is no probability. "
-        "Research use only, unverified."
+        f"mark {mark.number}: {rarity_in_words(mark, found.card.calibrated)}. Anomaly score "
+        f"{mark.score:.4g}, marked over {found.card.calibrated.marks.threshold:.4g}. A score is no "
+        "probability. Research use only, unverified."
     )
     return _code(
         "CONTAINS" if breast else "INFERRED FROM",
@@ -120,8 +114,8 @@ def _finding(found: Finding, number: int, region: FlaggedRegion, breast: bool) -
         codes.DCM.SelectedRegion,
         _intent(),
         *_algorithm(found, has if breast else "HAS OBS CONTEXT"),
-        _coordinates(codes.DCM.Center, "POINT", centre),
-        _coordinates(codes.DCM.Outline, "POLYLINE", region.outline.ravel().tolist()),
+        _coordinates(codes.DCM.Center, "POINT", list(mark.centre)),
+        _coordinates(codes.DCM.Outline, "POLYLINE", mark.outline.ravel().tolist()),
         _item(has, "TEXT", codes.DCM.SelectedRegionDescription, TextValue=told),
     )
 

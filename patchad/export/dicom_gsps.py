@@ -1,4 +1,4 @@
-"""Outlines of the flagged regions as a Grayscale Softcopy Presentation State.
+"""Outlines of the marks as a Grayscale Softcopy Presentation State.
 
 A viewer draws it over the film as stored, and can hide it; no pixel is changed.
 """
@@ -18,39 +18,43 @@ from pydicom import Dataset
 
 from patchad.export.dicom_object import Finding, copy_element, text_of
 from patchad.export.dicom_taken import Taken
+from patchad.verdict import label_of, marks_in_words, verdict
 
 _LAYER = "PATCHAD"
-_LINES = (0.0, 0.94, 1.0, 1.0)  # left, top, right, bottom: shares of the area shown
+_LINES = (0.0, 0.92, 1.0, 1.0)  # left, top, right, bottom: shares of the area shown
 _CYAN = [59765, 20495, 28914]  # L*a*b* (91.2, -48, -14) as DICOM scales it; not in a grey film
 
 
 def presentation_state(found: Finding) -> Dataset:
-    """Each region's outline with its number and score, and a line of text on the whole image.
+    """Each mark's outline with its number and rarity, and two lines of text on the whole image.
 
     Outlines are in pixels of the stored image, first point = last. The film is shown as patchad
     read it: its modality LUT, the VOI LUT or window that was used, MONOCHROME1 turned over, square.
     """
     screening, source = found.screening, found.reference
-    layer = GraphicLayer(_LAYER, order=1, description="Flagged regions, research use only")
+    layer = GraphicLayer(_LAYER, order=1, description="Marks, research use only")
     layer.GraphicLayerRecommendedDisplayCIELabValue = _CYAN
-    verdict = "flagged" if screening.flagged else "not flagged"
+    calibration = found.card.calibrated
+    told = marks_in_words(
+        len(found.marks), calibration, calibrated=screening.scores.grid.stride == found.card.stride
+    )
+    said = verdict(screening.score, screening.percentile, flagged=screening.flagged)
     whole = TextObject(
-        f"patchad, research use only: image score {screening.score:.4g}, "
-        f"threshold {found.card.calibrated.image_threshold:.4g}, {verdict}. Unverified.",
+        f"patchad, research use only, unverified: {said}\r\n{told}.",
         units="DISPLAY",
         bounding_box=_LINES,
         text_justification="LEFT",
     )
     outlines, labels = [], [whole]
-    for number, region in enumerate(found.regions, start=1):
-        name, uid = f"region {number}", found.uid("region", str(number))
+    for mark in found.marks:
+        name, uid = f"mark {mark.number}", found.uid("mark", str(mark.number))
         outlines.append(
-            GraphicObject("POLYLINE", region.outline, "PIXEL", tracking_id=name, tracking_uid=uid)
+            GraphicObject("POLYLINE", mark.outline, "PIXEL", tracking_id=name, tracking_uid=uid)
         )
-        top = region.outline[np.lexsort((region.outline[:, 0], region.outline[:, 1]))[0]]
+        top = mark.outline[np.lexsort((mark.outline[:, 0], mark.outline[:, 1]))[0]]
         labels.append(
             TextObject(
-                f"{number}: {region.score:.4g} (P{region.percentile:.4g})",
+                label_of(mark, calibration),
                 units="PIXEL",
                 anchor_point=(float(top[0]), float(top[1])),
                 anchor_point_visible=False,
@@ -71,7 +75,7 @@ def presentation_state(found: Finding) -> Dataset:
         presentation_lut_transformation=PresentationLUTTransformation(
             presentation_lut_shape="INVERSE" if inverse else "IDENTITY"
         ),
-        **found.identity("gsps", "regions"),
+        **found.identity("gsps", "marks"),
     )
     found.locate(state)
     state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect(found)

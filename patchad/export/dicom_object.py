@@ -29,10 +29,10 @@ from patchad.export.dicom_taken import (
     Taken,
     take_over,
 )
-from patchad.export.regions import FlaggedRegion, regions_of
 from patchad.image import Screening, Source, Voi
 from patchad.io.files import write_whole
 from patchad.io.quiet import quiet
+from patchad.marks import Mark, marks
 from patchad.version import __version__
 
 # fmt: off
@@ -115,9 +115,9 @@ class Finding:
         return self.maker.card
 
     @cached_property
-    def regions(self) -> tuple[FlaggedRegion, ...]:
-        """The flagged regions, the highest first."""
-        return regions_of(self.screening, self.card.calibrated)
+    def marks(self) -> tuple[Mark, ...]:
+        """The marks, the rarest first."""
+        return marks(self.screening, self.card.calibrated)
 
     @cached_property
     def reference(self) -> Dataset:

@@ -1,4 +1,4 @@
-"""Regions and heatmap as DICOM segmentations, pixel for pixel those of the film as stored."""
+"""Marks and heatmap as DICOM segmentations, pixel for pixel those of the film as stored."""
 
 from typing import Any
 
@@ -11,31 +11,33 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless
 
 from patchad.export.dicom_object import Finding, copy_element
+from patchad.verdict import label_of
 from patchad.version import __version__
 
 _PARTS = 255  # of the display range, in a fractional segmentation
 
 
 def region_segmentation(found: Finding) -> Dataset | None:
-    """BINARY, a segment a flagged region; None where there is none, for it can't be empty."""
-    if not found.regions:
+    """BINARY, a segment a mark; None where there is none, for it can't be empty."""
+    if not found.marks:
         return None
     labels = np.zeros((1, *found.screening.heatmap.values.shape), np.uint16)
     described = []
-    for number, region in enumerate(found.regions, start=1):
-        height, width = region.mask.shape
-        rows, cols = slice(region.row, region.row + height), slice(region.col, region.col + width)
-        labels[0, rows, cols][region.mask] = number
+    for mark in found.marks:
         described.append(
             _segment(
                 found,
-                number,
-                f"region {number}, score {region.score:.4g}",
-                (f"region {number}", found.uid("region", str(number))),
+                mark.number,
+                f"mark {label_of(mark, found.card.calibrated)}",
+                (f"mark {mark.number}", found.uid("mark", str(mark.number))),
             )
         )
+    for mark in sorted(found.marks, key=lambda mark: -mark.mask.sum()):  # the small ones on top
+        height, width = mark.mask.shape
+        rows, cols = slice(mark.row, mark.row + height), slice(mark.col, mark.col + width)
+        labels[0, rows, cols][mark.mask] = mark.number
     return _segmentation(
-        found, "seg", "regions as masks", labels, described, "Flagged regions, research use only"
+        found, "seg", "marks as masks", labels, described, "Marks, research use only"
     )
 
 

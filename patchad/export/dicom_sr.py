@@ -1,4 +1,4 @@
-"""Scores and regions as a structured report: Comprehensive 3D SR, TID 1500."""
+"""Scores and marks as a structured report: Comprehensive 3D SR, TID 1500."""
 
 import math
 
@@ -23,7 +23,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from patchad.export.dicom_object import Finding, Maker
-from patchad.export.regions import FlaggedRegion
+from patchad.marks import Mark
 from patchad.version import __version__
 
 SCHEME = "99PATCHAD"
@@ -37,24 +37,30 @@ IMAGE_SCORE = _own("image_score", "Anomaly score of the image")
 IMAGE_PERCENTILE = _own("image_percentile", "Percentile among held-out negative patients")
 IMAGE_THRESHOLD = _own("image_threshold", "Threshold of the image score")
 FLAGGED = _own("flagged", "Score over the threshold")
-REGION_SCORE = _own("region_score", "Highest anomaly score in the region")
-REGION_PERCENTILE = _own("region_percentile", "Percentile of the region among held-out negatives")
-REGION_THRESHOLD = _own("region_threshold", "Threshold of a region's score")
+DECIDED_BY = _own("flag_decided_by", "What decides whether the image is flagged")
+STRONGEST_MARK = _own("strongest_mark", "The score of its strongest mark")
+OWN_SCORE = _own("own_score", "A score of its own, on another scale than marks")
+MARKS = _own("marks", "Number of marks")
+USUAL_MARKS = _own("usual_marks", "Number of marks of a normal film")
+MARK_SCORE = _own("mark_score", "Highest anomaly score in the mark")
+MARK_THRESHOLD = _own("mark_threshold", "Threshold of a mark's score")
+MARK_RARITY = _own("mark_rarity", "Marks this strong per normal film")
+MARK_RARITY_BOUND = _own("rarity_bound", "Upper 95 % bound of marks this strong per film")
 INTENDED_USE = _own("intended_use", "Intended use")
 RESEARCH = _own("research", "Research use only, not for diagnosis")
 
 
 def report(found: Finding) -> Dataset:
-    """A preliminary, unverified report: a group of measurements on the image, one on each region.
+    """A preliminary, unverified report: a group of measurements on the image, one on each mark.
 
-    Scores have no unit and are no probabilities. Regions are closed polylines (SCOORD) in pixels
+    Scores have no unit and are no probabilities. Marks are closed polylines (SCOORD) in pixels
     of the stored image.
     """
-    regions = [_region(found, number, region) for number, region in enumerate(found.regions, 1)]
+    marks = [_mark(found, mark) for mark in found.marks]
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer(found.maker)),
         procedure_reported=codes.SCT.ImagingProcedure,
-        imaging_measurements=[_image(found), *regions],
+        imaging_measurements=[_image(found), *marks],
         title=codes.DCM.ImagingMeasurementReport,
     )
     document: Dataset = Comprehensive3DSR(
@@ -88,6 +94,8 @@ def observer(maker: Maker) -> ObserverContext:
 
 def _image(found: Finding) -> MeasurementsAndQualitativeEvaluations:
     screening, source = found.screening, found.reference
+    calibration = found.card.calibrated
+    decided_by = STRONGEST_MARK if calibration.marks.decides else OWN_SCORE
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(found.uid("image"), "image"),
         algorithm_id=_algorithm(found),
@@ -95,35 +103,37 @@ def _image(found: Finding) -> MeasurementsAndQualitativeEvaluations:
         measurements=_measured(
             (IMAGE_SCORE, screening.score, codes.UCUM.NoUnits),
             (IMAGE_PERCENTILE, screening.percentile, codes.UCUM.Percent),
-            (IMAGE_THRESHOLD, found.card.calibrated.image_threshold, codes.UCUM.NoUnits),
+            (IMAGE_THRESHOLD, calibration.image_threshold, codes.UCUM.NoUnits),
+            (MARKS, len(found.marks), codes.UCUM.NoUnits),
+            (USUAL_MARKS, calibration.marks.per_film, codes.UCUM.NoUnits),
         ),
         qualitative_evaluations=[
             QualitativeEvaluation(FLAGGED, codes.SCT.Yes if screening.flagged else codes.SCT.No),
+            QualitativeEvaluation(DECIDED_BY, decided_by),
             QualitativeEvaluation(INTENDED_USE, RESEARCH),
         ],
     )
 
 
-def _region(
-    found: Finding, number: int, region: FlaggedRegion
-) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+def _mark(found: Finding, mark: Mark) -> PlanarROIMeasurementsAndQualitativeEvaluations:
     source = found.reference
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            found.uid("region", str(number)), f"region {number}"
+            found.uid("mark", str(mark.number)), f"mark {mark.number}"
         ),
         referenced_region=ImageRegion(
             "POLYLINE",
-            region.outline,
+            mark.outline,
             SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
         ),
         finding_type=codes.DCM.SelectedRegion,
         algorithm_id=_algorithm(found),
         measurements=_measured(
-            (REGION_SCORE, region.score, codes.UCUM.NoUnits),
-            (REGION_PERCENTILE, region.percentile, codes.UCUM.Percent),
-            (REGION_THRESHOLD, found.card.calibrated.drawn_over, codes.UCUM.NoUnits),
-            (codes.SCT.Area, region.area_mm2, codes.UCUM.SquareMillimeter),
+            (MARK_SCORE, mark.score, codes.UCUM.NoUnits),
+            (MARK_THRESHOLD, found.card.calibrated.marks.threshold, codes.UCUM.NoUnits),
+            (MARK_RARITY, mark.rarity, codes.UCUM.NoUnits),
+            (MARK_RARITY_BOUND, mark.upper, codes.UCUM.NoUnits),
+            (codes.SCT.Area, mark.area_mm2, codes.UCUM.SquareMillimeter),
         ),
     )
 

@@ -21,6 +21,7 @@ from scipy import ndimage
 from patchad.errors import ImageError
 from patchad.image import Heatmap, Radiograph
 from patchad.io.files import write_whole
+from patchad.marks import Mark
 
 LONG_SIDE = 2048  # pixels of the film in the picture, at most
 OUTLINE = 255  # the index of outlines in the palette
@@ -38,10 +39,9 @@ def overlay(
     heatmap: Heatmap,
     *,
     display_range: tuple[float, float],
-    threshold: float,
-    boxes: NDArray[np.float64],
-    scores: NDArray[np.float32] | None = None,
-    marked: NDArray[np.bool_] | None = None,
+    threshold: float | None,
+    marks: Sequence[Mark],
+    labels: Sequence[str] = (),
     caption: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
     """Draw the film with its heatmap, a colour bar to the right and the caption beneath.
@@ -50,12 +50,9 @@ def overlay(
         radiograph: the film; its spacing gives the aspect.
         heatmap: (H, W) as the film; NaN and values below ``display_range`` stay transparent.
         display_range: the scores at the ends of the colour scale, from the card.
-        threshold: the patch threshold of the card, in the unit of the heatmap.
-        boxes: (K, 4) float64 (row, col, height, width) in source pixels: the patches over the
-            threshold. The outline of all together is drawn.
-        scores: (K,) float32, the scores of ``boxes``: the highest one is drawn too, with its score.
-        marked: (H, W) bool: of a dense map, the pixels over the threshold. They are outlined in
-            place of ``boxes``, which then bound the regions.
+        threshold: of what is marked, in the unit of the heatmap; None where marks have another.
+        marks: are outlined, the first on top of the others.
+        labels: what is written beside each mark.
         caption: lines of text; file or SOP names, never a patient's.
 
     Returns:
@@ -65,30 +62,18 @@ def overlay(
         ImageError: the heatmap is of another size than the film.
     """
     shape = display_shape(radiograph.shape, radiograph.step)
-    index = layer(
-        radiograph, heatmap, shape, display_range=display_range, boxes=boxes, marked=marked
-    )
-    thickness = _thickness(shape)
-    highest = None
-    if scores is not None and len(boxes):
-        top = int(np.argmax(scores))
-        highest = _pixels(boxes[top : top + 1], radiograph.shape, shape)[0]
-        if marked is None:  # twice as thick as the outline of all
-            index[_inner_edge(_union(highest[None], shape), 2 * thickness)] = OUTLINE
+    index = layer(radiograph, heatmap, shape, display_range=display_range, marks=marks)
     film = blend(film_grey(radiograph, shape), index)
 
     ink = _Ink.of_height(max(shape))
-    count = f"{len(boxes) or 'no'} {_named(len(boxes), marked is not None)}"
-    below = f"{count} over the threshold {threshold:.4g}{', outlined' * bool(len(boxes))}"
     bar = _colour_bar(ink, shape[0], heatmap.unit, display_range, threshold)
     width = max(shape[1] + bar.width, 36 * ink.advance)
-    text = _caption(ink, width, [*caption, below, RESEARCH])
+    text = _caption(ink, width, [*caption, RESEARCH])
     canvas = Image.new("RGB", (width, max(shape[0], bar.height) + text.height), _BACKGROUND)
     canvas.paste(Image.fromarray(film), (0, 0))
     canvas.paste(bar, (shape[1], 0))
     canvas.paste(text, (0, canvas.height - text.height))
-    if scores is not None and highest is not None:
-        _label(canvas, ink, highest, shape, f"{scores.max():.4g}")
+    _label(canvas, ink, [_extent(mark, radiograph.shape, shape) for mark in marks], shape, labels)
     return np.asarray(canvas)
 
 
@@ -122,13 +107,12 @@ def layer(
     shape: tuple[int, int],
     *,
     display_range: tuple[float, float],
-    boxes: NDArray[np.float64],
-    marked: NDArray[np.bool_] | None = None,
+    marks: Sequence[Mark],
 ) -> NDArray[np.uint8]:
     """What lies over the film, drawn at ``shape``: (rows, columns) uint8 indices of the palette.
 
     Arguments are those of :func:`overlay`; 0 is transparent, :data:`OUTLINE` runs along the inner
-    edge of what is ``marked``, or else of the union of ``boxes``.
+    edge of each mark, or around one that it would cover.
     """
     if heatmap.values.shape != radiograph.shape:
         raise ImageError(
@@ -136,11 +120,18 @@ def layer(
             f"{radiograph.shape}: it belongs to another image, screen this one again"
         )
     index = levels(_resampled(heatmap.values, shape), display_range)
-    if marked is None:
-        union = _union(_pixels(boxes, radiograph.shape, shape), shape)
-    else:
-        union = _resampled(marked.astype(np.float32), shape) >= 0.5
-    index[_inner_edge(union, _thickness(shape))] = OUTLINE
+    for mark in reversed(marks):
+        rows, cols = _extent(mark, radiograph.shape, shape)
+        room = 3 * _thickness(shape)
+        mask = np.pad(_drawn(mark, radiograph.shape, shape), room)
+        edge = _edge(mask, _thickness(shape))
+        # The edge may reach out of the film by the room that it was given.
+        top, left = max(room - rows.start, 0), max(room - cols.start, 0)
+        part = index[
+            max(rows.start - room, 0) : rows.stop + room,
+            max(cols.start - room, 0) : cols.stop + room,
+        ]
+        part[edge[top : top + part.shape[0], left : left + part.shape[1]]] = OUTLINE
     return index
 
 
@@ -202,34 +193,43 @@ def _resampled(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[n
     return drawn
 
 
-def _pixels(
-    boxes: NDArray[np.float64], source: tuple[int, int], shape: tuple[int, int]
-) -> NDArray[np.int64]:
-    """Boxes of the source as (first row, first col, end row, end col) at ``shape``: (K, 4)."""
-    edges = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-    pixels: NDArray[np.int64] = np.rint(edges * np.tile(np.divide(shape, source), 2)).astype(int)
-    return np.clip(pixels, 0, np.tile(shape, 2))
+def _extent(mark: Mark, source: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns that the box of a mark has at ``shape``; one of each at least."""
+    x, y, width, height = mark.box
+    found = []
+    for first, length, old, new in (
+        (y, height, source[0], shape[0]),
+        (x, width, source[1], shape[1]),
+    ):
+        start = min(round(first * new / old), new - 1)
+        found.append(slice(start, max(round((first + length) * new / old), start + 1)))
+    return found[0], found[1]
 
 
-def _union(edges: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels (rows, columns) bool of boxes."""
-    union = np.zeros(shape, np.bool_)
-    for r0, c0, r1, c1 in edges:
-        union[r0:r1, c0:c1] = True
-    return union
+def _drawn(mark: Mark, source: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of a mark within its :func:`_extent`, by the source pixel at their middle."""
+    lines = []
+    for part, first, old, new in zip(
+        _extent(mark, source, shape), (mark.row, mark.col), source, shape, strict=True
+    ):
+        middles = (np.arange(part.start, part.stop) + 0.5) * old / new
+        lines.append((middles.astype(np.int64) - first).clip(0, None))
+    rows, cols = (line.clip(max=n - 1) for line, n in zip(lines, mark.mask.shape, strict=True))
+    drawn = mark.mask[np.ix_(rows, cols)]
+    return drawn if drawn.any() else np.ones_like(drawn)
 
 
-def _inner_edge(union: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
-    """The pixels of ``union`` (rows, columns) bool that lie on its edge."""
-    if not union.any():
-        return union
-    inner: NDArray[np.bool_] = ndimage.binary_erosion(union, np.ones((3, 3), bool), thickness)
-    return union & ~inner
+def _edge(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
+    """The inner edge of a mask; around it, with some distance, where that would cover half of it.
 
-
-def _named(count: int, dense: bool) -> str:
-    one, many = ("region", "regions") if dense else ("patch", "patches")
-    return many if count > 1 else one
+    ``mask`` (rows, columns) bool is False along its border, for three times ``thickness``.
+    """
+    square = np.ones((3, 3), np.bool_)
+    inner: NDArray[np.bool_] = ndimage.binary_erosion(mask, square, thickness)
+    if 2 * inner.sum() >= mask.sum():
+        return mask & ~inner
+    outer: NDArray[np.bool_] = ndimage.binary_dilation(mask, square, 3 * thickness)
+    return outer & ~ndimage.binary_dilation(mask, square, 2 * thickness)
 
 
 def _thickness(shape: tuple[int, int]) -> int:
@@ -270,9 +270,9 @@ def _caption(ink: _Ink, width: int, lines: Sequence[str]) -> Image.Image:
 
 
 def _colour_bar(
-    ink: _Ink, height: int, unit: str, display_range: tuple[float, float], threshold: float
+    ink: _Ink, height: int, unit: str, display_range: tuple[float, float], threshold: float | None
 ) -> Image.Image:
-    """The colour scale with ticks and the threshold, at least ``height`` pixels high.
+    """The colour scale with ticks, at least ``height`` pixels high, and any threshold.
 
     Its ground runs from black to white, so that it shows the colours as on dark and bright film.
     """
@@ -295,18 +295,21 @@ def _colour_bar(
     def place(value: float) -> float:
         return top + (high - value) / (high - low) * (length - 1)
 
-    mark = float(np.clip(place(threshold), top, top + length - 1))
     taken: list[float] = []
-    outside = " ↑" if threshold > high else " ↓" if threshold < low else ""
-    draw.line([ink.advance, mark, right + ink.advance, mark], _OUTLINE_COLOUR, ink.line // 8 + 1)
-    draw.text(
-        (right + 1.5 * ink.advance, mark),
-        f"{threshold:.4g}{outside}\nthreshold",
-        _OUTLINE_COLOUR,
-        ink.font,
-        anchor="lm",
-        spacing=0,
-    )
+    mark = -np.inf
+    if threshold is not None:
+        mark = float(np.clip(place(threshold), top, top + length - 1))
+        outside = " ↑" if threshold > high else " ↓" if threshold < low else ""
+        line = [ink.advance, mark, right + ink.advance, mark]
+        draw.line(line, _OUTLINE_COLOUR, ink.line // 8 + 1)
+        draw.text(
+            (right + 1.5 * ink.advance, mark),
+            f"{threshold:.4g}{outside}\nthreshold",
+            _OUTLINE_COLOUR,
+            ink.font,
+            anchor="lm",
+            spacing=0,
+        )
     # The ends first: they are the range; then round values where there is room.
     inner = [v for v in MaxNLocator(5).tick_values(low, high) if low < v < high]
     for value in (high, low, *inner):
@@ -319,18 +322,35 @@ def _colour_bar(
 
 
 def _label(
-    canvas: Image.Image, ink: _Ink, box: NDArray[np.int64], shape: tuple[int, int], text: str
+    canvas: Image.Image,
+    ink: _Ink,
+    extents: Sequence[tuple[slice, slice]],
+    shape: tuple[int, int],
+    labels: Sequence[str],
 ) -> None:
-    """Write ``text`` over a box (first row, first col, end row, end col), or under it, or in it."""
-    height, width = ink.line, ink.advance * (len(text) + 1)
-    if width > shape[1] or 4 * height > shape[0]:
-        return  # a film too small for it
-    row, col = int(box[0]) - height, min(int(box[1]), shape[1] - width)
-    if row < 0:
-        row = int(box[2])
-    if row + height > shape[0]:  # the box fills the film
-        row = int(box[0])
+    """Write each label over its mark, else under it or in it; one that finds no room is left out.
+
+    A label covers no earlier one, and no mark of an earlier one.
+    """
     draw = ImageDraw.Draw(canvas)
-    draw.rectangle((col, row, col + width - 1, row + height - 1), _BACKGROUND)
-    middle = col + width / 2, row + height / 2
-    draw.text(middle, text, _OUTLINE_COLOUR, ink.font, anchor="mm")
+    taken: list[tuple[int, int, int, int]] = []
+    for (rows, cols), text in zip(extents, labels, strict=False):
+        height, width = ink.line, ink.advance * (len(text) + 1)
+        gap = 3 * _thickness(shape)
+        col = max(min(cols.start, shape[1] - width), 0)
+        for row in (rows.start - gap - height, rows.stop + gap, rows.start):
+            box = (row, col, row + height, col + width)
+            if row < 0 or box[2] > shape[0] or box[3] > shape[1]:
+                continue
+            if any(_overlap(box, other) for other in taken):
+                continue
+            draw.rectangle((col, row, col + width - 1, row + height - 1), _BACKGROUND)
+            draw.text((col + width / 2, row + height / 2), text, _OUTLINE_COLOUR, ink.font, "mm")
+            taken.append(box)
+            break
+        taken.append((rows.start, cols.start, rows.stop, cols.stop))
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    """Whether two boxes (first row, first col, end row, end col) share a pixel."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
@@ -31,11 +32,12 @@ from patchad.export.overlay import (
     levels,
     palette,
 )
-from patchad.export.regions import outlined
 from patchad.export.tiff import stored_heatmap
 from patchad.io.files import write_whole
 from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.io.workers import Fault, Ready, required
+from patchad.marks import Mark, marks_of
+from patchad.verdict import DECIDED_BY_MARK, OWN_SCALE, marks_in_words, rarity_in_words, verdict
 from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
@@ -46,6 +48,7 @@ _SECTIONS = (
     "patient",
     "pointing",
     "froc",
+    "marks",
     "threshold",
     "pixel",
 )  # of evaluation.json
@@ -54,6 +57,7 @@ _CURVES = {
     "pr.png": "Precision against recall",
     "froc.png": "Lesions found against false alarms an image",
     "histogram.png": "Scores by label",
+    "rarity.png": "Marks of negative images: as many as the model says?",
 }
 
 
@@ -82,6 +86,9 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             run=run.settings,
             card=card,
             calibration=card.calibrated,
+            decided=DECIDED_BY_MARK if card.calibrated.marks.decides else OWN_SCALE,
+            verdict=_verdict,
+            words=partial(rarity_in_words, calibration=card.calibrated),
             model=run.settings["card"]["digest"],
             scale=_uri(_scale(card), "PNG"),
             strips=_strips(ranked, card),
@@ -108,8 +115,8 @@ class _Picture:
     height: int = 0
     film: str = ""
     heat: str = ""
-    over: int = 0  # patches, or regions of a dense map, over the threshold
-    regions: Sequence[tuple[float, float]] = ()  # of a dense map: score, area in mm²
+    marks: Sequence[Mark] = ()
+    said: str = ""  # of how many marks there are
     missing: str = ""
 
 
@@ -133,15 +140,21 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         radiograph = required(read).radiograph
         scores = stored_scores(run, row)
         heatmap = stored_heatmap(run, row, required(read), scores, card)
-        drawn = outlined(scores, heatmap, calibration)
+        found = marks_of(
+            scores,
+            calibration,
+            radiograph.shape,
+            radiograph.spacing_mm or (math.nan, math.nan),
+            heatmap.values,
+            flagged=bool(row.flagged),
+        )
         shape = display_shape(radiograph.shape, radiograph.step, _LONG_SIDE)
         index = layer(
             radiograph,
             heatmap,
             shape,
             display_range=calibration.display_range,
-            boxes=drawn.boxes,
-            marked=drawn.marked,
+            marks=found,
         )
     except PatchadError as error:
         return _Picture(missing=str(error))
@@ -152,21 +165,30 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         height=shape[0],
         film=_uri(Image.fromarray(film_grey(radiograph, shape)), "JPEG", quality=_JPEG_QUALITY),
         heat=_uri(heat, "PNG", optimize=True),
-        over=len(drawn.boxes),
-        regions=drawn.regions,
+        marks=found,
+        said=marks_in_words(len(found), calibration, calibrated=row.stride == card.stride),
     )
+
+
+def _verdict(row: ImageRow) -> str:
+    """What is said of an image; a dash if it has no score."""
+    if row.score is None:
+        return "–"
+    lower = math.nan if row.percentile is None else row.percentile
+    return verdict(row.score, lower, flagged=bool(row.flagged))
 
 
 def _scale(card: ModelCard) -> Image.Image:
     """The colour scale, low to high from left to right, on a ground from black to white.
 
-    A line marks the threshold of what is drawn, at an end where it lies beyond.
+    A line shows the threshold of marks if they are on this scale, at an end where it lies beyond.
     """
     low, high = card.calibrated.display_range
     index = np.tile(levels(np.linspace(low, high, 512, dtype=np.float32), (low, high)), (24, 1))
-    mark = round(510 * (card.calibrated.drawn_over - low) / (high - low))
-    mark = min(max(mark, 0), 510)
-    index[:, mark : mark + 2] = OUTLINE
+    if not card.calibrated.marks.dense:
+        line = round(510 * (card.calibrated.marks.threshold - low) / (high - low))
+        line = min(max(line, 0), 510)
+        index[:, line : line + 2] = OUTLINE
     ground = np.repeat(np.linspace(0, 255, 24).astype(np.uint8)[:, None], 512, axis=1)
     return Image.fromarray(blend(ground, index))
 

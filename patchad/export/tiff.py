@@ -85,7 +85,7 @@ def stored_heatmap(
     path = run.heatmap_path(row.id)
     if path.exists():
         return read_heatmap(path)
-    if card.calibrated.map is not None:
+    if card.calibrated.marks.dense:
         raise ImageError(f"{path} is missing, and only screening makes it: screen this image again")
     prepared = read.prepared
     return heatmap_of(card, Scored(scores.turned(prepared.turn)), prepared, read.radiograph)

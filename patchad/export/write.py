@@ -29,12 +29,14 @@ from patchad.export.dicom_pm import parametric_map
 from patchad.export.dicom_sc import secondary_capture
 from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
 from patchad.export.dicom_sr import report
+from patchad.export.geojson import geojson_path, write_geojson
 from patchad.export.overlay import overlay, write_overlay
-from patchad.export.regions import outlined
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.image import Radiograph, Screening
 from patchad.io.run import Run, heatmap_path, object_path, overlay_path, read_run
+from patchad.marks import Mark, marks
+from patchad.verdict import label_of, marks_in_words, rarity_in_words, verdict
 
 # The objects that need nothing but the finding.
 _OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
@@ -94,10 +96,13 @@ def write_image_kinds(
         OutputError: a file cannot be written.
     """
     # A dense map can't be stitched again later.
-    if "heatmap" in kinds or card.calibrated.map is not None:
+    if "heatmap" in kinds or card.calibrated.marks.dense:
         write_heatmap(heatmap_path(folder, image_id), screening.heatmap)
     wanted = bool(set(kinds) & set(DICOM_KINDS))
     found = finding(screening, card, deidentify=deidentify) if wanted else None
+    if "geojson" in kinds:
+        found_marks = marks(screening, card.calibrated)
+        write_geojson(geojson_path(folder, image_id), image_id, found_marks, card.calibrated)
     if "overlay" in kinds or (found and "sc" in kinds):
         picture = _picture(image_id, screening, radiograph, card)
         if "overlay" in kinds:
@@ -172,24 +177,28 @@ def _picture(
     image_id: str, screening: Screening, radiograph: Radiograph, card: ModelCard
 ) -> NDArray[np.uint8]:
     calibration = card.calibrated
-    drawn = outlined(screening.scores, screening.heatmap, calibration)
+    found = marks(screening, calibration)
     return overlay(
         radiograph,
         screening.heatmap,
         display_range=calibration.display_range,
-        threshold=calibration.drawn_over,
-        boxes=drawn.boxes,
-        scores=drawn.scores,
-        marked=drawn.marked,
-        caption=_caption(image_id, screening),
+        threshold=None if calibration.marks.dense else calibration.marks.threshold,
+        marks=found,
+        labels=[label_of(mark, calibration) for mark in found],
+        caption=_caption(image_id, screening, found, card),
     )
 
 
-def _caption(image_id: str, screening: Screening) -> tuple[str, ...]:
-    source = screening.source
+def _caption(
+    image_id: str, screening: Screening, found: Sequence[Mark], card: ModelCard
+) -> tuple[str, ...]:
+    source, calibration = screening.source, card.calibrated
     told = [source.modality, source.laterality, source.view]
-    verdict = "flagged" if screening.flagged else "not flagged"
+    known = screening.scores.grid.stride == card.stride
+    rarest = [f"mark 1: {rarity_in_words(found[0], calibration)}"] if found else []
     return (
         " ".join([image_id, *filter(None, told)]),
-        f"image score {screening.score:.4g}, percentile {screening.percentile:.0f}: {verdict}",
+        verdict(screening.score, screening.percentile, flagged=screening.flagged),
+        marks_in_words(len(found), calibration, calibrated=known),
+        *rarest,
     )

@@ -12,8 +12,8 @@ from patchad.io.run import Run, read_run
 
 _EVALUATION = (
     "evaluation.json",
-    *("figures.csv", "by_kind.csv", "operating_points.csv"),
-    *("roc.png", "pr.png", "froc.png", "histogram.png"),
+    *("figures.csv", "by_kind.csv", "operating_points.csv", "marks.csv", "rarity.csv"),
+    *("roc.png", "pr.png", "froc.png", "histogram.png", "rarity.png"),
 )
 EVALUATION = Layout("evaluation", _EVALUATION)
 SELFTEST = Layout("selftest", ("selftest.json", "detail.csv", "contrast_detail.png"))
@@ -29,9 +29,11 @@ RUN = Layout(
         "patches/{id}.parquet",
         "heatmaps/{id}.tif",
         "overlays/{id}.png",
+        "geojson/{id}.geojson",
         *(f"dicom/{{id}}/{kind}.dcm" for kind in _OBJECTS),
         "dicom/*/ko.dcm",  # by study
         "images.csv",
+        "marks.csv",
         JOURNAL,
     ),
     ids=ids_in,

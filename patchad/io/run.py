@@ -26,7 +26,7 @@ from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, read_a
 from patchad.preprocess import Preprocessing
 from patchad.turn import Turn
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

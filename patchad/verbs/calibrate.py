@@ -15,16 +15,15 @@ models score the new film too, each beside its own fold. In benchmarks/calibrati
 stays near α.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.feature import peak_local_max
 
 from patchad.calibration import (
     Calibration,
-    MapCalibration,
     Shares,
     conformal_threshold,
     highest_of_patients,
@@ -35,10 +34,10 @@ from patchad.calibration import (
 from patchad.config import CalibrationConfig
 from patchad.detector import ModelCard, Scored
 from patchad.errors import TrainingError
+from patchad.verbs.calibrate_marks import calibrate_marks, draw_marks, mark_statement
 from patchad.verbs.two_breasts import Side, calibrate_two_breasts
 
 _SAMPLED = 20_000  # values of a dense map that are kept of an image
-_APART_MM = 5.0  # between the peaks of a dense map
 _DISPLAY_FROM = 0.9  # the colours begin here: nine tenths of a negative film stay clear
 
 
@@ -48,15 +47,14 @@ class NegativeImage:
 
     ``scored``: what the detector said of it, without its map. ``held_out`` (m,) float32: the
     patches that percentiles are learnt from, all unless the split was by patch. ``side``: which
-    breast it shows, for the comparison of two. Of a dense map,
-    ``peaks`` are the local maxima and ``dense`` a sample of the values, both (n,) float32.
+    breast it shows, for the comparison of two. ``dense`` (n,) float32 is a sample of the values of
+    a dense map, its highest among them; None where there is none.
     """
 
     patient_id: str
     scored: Scored
     held_out: NDArray[np.float32]
     side: Side
-    peaks: NDArray[np.float32] | None = None
     dense: NDArray[np.float32] | None = None
 
     @classmethod
@@ -65,7 +63,6 @@ class NegativeImage:
         patient_id: str,
         side: Side,
         scored: Scored,
-        spacing_mm: tuple[float, float] | None,
         held_out: NDArray[np.float32] | None = None,
     ) -> "NegativeImage":
         """What calibration needs of a scored image."""
@@ -73,9 +70,8 @@ class NegativeImage:
         bare = replace(scored, map=None)
         if scored.map is None:
             return cls(patient_id, bare, values, side)
-        dense = scored.map[np.isfinite(scored.map)]
-        peaks = map_peaks(scored.map, spacing_mm)
-        return cls(patient_id, bare, values, side, peaks, dense[:: max(1, len(dense) // _SAMPLED)])
+        dense = np.sort(scored.map[np.isfinite(scored.map)])[::-1]
+        return cls(patient_id, bare, values, side, dense[:: max(1, len(dense) // _SAMPLED)])
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -110,26 +106,34 @@ def calibrate(
             "no negative patch was held out, so scores cannot be calibrated: give more negative "
             "patients, a larger split.held_out, or a smaller min_foreground"
         )
-    patch_threshold = _patch_threshold([image.values for image in images], config.false_patches)
+    drawn = draw_marks([image.scored.scores for image in images], config.false_marks)
     by_image = [
-        image.scored.image_score(config.pooling, config.top_k, patch_threshold) for image in images
+        image.scored.image_score(config.pooling, config.top_k, drawn.threshold) for image in images
     ]
     patients = [image.patient_id for image in images]
     ranked = highest_of_patients(patients, by_image)
     dense = [image.dense for image in images if image.dense is not None]
-    peaks = [image.peaks for image in images if image.peaks is not None]
-    own = _map_calibration(peaks, config.false_patches) if peaks else None
     shown = np.concatenate(dense) if dense else held_out
     low = float(np.quantile(shown, _DISPLAY_FROM))
-    drawn_over = patch_threshold if own is None else own.threshold
-    high = low + 2 * max(drawn_over - low, 1e-3 * abs(low), 1e-6)
+    # Halfway up the colours: the threshold of marks, or an ordinary negative's highest spot.
+    halfway = float(np.median([values.max() for values in dense])) if dense else drawn.threshold
+    high = low + 2 * max(halfway - low, 1e-3 * abs(low), 1e-6)
+    image_threshold = conformal_threshold(ranked, config.false_images)
+    own_score = any(math.isfinite(image.scored.image) for image in images)
+    marks = calibrate_marks(
+        drawn,
+        patients,
+        image_threshold,
+        dense=bool(dense),
+        decides=config.pooling == "max" and not own_score,
+    )
     return Calibration(
         pooling=config.pooling,
         top_k=config.top_k,
         patch_shares=Shares.of(held_out),
         patient_scores=tuple(ranked),
-        patch_threshold=patch_threshold,
-        image_threshold=conformal_threshold(ranked, config.false_images),
+        patch_threshold=drawn.threshold,
+        image_threshold=image_threshold,
         display_range=(low, high),
         images=len(images),
         patients=len(ranked),
@@ -137,8 +141,11 @@ def calibrate(
         made=made,
         folds=folds,
         made_on=made_on,
-        statements=_statements(len(images), len(ranked), config, folds, dense=own is not None),
-        map=own,
+        marks=marks,
+        statements=(
+            mark_statement(marks),
+            *_statements(len(ranked), config, folds),
+        ),
         two_breasts=calibrate_two_breasts(
             by_image, [image.side for image in images], patients, config.false_images
         ),
@@ -170,43 +177,9 @@ def told_of(card: ModelCard) -> list[str]:
     ]
 
 
-def map_peaks(
-    values: NDArray[np.float32], spacing_mm: tuple[float, float] | None
-) -> NDArray[np.float32]:
-    """The values of a map's local maxima, (n,) float32, ``_APART_MM`` apart at least.
-
-    ``values`` (H, W), NaN where it doesn't speak; without spacing a fiftieth of the longer side.
-    """
-    apart = max(values.shape) / 50 if spacing_mm is None else _APART_MM / max(spacing_mm)
-    spoken = np.where(np.isfinite(values), values, np.nanmin(values, initial=0))
-    places: NDArray[np.int64] = peak_local_max(  # type: ignore[no-untyped-call]
-        spoken, min_distance=max(1, round(apart)), exclude_border=False
-    )
-    found: NDArray[np.float32] = values[places[:, 0], places[:, 1]]
-    return found[np.isfinite(found)]
-
-
-def _map_calibration(peaks: Sequence[NDArray[np.float32]], budget: float) -> MapCalibration:
-    return MapCalibration(_patch_threshold(peaks, budget), Shares.of(np.concatenate(peaks)))
-
-
-def _patch_threshold(images: Sequence[NDArray[np.float32]], budget: float) -> float:
-    """The lowest value that no more than ``budget`` of an image exceed, on average."""
-    values = np.sort(np.concatenate(images))
-    allowed = min(int(budget * len(images)), len(values) - 1)
-    return float(values[len(values) - 1 - allowed])
-
-
-def _statements(
-    images: int, patients: int, config: CalibrationConfig, folds: int, *, dense: bool
-) -> tuple[str, ...]:
+def _statements(patients: int, config: CalibrationConfig, folds: int) -> tuple[str, ...]:
     rate = promised_rate(patients, config.false_images)
-    exceed = "patches an image exceed the patch threshold"
-    if dense:
-        exceed += f", and as many peaks of the map ({_APART_MM:g} mm apart) the map threshold,"
     statements = [
-        f"Patches: on the {images} negative images, at most {config.false_patches:g} {exceed} on "
-        "average. This is what was counted, not a guarantee for new images.",
         f"Images: {promise(rate)}. "
         + (_of_folds(patients, folds, rate) if folds else _of_split(patients)),
     ]

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from patchad.baselines import BASELINES
+from patchad.calibration import Calibration
+from patchad.errors import RequestError
+from patchad.evaluation.drawn import (
+    Drawn,
+    collect_marks,
+    marks_section,
+    rarity_table,
+    resolution_of,
+)
 from patchad.evaluation.figures import (
     MIN_PATIENTS,
     Section,
@@ -43,6 +53,7 @@ from patchad.version import __version__
 
 _Sections = dict[str, Section]
 _THRESHOLDS = {"patch": "patch_threshold", "image": "image_threshold", "patient": "image_threshold"}
+_CALIBRATION = TypeAdapter(Calibration)
 
 
 def evaluate(
@@ -103,10 +114,11 @@ class _Judged:
     result: dict[str, Any]
     whole: Mapping[str, _Sections]
     samples: Samples
+    drawn: Drawn
 
 
 def _write(folder: Path, judged: _Judged, run: Run) -> None:
-    write_tables(folder, judged.result)
+    write_tables(folder, judged.result, judged.drawn.marks)
     write_pictures(folder, judged.result, judged.whole, judged.samples, run.settings["card"])
     text = json.dumps(judged.result, indent=2, allow_nan=False)
     write_whole(folder / "evaluation.json", text + "\n")
@@ -152,7 +164,13 @@ def _judge(
             weights,
         ),
     }
-    pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), device)
+    drawn = collect_marks(run, judged)
+    marks = {
+        kind: marks_section(drawn, images, samples.lesions, weights, kind) for kind in ("", *kinds)
+    }
+    rarity = rarity_table(drawn, images, resolution_of(calibration), weights)
+    known = _calibration_of(run)
+    pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), known, device)
     notes = [*judged.notes, *_seen_notes(run, judged)]
     if pixels is None and len(samples.lesions):
         notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
@@ -169,6 +187,7 @@ def _judge(
         "notes": notes,
         "counts": dict(judged.counts),
         **_json(whole[METHOD]),
+        "marks": {**_json(marks)[""], "rarity": rarity},
         "threshold": {
             name: {"value": calibration[_THRESHOLDS[name]], "from": "card", **section}
             for name, section in _json(thresholds).items()
@@ -177,13 +196,14 @@ def _judge(
         "by_kind": {
             kind: {
                 **_json(sections[METHOD]),
+                "marks": _json(marks)[kind],
                 "baselines": {name: _json(sections[name]) for name in BASELINES},
             }
             for kind, sections in by_kind.items()
         },
         "baselines": {name: _beside(whole[METHOD], whole[name]) for name in BASELINES},
     }
-    return _Judged(result, whole, samples)
+    return _Judged(result, whole, samples, drawn)
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
@@ -200,6 +220,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         figures = (patch["auroc"], patch["within_image_auroc"], image["auroc"], patient["auroc"])
         lines.append(f"{name:<16} " + " ".join(f"{as_text(f):<20}" for f in figures).rstrip())
     unbeaten = [n for n, sections in result["baselines"].items() if sections["beaten"] is not True]
+    lines += _marks_summary(result["marks"])
     if unbeaten:
         lines.append(f"not shown to beat (patch AUROC, paired by patient): {', '.join(unbeaten)}")
     for level in ("image", "patient"):
@@ -227,6 +248,29 @@ def _seen_notes(run: Run, judged: Truth) -> list[str]:
                 "pixels), so these figures flatter it: judge it on others."
             )
     return notes
+
+
+def _marks_summary(marks: Mapping[str, Any]) -> list[str]:
+    told = f"marks: {as_text(marks['marks_a_negative_image'])} a negative image"
+    if marks["counts"]["lesions"]:
+        told += (
+            f", on {as_text(marks['lesions_marked'])} of {marks['counts']['lesions']} lesions; "
+            f"{as_text(marks['precision'])} of all marks lie on one"
+        )
+    tenth = [row for row in marks["rarity"] if row["expected"] == 0.1]
+    if tenth and tenth[0]["observed"]["value"] is not None:
+        seen = as_text(tenth[0]["observed"])
+        told += f"; marks as rare as 1 in 10 normal films: {seen} a negative image (0.10 promised)"
+    return [told]
+
+
+def _calibration_of(run: Run) -> Calibration:
+    try:
+        return _CALIBRATION.validate_python(run.settings["card"]["calibration"])
+    except (ValidationError, LookupError, TypeError):
+        raise RequestError(
+            f"the card in {run.folder} is not one that patchad {__version__} can read: screen again"
+        ) from None
 
 
 def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
@@ -297,14 +341,20 @@ def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
         "the most at so many false marks a negative image: false marks are counted on negative "
         "images alone; all lesions count, scored or not.",
+        "marks": "As drawn (marks.csv of the run). marks_a_negative_image counts those of negative "
+        "images; lesions_marked is the share of lesions that a mark hits: its centre lies in the "
+        "region, or its box covers half of the region, or the region half of the box. precision: "
+        "of the marks on negative images and on positive ones with regions, the share that hits a "
+        "lesion.",
+        "marks.rarity": "observed: the marks a negative image has that say they are as rare as "
+        "expected, or rarer. Both in marks an image; a model whose word holds has them equal.",
         "threshold": "The card's, from negatives that were not judged here; above is strictly "
         "above. Patches as under 'patch'; patient: the highest image over the image threshold.",
         "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
         "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
         f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
-        "patch scores, or of the values of a dense map; Dice, exact, over all these pixels at the "
-        "card's threshold of what is outlined (that of the map where there is a dense map, else of "
-        "the patches), lesion pixels without a score being missed.",
+        "patch scores, or of the values of a dense map; Dice, exact, over all these pixels: marked "
+        "or not, against lesion or not.",
         "by_kind": "Positives of this kind of lesion against the same negatives.",
         "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
         "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",

@@ -141,9 +141,7 @@ def _scored(
                 log.debug("%s failed unexpectedly:\n%s", row.path, fault.trace)
             reader.failed.append((row_path(row.path), fault.reason))
             continue
-        own = NegativeImage.of(
-            negative.patient, side_of(negative), found, ready.prepared.spacing_mm
-        )
+        own = NegativeImage.of(negative.patient, side_of(negative), found)
         scored.append((negative, own))
         unlike += bool(faults)
     return scored, unlike

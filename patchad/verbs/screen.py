@@ -109,7 +109,8 @@ def screen_prepared(
     reasons += [f"caution: {caution}" for caution in cautions]
     if grid.stride != card.stride:
         reasons.append(
-            f"stride {grid.stride} instead of {card.stride}: percentile and flag are not calibrated"
+            f"stride {grid.stride} instead of {card.stride}: percentile, flag and the rarity of "
+            "marks are not calibrated"
         )
     if min(grid.shape) < grid.size:
         reasons.append(f"smaller than a patch ({grid.size} pixels): its edge was repeated")

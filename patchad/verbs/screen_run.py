@@ -8,11 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from patchad.checks import check_stride
 from patchad.detector import Detector, ModelCard, card_as_dict, versions
 from patchad.errors import OutputError, RequestError
+from patchad.export.marks_table import stored_marks, write_marks
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.io.clearing import clear
 from patchad.io.files import shown
@@ -37,6 +39,7 @@ from patchad.io.run import (
     write_run,
 )
 from patchad.io.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
+from patchad.marks import Mark, marks
 from patchad.methods import load
 from patchad.preprocess import Preprocessing
 from patchad.progress import Progress, silent
@@ -106,15 +109,16 @@ def screen_run(
         _require_unchanged(journal, entries, out, progress)
         _drop_incomplete(journal, out, detector, now)
         todo = [entry for entry in entries if journal.of(entry) is None]
-        if journal.finished and not todo:
+        if journal.finished and not todo and (out / "marks.csv").is_file():
             log.info("%s holds what this request gives: nothing is left to do", shown(out))
             return read_run(out)
         if claim.resumed:
             clear(out, RUN, ids=journal.orphans)
         journal.rewrite(entries)
+        marked: dict[str, tuple[Mark, ...]] = {}
         how, taken = How(preprocessing, options.spacing_mm, limits), journal.taken
         for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
-            one = _screen_entry(entry, read, detector, now, out, taken, journal)
+            one = _screen_entry(entry, read, detector, now, out, taken, journal, marked)
             if claim.resumed and one.row.status == "ok":
                 _drop_evaluation(claim)
             journal.add(one)
@@ -127,6 +131,11 @@ def screen_run(
         counts = {status: sum(row.status == status for row in table) for status in STATUSES}
         seconds = {name: sum(one.seconds.get(name, 0.0) for one in done) for name in _STAGES}
         used = {**card_as_dict(read_as), "digest": card["digest"]}
+        for row in table:  # those of an earlier session, and what only both breasts decide
+            if row.status == "ok" and (row.id not in marked or options.two_breasts):
+                stored = Run(out, {}, pd.DataFrame())
+                marked[row.id] = stored_marks(stored, row, read_as.calibrated)
+        write_marks(out, {row.id: marked[row.id] for row in table if row.status == "ok"})
         assumed = _assumed(table, preprocessing)
         told = {"counts": counts, "assumed_spacing": assumed, "seconds": seconds}
         run = write_run(out, {**settings, "card": used, **told}, table)
@@ -193,7 +202,7 @@ def _require_unchanged(
 
 def _drop_incomplete(journal: Journal, out: Path, detector: Detector, now: ScreenOptions) -> None:
     """Take rows for undone whose files have been deleted since."""
-    dense = detector.card.calibrated.map is not None
+    dense = detector.card.calibrated.marks.dense
     for key, entry in [*journal.entries.items()]:
         if entry.row.status != "ok":
             continue
@@ -233,8 +242,12 @@ def _screen_entry(
     out: Path,
     taken: set[str],
     journal: Journal,
+    marked: dict[str, tuple[Mark, ...]],
 ) -> Entry:
-    """Score one image and write its files; its row of images.csv, and what it cost."""
+    """Score one image and write its files; its row of images.csv, and what it cost.
+
+    Its marks go into ``marked``, under its id.
+    """
     if isinstance(read, Fault):
         return _failed(new_id(entry.path.stem, taken), entry, read)
     start = time.monotonic()
@@ -246,6 +259,7 @@ def _screen_entry(
         scored = time.monotonic()
         journal.begin(name)
         write_patches(patches_path(out, name), screening)
+        marked[name] = marks(screening, detector.card.calibrated)
         told = write_image_kinds(
             out,
             name,

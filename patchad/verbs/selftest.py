@@ -30,7 +30,6 @@ from patchad.evaluation.detail import (
     mark_threshold,
     marks_and_places,
 )
-from patchad.evaluation.labelling import find_marks
 from patchad.foreground import find_foreground
 from patchad.grid import PatchGrid
 from patchad.image import PatchScores, Radiograph
@@ -41,6 +40,7 @@ from patchad.io.manifest import ManifestRow, is_manifest
 from patchad.io.read import find_images
 from patchad.io.run import row_path
 from patchad.io.workers import DEFAULT_LIMITS, How, Limits, readers, required
+from patchad.marks import find_marks
 from patchad.methods import load
 from patchad.preprocess import prepare
 from patchad.progress import Progress, silent

@@ -274,9 +274,7 @@ def _scored(
         scored = score(detector, prepared, grid)
         yield (
             negative,
-            NegativeImage.of(
-                negative.patient, side_of(negative), scored, prepared.spacing_mm, held_out
-            ),
+            NegativeImage.of(negative.patient, side_of(negative), scored, held_out),
         )
 
 

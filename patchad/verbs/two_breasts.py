@@ -95,6 +95,7 @@ def with_two_breasts(card: ModelCard) -> ModelCard:
         card.calibrated,
         patient_scores=pairs.patient_scores,
         image_threshold=pairs.image_threshold,
+        marks=replace(card.calibrated.marks, decides=False),
     )
     return replace(card, calibration=calibration)
 
