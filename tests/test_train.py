@@ -15,7 +15,7 @@ from patchad.detector import read_model
 from patchad.errors import OutputError, RequestError
 from patchad.io import workers
 from patchad.io.manifest import read_manifest
-from patchad.verbs.outlier import Outlier
+from patchad.verbs.outlier import Outliers
 from patchad.verbs.screen import ScreenOptions
 from patchad.verbs.screen_run import screen_run
 from patchad.verbs.train import _one_intent, train
@@ -155,19 +155,19 @@ def test_a_film_that_alone_sets_the_threshold_is_named(
 
     def find(patients, scores, false_images):
         asked.append((patients, scores, false_images))
-        return Outlier(1, 9.0, 2.0)
+        return Outliers((1,), 9.0, 2.0)
 
-    monkeypatch.setattr("patchad.verbs.train.find_outlier", find)
+    monkeypatch.setattr("patchad.verbs.train.find_outliers", find)
     card = train(study.manifest, tmp_path / "model", study.config, device=CPU).card
     ((patients, scores, share),) = asked
     assert (len(patients), len(set(patients)), share) == (4, 2, 0.05)
     assert max(scores) == card.calibrated.image_threshold
     (line,) = (r.message for r in caplog.records if "alone sets" in r.message)
     films = {str(row.path): row.patient_id for row in read_manifest(study.manifest)}
-    path = line.split(" alone sets")[0]
+    path = line.partition("scores 2): ")[2].partition(". Such")[0]
     assert films[path] == patients[1]
     (note,) = card.calibrated.notes
-    assert note.startswith("One negative image alone sets the image threshold: it scores 9")
+    assert note.startswith("One negative image alone sets the image threshold (9; ")
     assert Path(path).name not in note
 
 

@@ -1,4 +1,4 @@
-"""A negative that alone sets the image threshold: a positive, a wrong label or an artefact?"""
+"""Negatives that alone set the image threshold: positives, wrong labels or artefacts?"""
 
 import math
 import shlex
@@ -10,46 +10,65 @@ import numpy as np
 
 from patchad.calibration import conformal_rank
 
-_FAR = 3.0  # robust deviations between the highest patient and the next
+_FAR = 3.0  # robust deviations between those that set the threshold and the next
 _LEAST = 5  # patients; of fewer nobody can tell what is far
+_MOST = 3  # patients who set it; of more nobody would say that they are alone
 _IQR = 1.349  # of a normal distribution, in standard deviations
 
 
 @dataclass(frozen=True)
-class Outlier:
-    """The image (its ``number`` among those given) that sets the threshold, and the next score."""
+class Outliers:
+    """The images (``numbers`` among those given) that set the threshold, and the next score.
 
-    number: int
+    The first is the one whose ``score`` is the threshold, others score more.
+    """
+
+    numbers: tuple[int, ...]
     score: float
     following: float
 
-    def note(self, digest: str) -> str:
-        """What the card says: the image by its digest, no path."""
+    def note(self, digests: Sequence[str]) -> str:
+        """What the card says: the images by their digests, no path."""
         return (
-            f"One negative image alone sets the image threshold: it scores {self.score:.4g}, the "
-            f"next patient's highest {self.following:.4g} (the image with the digest "
-            f"{digest[:12]}…). It may be a positive, a wrong label or an artefact."
+            f"{self._alone(_listed([f'{digest[:12]}…' for digest in digests], 'with the digest'))} "
+            f"{_MAY_BE}."
         )
 
-    def warning(self, path: str, model: Path) -> str:
-        """What the terminal says: which file, and how to look at it."""
-        look = f"patchad screen {shlex.quote(path)} --model {shlex.quote(str(model))} --out outlier"
+    def warning(self, paths: Sequence[str], model: Path) -> str:
+        """What the terminal says: which files, and how to look at them."""
+        named = " ".join(map(shlex.quote, paths))
+        look = f"patchad screen {named} --model {shlex.quote(str(model))} --out outlier"
         return (
-            f"{path} alone sets the image threshold: it scores {self.score:.4g}, the next "
-            f"patient's highest {self.following:.4g}. It may be a positive, a wrong label or an "
-            f"artefact: look at it ({look}), and if it is one, take it out and calibrate again"
+            f"{self._alone(', '.join(paths))} {_MAY_BE}: look at what is there ({look}), and if it "
+            "is so, take it out and calibrate again"
+        )
+
+    def _alone(self, named: str) -> str:
+        count = len(self.numbers)
+        who = "One negative image" if count == 1 else f"{count} negative images"
+        return (
+            f"{who} alone set{'s' * (count == 1)} the image threshold ({self.score:.4g}; the next "
+            f"patient's highest image scores {self.following:.4g}): {named}."
         )
 
 
-def find_outlier(
+_MAY_BE = "Such an image may be a positive, a wrong label or an artefact"
+
+
+def _listed(names: Sequence[str], what: str) -> str:
+    return f"{what} {' and '.join(names)}"
+
+
+def find_outliers(
     patients: Sequence[str], scores: Sequence[float], false_images: float
-) -> Outlier | None:
-    """The image that alone sets the image threshold by far, if there is one.
+) -> Outliers | None:
+    """The images that alone set the image threshold by far, if there are such.
 
-    It does where the threshold is the highest patient's score (as it is with fewer than
-    2 / ``false_images`` − 1 patients), and that lies more than three robust standard deviations
-    above the next patient's: the interquartile range of all other patients' scores, over 1.349.
-    NaN scores are passed over; of fewer than five patients nobody can tell.
+    Of n patients the m highest may exceed the threshold or set it (m = 1 with fewer than
+    2 / ``false_images`` − 1 patients). They do so by far where m is 3 at most and the threshold
+    lies more than three robust standard deviations above the next patient's score: the
+    interquartile range of all lower patients' scores, over 1.349. NaN scores are passed over; of
+    fewer than five patients nobody can tell.
 
     Args:
         patients: whose each image is.
@@ -61,11 +80,14 @@ def find_outlier(
         if not math.isnan(score) and score > highest.get(patient, (-math.inf, 0))[0]:
             highest[patient] = (score, number)
     ranked = sorted(highest.values())
-    if len(ranked) < _LEAST or conformal_rank(len(ranked), false_images) < len(ranked):
+    if len(ranked) < _LEAST:
         return None
-    others = [score for score, _ in ranked[:-1]]
-    score, number = ranked[-1]
-    low, high = np.quantile(others, [0.25, 0.75])
-    if not score - others[-1] > _FAR * (high - low) / _IQR:
+    place = conformal_rank(len(ranked), false_images) - 1
+    if place < _LEAST - 1 or len(ranked) - place > _MOST:
         return None
-    return Outlier(number, score, others[-1])
+    lower = [score for score, _ in ranked[:place]]
+    score = ranked[place][0]
+    low, high = np.quantile(lower, [0.25, 0.75])
+    if not score - lower[-1] > _FAR * (high - low) / _IQR:
+        return None
+    return Outliers(tuple(number for _, number in ranked[place:]), score, lower[-1])

@@ -23,7 +23,7 @@ from patchad.trained_on import among, pack_digests
 from patchad.verbs.calibrate import NegativeImage, calibrate, image_scores
 from patchad.verbs.folds import side_of
 from patchad.verbs.negatives import Negative, Reader, find_negatives, survey
-from patchad.verbs.outlier import find_outlier
+from patchad.verbs.outlier import find_outliers
 from patchad.verbs.screen import mismatches
 from patchad.verbs.training_images import TrainingImages
 
@@ -164,19 +164,20 @@ def _write(
         f"model {origin}…, without training",
         made_on=pack_digests(negative.source.digest for negative, _ in scored),
     )
-    outlier = find_outlier(
+    outliers = find_outliers(
         [image.patient_id for image in images],
         image_scores(images, calibration),
         config.false_images,
     )
-    if outlier is not None:
-        notes.append(outlier.note(scored[outlier.number][0].source.digest))
+    alone = [scored[number][0] for number in outliers.numbers] if outliers else []
+    if outliers:
+        notes.append(outliers.note([negative.source.digest for negative in alone]))
     fit = fit_of([(negative.look, negative.patient) for negative, _ in scored])
     data = detector.card.data if fit is None else replace(detector.card.data, fit=fit)
     card = replace(detector.card, data=data, calibration=replace(calibration, notes=tuple(notes)))
     written = write_model(card, detector.tensors(), out)
-    if outlier is not None:
-        log.warning(outlier.warning(row_path(scored[outlier.number][0].row.path), out))
+    if outliers:
+        log.warning(outliers.warning([row_path(negative.row.path) for negative in alone], out))
     return written
 
 

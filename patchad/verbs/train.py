@@ -47,7 +47,7 @@ from patchad.verbs.negatives import (
     image_rng,
     survey,
 )
-from patchad.verbs.outlier import find_outlier
+from patchad.verbs.outlier import find_outliers
 from patchad.verbs.plan import Plan, plan_calibration, require_patients
 from patchad.verbs.training_images import TrainingImages
 
@@ -183,22 +183,22 @@ def _train(reader: Reader, found: Survey, claim: Claim, device: torch.device) ->
         folds=plan.folds,
         made_on=pack_digests(negative.source.digest for negative, _ in scores.images),
     )
-    outlier = find_outlier(
+    outliers = find_outliers(
         [image.patient_id for image in images],
         image_scores(images, calibration),
         config.calibration.false_images,
     )
     said = (*scores.notes, *plan.cautions)
-    if outlier is not None:
-        lone = scores.images[outlier.number][0]
-        said = (*said, outlier.note(lone.source.digest))
+    alone = [scores.images[number][0] for number in outliers.numbers] if outliers else []
+    if outliers:
+        said = (*said, outliers.note([negative.source.digest for negative in alone]))
     calibration = replace(
         calibration, notes=said, statements=(*plan.cautions, *calibration.statements)
     )
     saved = save(detector, model, calibration)
     claim.clear("checkpoint")
-    if outlier is not None:
-        log.warning(outlier.warning(row_path(lone.row.path), model))
+    if outliers:
+        log.warning(outliers.warning([row_path(negative.row.path) for negative in alone], model))
     return Trained(saved, tuple(reader.failed))
 
 
