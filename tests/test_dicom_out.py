@@ -148,7 +148,7 @@ def test_report_says_what_was_measured(written: Written) -> None:
     assert report.file_meta.MediaStorageSOPClassUID == pydicom.uid.Comprehensive3DSRStorage
     assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
     assert numbers(report, "Anomaly score of the image") == [2]
-    assert numbers(report, "Percentile among held-out negative images") == [75]
+    assert numbers(report, "Percentile among held-out negative patients") == [75]
     assert numbers(report, "Threshold of the image score") == [1.5]
     assert numbers(report, "Number of marks") == [2]
     assert numbers(report, "Number of marks of a normal film") == [1]

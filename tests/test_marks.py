@@ -19,6 +19,7 @@ from patchad.grid import PatchGrid
 from patchad.image import PatchScores
 from patchad.marks import Mark, find_marks, marks_of
 from patchad.rarity import Rarity
+from patchad.turn import AS_STORED, MIRRORED
 from patchad.verdict import label_of, marks_in_words, rarity_in_words
 
 SIZE, STRIDE, SHAPE = 32, 16, (160, 128)
@@ -177,7 +178,7 @@ def test_any_image_has_sound_marks(
     mirrored: bool,
 ) -> None:
     rng = np.random.default_rng(seed)
-    grid = PatchGrid(prepared, size, min(stride, size), mirrored)
+    grid = PatchGrid(prepared, size, min(stride, size), MIRRORED if mirrored else AS_STORED)
     values = rng.integers(0, 4, len(grid)).astype(np.float32)
     values[rng.random(len(grid)) < 0.2] = np.nan
     picture = rng.normal(1, 2, shape).astype(np.float32)
@@ -213,7 +214,7 @@ def test_a_mirrored_grid_gives_the_mirror_image() -> None:
     for calibration in (PATCHES, DENSE):
         plain = found(named, calibration, dense)
         turned = marks_of(
-            scores(named).mirror(),
+            scores(named).turned(MIRRORED),
             calibration,
             SHAPE,
             UNKNOWN,
