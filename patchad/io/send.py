@@ -216,13 +216,12 @@ class StowRs:
         return Answer("unfit") if compressed and answer.outcome == "refused" else answer
 
     def _request(self, one: StoredObject, *, native: bool) -> urllib.request.Request:
-        content, kind = one.path.read_bytes(), "application/dicom"
+        content = one.path.read_bytes()
         if native:
             content = _decompressed(content)
-        elif one.transfer_syntax_uid != ExplicitVRLittleEndian:  # which goes without saying
-            kind += f"; transfer-syntax={one.transfer_syntax_uid}"
         boundary = secrets.token_hex(16)
-        head = f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode()
+        # The syntax stands in the file. Named here as well, Orthanc passes the object over.
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
             "Accept": "application/dicom+json",
@@ -308,13 +307,18 @@ def _rejection(to: CStore, association: Association) -> Answer:
 
 
 def _stow_answer(body: bytes, fault: str) -> Answer:
-    """What a response says of one object; one that does not name it counts by its HTTP status."""
+    """What a response says of one object; one that is no JSON counts by its HTTP status.
+
+    A success in JSON names what was stored: one that names nothing has stored nothing.
+    """
+    silent = False
     try:
         told = json.loads(body)
         told = told[0] if isinstance(told, list) else told
         failed = told.get("00081198", {}).get("Value", [])
         kept = told.get("00081199", {}).get("Value", [])
         reason = failed[0].get("00081197", {}).get("Value", [None])[0] if failed else None
+        silent = not (failed or kept)
     except (ValueError, LookupError, AttributeError, TypeError):
         failed, kept, reason = [], [], None
     if failed and reason == 0x0111:
@@ -322,6 +326,8 @@ def _stow_answer(body: bytes, fault: str) -> Answer:
     if failed or (fault and not kept):
         status = f"status 0x{reason:04X}" if isinstance(reason, int) else ""
         return Answer("refused", f"refused ({', '.join(filter(None, (fault, status)))})")
+    if silent:
+        return Answer("refused", "refused (the answer names no object that was stored)")
     return Answer("accepted")
 
 
