@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import Dataset
 
 from patchad.errors import RequestError
+from patchad.io.dicom_header import uid_of
 from patchad.io.names import checked, is_uid, new_id
 from patchad.io.run import heatmap_path, object_path, overlay_path, patches_path
 
@@ -53,3 +55,11 @@ def test_what_can_stand_for_a_uid() -> None:
         assert is_uid(text)
     for text in ("", "1..2", ".1", "1.", "..", "1.2/../3", "1.2\n", "1" * 65, "1.x", "1.2\0"):
         assert not is_uid(text)
+
+
+def test_of_several_values_none_is_a_uid() -> None:
+    data = Dataset()
+    data.SOPInstanceUID = ["1.2.3", "..", "x"]
+    data.StudyInstanceUID = "1.2.3"
+    assert uid_of(data, "SOPInstanceUID") == ""
+    assert uid_of(data, "StudyInstanceUID") == "1.2.3"

@@ -181,7 +181,9 @@ def uid_name(number: uid.UID) -> str:
 
 
 def uid_of(header: Dataset, keyword: str) -> str:
-    """A UID; empty where there is none, or something else stands there."""
+    """A UID; empty where there is none, or something else or several values stand there."""
+    if isinstance(value_of(header, keyword), MultiValue):
+        return ""
     text = text_of(header, keyword)
     return text if is_uid(text) else ""
 
