@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 
 from patchad.errors import RequestError
 from patchad.io.dicom_header import uid_of
@@ -59,7 +59,7 @@ def test_what_can_stand_for_a_uid() -> None:
 
 def test_of_several_values_none_is_a_uid() -> None:
     data = Dataset()
-    data.SOPInstanceUID = ["1.2.3", "..", "x"]
+    data.add(DataElement("SOPInstanceUID", "UI", ["1.2.3", "..", "x"], validation_mode=0))
     data.StudyInstanceUID = "1.2.3"
     assert uid_of(data, "SOPInstanceUID") == ""
     assert uid_of(data, "StudyInstanceUID") == "1.2.3"
