@@ -86,14 +86,14 @@ def screened(
 LESIONS = {(32, 48): 2.0, (48, 64): 1.25, (128, 96): 1.5}
 CASES = (
     *("L-MLO", "R-MLO", "L-CC", "R-CC", "chest"),
-    *("MONOCHROME1", "no spacing", "not square", "bare", "left chest"),
+    *("MONOCHROME1", "no spacing", "not square", "bare", "left chest", "hand"),
 )
 BARE = ("Manufacturer", "ImageLaterality", "BodyPartExamined", "PatientOrientation", "PatientName")
 
 
 def film(path: Path, case: str) -> Path:
     rng = np.random.default_rng(0)
-    if "chest" in case:
+    if "chest" in case or case == "hand":
         phantom = chest(rng, shape=SHAPE, spacing_mm=2.2)
     else:
         side, _, view = case.partition("-")
@@ -117,6 +117,9 @@ def film(path: Path, case: str) -> Path:
                 delattr(data, keyword)
         case "left chest":
             data.ImageLaterality = "L"
+        case "hand":  # it has a side, which nobody said
+            data.BodyPartExamined = "HAND"
+            del data.ImageLaterality
     data.save_as(path)
     return path
 

@@ -131,8 +131,8 @@ def test_presentation_state_draws_the_marks(written: Written) -> None:
     (voi,) = state.SoftcopyVOILUTSequence
     assert (voi.WindowCenter, voi.WindowWidth) == (2048, 4096)
     assert (state.RescaleSlope, state.RescaleIntercept) == (1, 0)
-    breast = header.Modality == "MG"
-    assert state.get("Laterality") == (header.get("ImageLaterality", "") if breast else None)
+    paired = header.Modality == "MG" or header.BodyPartExamined == "HAND"
+    assert state.get("Laterality") == (header.get("ImageLaterality", "") if paired else None)
 
 
 def numbers(data: Dataset, meaning: str) -> list[float]:

@@ -162,6 +162,8 @@ def test_japanese_names_come_back() -> None:
     assert charset.encodes("山田")
     assert not CharacterSet(("ISO_IR 100",)).encodes("山田")
     assert UNICODE.encodes("山田")
+    assert ASCII.encodes("Yamada")
+    assert not ASCII.encodes("é")  # Latin-1 only where the header says so
 
 
 @given(st.sampled_from(sorted(A_KEYWORD)), st.binary(max_size=80), st.booleans())

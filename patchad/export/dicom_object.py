@@ -170,11 +170,10 @@ class Finding:
         return said.upper()
 
     def locate(self, dataset: Dataset) -> None:
-        """Set body part and laterality, which a breast must have and a chest mustn't."""
-        side = self.screening.source.laterality.strip("B")
+        """Set body part and laterality, which what comes in pairs must have, if only empty."""
         dataset.BodyPartExamined = self.body_part
-        if self.body_part == "BREAST" or (side and self.body_part not in _UNPAIRED):
-            dataset.Laterality = side
+        if self.body_part not in _UNPAIRED:
+            dataset.Laterality = self.screening.source.laterality.strip("B")
 
 
 def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) -> Finding | None:

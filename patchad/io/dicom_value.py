@@ -55,7 +55,9 @@ class CharacterSet:
         return convert_encodings([*self.terms])
 
     def encodes(self, text: str) -> bool:
-        """Whether ``text`` comes back as it was from being written in it."""
+        """Whether ``text`` comes back as it was from being written in it; by default ASCII alone."""
+        if not any(self.terms):  # pydicom would take it for Latin-1
+            return text.isascii()
         try:
             stored = encode_string(text, self.encodings)
             return decode_bytes(stored, self.encodings, TEXT_VR_DELIMS) == text
