@@ -55,7 +55,7 @@ class CharacterSet:
         return convert_encodings([*self.terms])
 
     def encodes(self, text: str) -> bool:
-        """Whether ``text`` comes back as it was from being written in it; by default ASCII alone."""
+        """Whether ``text`` comes back as it was when written in it; ASCII alone by default."""
         if not any(self.terms):  # pydicom would take it for Latin-1
             return text.isascii()
         try:
