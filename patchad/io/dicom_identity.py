@@ -5,13 +5,12 @@ hashes tell which films belong together, and without the secret nobody can try o
 on them.
 """
 
-import hashlib
-import hmac
 from pathlib import Path
 
 from patchad.errors import ImageError
 from patchad.io.caps import MAX_PIXELS
 from patchad.io.dicom_header import parse, value_of
+from patchad.io.pseudonym import pseudonym
 from patchad.io.quiet import quiet
 
 PATIENT, STUDY = "patient", "study"
@@ -28,15 +27,9 @@ def identity_of(path: Path, secret: bytes, *, max_pixels: int = MAX_PIXELS) -> d
     try:
         with quiet():
             header = parse(path, _READ, stop=True, max_pixels=max_pixels)
-            found = {name: _text(value_of(header, tag)) for name, tag in _ELEMENTS.items()}
+            found = {
+                name: str(value_of(header, tag) or "").strip() for name, tag in _ELEMENTS.items()
+            }
     except ImageError:
         return {}
-    return {name: _hashed(f"{name}:{text}", secret) for name, text in found.items() if text}
-
-
-def _text(value: object) -> str:
-    return "" if value is None else " ".join(str(value).upper().split())
-
-
-def _hashed(text: str, secret: bytes) -> str:
-    return hmac.new(secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+    return {name: pseudonym(secret.hex(), name, text) for name, text in found.items() if text}
