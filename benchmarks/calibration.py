@@ -6,7 +6,7 @@ Films of a patient are alike (``--alike`` is their correlation), and a toy detec
 negatives: the mean and the covariance of what it sees of a film, 10 numbers; the score is the
 Mahalanobis distance. What it was trained on scores lower than what is new, as with real detectors.
 Each trial draws negatives, trains, calibrates in several ways, and counts on thousands of new
-negative patients. The rules are those of `patchad.calibration`.
+negative patients. The rules are those of `patchad.model.calibration`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from patchad.calibration import conformal_threshold, promised_rate
+from patchad.model.calibration import conformal_threshold, promised_rate
 
 FEATURES = 10
 LESION = 3.0  # what a lesion adds to a film, in standard deviations, in a direction of its own

@@ -20,14 +20,15 @@ import typer
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from patchad.core.image import Radiograph, Source
 from patchad.errors import PatchadError
-from patchad.fit import Fit, fit_of, misfit
-from patchad.foreground import BodyPart, resize
-from patchad.image import Radiograph, Source
-from patchad.io.read import read_radiograph
-from patchad.look import Look
-from patchad.phantom import phantom_set
-from patchad.preprocess import Preprocessing, prepare
+from patchad.model.fit import Fit, fit_of, misfit
+from patchad.phantoms.phantom import phantom_set
+from patchad.prepare.foreground import BodyPart
+from patchad.prepare.look import Look
+from patchad.prepare.preprocess import Preprocessing, prepare
+from patchad.prepare.resize import resize
+from patchad.read.read import read_radiograph
 
 Picture = NDArray[np.float32]
 

@@ -38,10 +38,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 
-from patchad.calibration import Calibration, MarkCalibration, Shares
-from patchad.detector import ModelCard, TrainingData
+from patchad.core.grid import PatchGrid, stitch
+from patchad.core.image import Heatmap, PatchScores, Screening
 from patchad.errors import ImageError
-from patchad.export.dicom_taken import (
+from patchad.export.dicom.taken import (
     ITEMS,
     OF_THE_CONTENT,
     OF_THE_EQUIPMENT,
@@ -50,12 +50,12 @@ from patchad.export.dicom_taken import (
     TONES,
 )
 from patchad.export.write import write_image_kinds
-from patchad.grid import PatchGrid, stitch
-from patchad.image import Heatmap, PatchScores, Screening
-from patchad.io.manifest import ManifestRow
-from patchad.io.workers import Fault, How, Limits, Ready, read_ahead
-from patchad.preprocess import Preprocessing
-from patchad.rarity import Rarity
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.detector import ModelCard, TrainingData
+from patchad.model.rarity import Rarity
+from patchad.prepare.preprocess import Preprocessing
+from patchad.prepare.workers import Fault, How, Limits, Ready, read_ahead
+from patchad.read.manifest import ManifestRow
 
 LARGEST = 300_000  # bytes of a file that is damaged; larger ones teach nothing more
 GREY = (np.hypot(*np.mgrid[-48:48, -40:40]) * 60).astype(np.uint16) % 4096

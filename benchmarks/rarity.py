@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from patchad.rarity import Rarity, estimate_rarity
+from patchad.model.rarity import Rarity, estimate_rarity
 
 MARKS = 3.0  # of a film, before any is drawn
 ALIKE = {"not alike": (0.0, 0.0), "alike": (0.5, 0.5), "very alike": (1.0, 1.0)}  # a, c

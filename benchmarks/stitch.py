@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.inferers.merger import AvgMerger
 
-from patchad.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid, stitch
 
 REPEATS = 5
 GRID = PatchGrid((4096, 3328), 128, 64)  # a digital mammogram at the default stride

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from patchad.phantom import mammogram
+from patchad.phantoms.phantom import mammogram
 
 Film = NDArray[np.float32]
 

@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from patchad.core.image import Radiograph
 from patchad.errors import ImageError, RequestError
-from patchad.foreground import BodyPart, find_foreground, resize
-from patchad.image import Radiograph
-from patchad.io.read import find_images, read_entry
+from patchad.prepare.foreground import BodyPart, find_foreground
+from patchad.prepare.resize import resize
+from patchad.read.read import find_images, read_entry
 
 
 def main() -> None:

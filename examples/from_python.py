@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 import patchad
-from patchad.config import read_config
-from patchad.io.manifest import read_manifest
-from patchad.phantom import phantom_set
-from patchad.verbs.train import train
+from patchad.commands.train import train
+from patchad.methods.configure import read_config
+from patchad.phantoms.phantom import phantom_set
+from patchad.read.manifest import read_manifest
 
 
 def main(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from patchad.phantom import Phantom, chest, mammogram
+from patchad.phantoms.phantom import Phantom, chest, mammogram
 
 SHRINK = 3
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from patchad.detector import Detector
-    from patchad.image import Radiograph, Screening
+    from patchad.core.image import Radiograph, Screening
+    from patchad.model.detector import Detector
 
 __all__ = ["__version__", "load", "screen"]
 
@@ -71,11 +71,11 @@ def screen(
     """
     import numpy as np
 
+    from patchad.core.image import Radiograph
+    from patchad.engine.screener import ScreenOptions
+    from patchad.engine.screener import screen as screen_image
     from patchad.errors import RequestError
-    from patchad.image import Radiograph
-    from patchad.io.array import radiograph_of
-    from patchad.verbs.screen import ScreenOptions
-    from patchad.verbs.screen import screen as screen_image
+    from patchad.read.array import radiograph_of
 
     both = (spacing_mm, spacing_mm) if isinstance(spacing_mm, int | float) else spacing_mm
     if isinstance(image, np.ndarray):

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from study_tables import ALL, count, spread, table, two
 
-from patchad.baselines import BASELINES
+from patchad.core.baselines import BASELINES
 
 
 @dataclass(frozen=True)

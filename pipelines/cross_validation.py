@@ -23,23 +23,23 @@ from pooled_run import Scale, pool_runs
 from study import claim_study, head_of, say
 from study_tables import ALL
 
-from patchad.config import CalibrationConfig, read_config
-from patchad.detector import card_as_dict, card_from_dict, save, score
+from patchad.commands.calibrate import NegativeImage, calibrate
+from patchad.commands.evaluate import evaluate
+from patchad.commands.screen import screen_run
+from patchad.commands.train import train
+from patchad.commands.two_breasts import Side, compare_breasts, with_two_breasts
+from patchad.core.grid import PatchGrid
+from patchad.engine.screener import ScreenOptions
 from patchad.errors import RequestError
-from patchad.grid import PatchGrid
-from patchad.io.files import write_whole
-from patchad.io.manifest import read_manifest
-from patchad.io.read import read_entry
-from patchad.io.run import Run, read_run
+from patchad.files.whole import write_whole
 from patchad.methods import load
+from patchad.methods.configure import CalibrationConfig, read_config
 from patchad.methods.fused import Fused
-from patchad.preprocess import prepare
-from patchad.verbs.calibrate import NegativeImage, calibrate
-from patchad.verbs.evaluate import evaluate
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.train import train
-from patchad.verbs.two_breasts import Side, compare_breasts, with_two_breasts
+from patchad.model.detector import card_as_dict, card_from_dict, save, score
+from patchad.prepare.preprocess import prepare
+from patchad.read.manifest import read_manifest
+from patchad.read.read import read_entry
+from patchad.store.run import Run, read_run
 
 log = logging.getLogger("study")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from patchad.errors import RequestError
-from patchad.io.files import write_whole
+from patchad.files.whole import write_whole
 
 CALIBRATION = 0.1  # of the patients learnt from: what `patchad train` sets aside
 
@@ -79,7 +79,7 @@ def write_folds(
 
     Args:
         rows: of a manifest, without splits.
-        regions: columns as :func:`patchad.io.manifest.read_regions` needs them.
+        regions: columns as :func:`patchad.read.manifest.read_regions` needs them.
         folder: to write into.
         folds: how many.
         seed: deals the patients, and sets aside whose negatives calibrate.

@@ -16,8 +16,8 @@ from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import auroc, rank, resample, weighted_mean
 from patchad.evaluation.truth import lay_beside
 from patchad.export.tiff import read_heatmap
-from patchad.io.manifest import read_manifest, read_regions
-from patchad.io.run import Run
+from patchad.read.manifest import read_manifest, read_regions
+from patchad.store.run import Run
 
 STEP = 4  # every so many rows and columns are looked at
 LEVELS = 1000  # that values are rounded to, where films are taken together

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from patchad.calibration import Shares
 from patchad.errors import RequestError
 from patchad.export.marks_table import read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
-from patchad.io.run import Run, heatmap_path, patches_path, write_run
 from patchad.methods.fused import Fused
+from patchad.model.calibration import Shares
+from patchad.store.run import Run, heatmap_path, patches_path, write_run
 
 Shift = tuple[float, float]  # centre and spread
 AS_IS: Shift = (0.0, 1.0)

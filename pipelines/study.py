@@ -20,16 +20,16 @@ import pandas as pd
 import torch
 from study_tables import ALL, figure_rows, results_report
 
-from patchad.config import Config, read_config
-from patchad.detector import ModelCard, versions
+from patchad.commands.evaluate import evaluate
+from patchad.commands.screen import screen_run
+from patchad.commands.train import train
+from patchad.engine.screener import ScreenOptions
 from patchad.errors import RequestError
-from patchad.io.clearing import Layout
-from patchad.io.files import write_whole
-from patchad.io.folder import claimed
-from patchad.verbs.evaluate import evaluate
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.train import train
+from patchad.files.claim import claimed
+from patchad.files.clearing import Layout
+from patchad.files.whole import write_whole
+from patchad.methods.configure import Config, read_config
+from patchad.model.detector import ModelCard, versions
 
 STUDY = Layout("study", ("results.md", "results.csv", "facts.csv"))
 log = logging.getLogger("study")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from patchad.baselines import BASELINES
-from patchad.io.files import write_whole
+from patchad.core.baselines import BASELINES
+from patchad.files.whole import write_whole
 
 ALL = "all"  # the whole test set, beside its subsets
 FIGURES = {  # column of the tables: where evaluation.json has it

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from patchad.config import Config, read_config
-from patchad.phantom import phantom_set
-from patchad.verbs.train import train
+from patchad.commands.train import train
+from patchad.methods.configure import Config, read_config
+from patchad.phantoms.phantom import phantom_set
 
 settings.register_profile("ci", deadline=None, derandomize=True)
 

@@ -12,16 +12,16 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLosslessSV1
 
-from patchad.calibration import Calibration, MarkCalibration, Shares
-from patchad.detector import ModelCard, TrainingData
+from patchad.core.grid import PatchGrid, stitch
+from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening, Voi
 from patchad.export.write import write_image_kinds
-from patchad.grid import PatchGrid, stitch
-from patchad.image import Heatmap, PatchScores, Radiograph, Screening, Voi
-from patchad.io.codecs import decode_stream
-from patchad.io.read import read_radiograph
-from patchad.phantom import chest, mammogram, write_dicom
-from patchad.preprocess import Preprocessing
-from patchad.rarity import Rarity
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.detector import ModelCard, TrainingData
+from patchad.model.rarity import Rarity
+from patchad.phantoms.phantom import chest, mammogram, write_dicom
+from patchad.prepare.preprocess import Preprocessing
+from patchad.read.codecs import decode_stream
+from patchad.read.read import read_radiograph
 
 SHAPE = (192, 160)
 CARD = ModelCard(

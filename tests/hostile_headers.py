@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 
-from patchad.export import dicom_taken
-from patchad.export.dicom_taken import (
+from patchad.export.dicom import taken as dicom_taken
+from patchad.export.dicom.taken import (
     ITEMS,
     OF_THE_CONTENT,
     OF_THE_EQUIPMENT,

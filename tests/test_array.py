@@ -6,8 +6,8 @@ from PIL import Image
 
 import patchad
 from patchad.errors import ImageError, MismatchError, RequestError
-from patchad.io.array import radiograph_of
-from patchad.io.read import read_radiograph
+from patchad.read.array import radiograph_of
+from patchad.read.read import read_radiograph
 
 RAMP = np.arange(12).reshape(3, 4)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from patchad.baselines import BASELINES, baseline_scores
-from patchad.grid import PatchGrid
+from patchad.core.baselines import BASELINES, baseline_scores
+from patchad.core.grid import PatchGrid
 
 
 def test_against_the_definition() -> None:

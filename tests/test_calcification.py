@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from patchad import detector as models
-from patchad import methods, phantom
-from patchad.detector import Detector, ImageDetector, ModelCard, Response, TrainingData
+from patchad import methods
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Foreground
 from patchad.errors import ImageError, ModelError, RequestError, TrainingError
-from patchad.grid import PatchGrid
-from patchad.image import Foreground
-from patchad.methods import calcification
-from patchad.methods.calcification import Config, Ordinary, draw_clusters
-from patchad.preprocess import Prepared, Preprocessing
-from patchad.specks import find_specks
-from patchad.synthesis import calcification_cluster, insert
-from patchad.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
+from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
+from patchad.lesions.shapes import calcification_cluster, insert
+from patchad.methods.filters import calcification
+from patchad.methods.filters.calcification import Config, Ordinary, draw_clusters
+from patchad.methods.parts.specks import find_specks
+from patchad.model import detector as models
+from patchad.model.detector import Detector, ImageDetector, ModelCard, Response, TrainingData
+from patchad.phantoms import phantom
+from patchad.prepare.preprocess import Prepared, Preprocessing
 
 CPU = torch.device("cpu")
 SIZE, SPACING = 64, (0.2, 0.2)

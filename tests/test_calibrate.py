@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.calibration import (
+from patchad.commands.calibrate import NegativeImage, calibrate, told_of
+from patchad.commands.two_breasts import Side
+from patchad.core.grid import PatchGrid
+from patchad.core.image import PatchScores
+from patchad.errors import TrainingError
+from patchad.methods.configure import CalibrationConfig
+from patchad.model.calibration import (
     Shares,
     conformal_rank,
     image_percentile,
@@ -16,13 +22,7 @@ from patchad.calibration import (
     pool,
     promised_rate,
 )
-from patchad.config import CalibrationConfig
-from patchad.detector import Scored
-from patchad.errors import TrainingError
-from patchad.grid import PatchGrid
-from patchad.image import PatchScores
-from patchad.verbs.calibrate import NegativeImage, calibrate, told_of
-from patchad.verbs.two_breasts import Side
+from patchad.model.detector import Scored
 
 
 def negative(patient: str, *values: float) -> NegativeImage:

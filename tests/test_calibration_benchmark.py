@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchad.calibration import conformal_threshold
+from patchad.model.calibration import conformal_threshold
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "calibration.py"))
 Setting, simulate, WAYS = (BENCHMARK[name] for name in ("Setting", "simulate", "WAYS"))

@@ -18,12 +18,12 @@ from pydicom import Dataset, uid
 from pydicom.dataset import FileMetaDataset
 
 from patchad.errors import ImageError, RequestError
-from patchad.io import dicom_header
-from patchad.io.caps import Metered, bounded, check_size, most_bytes, read_content
-from patchad.io.dicom import read_dicom
-from patchad.io.frames import every_frame
-from patchad.io.manifest import ManifestRow, read_manifest
-from patchad.io.mask import regions_of
+from patchad.prepare.frames import every_frame
+from patchad.read import dicom_header
+from patchad.read.caps import Metered, bounded, check_size, most_bytes, read_content
+from patchad.read.dicom import read_dicom
+from patchad.read.manifest import ManifestRow, read_manifest
+from patchad.read.mask import regions_of
 
 MOST_PIXELS = 1_000_000
 # What reading a file of a million pixels may take: 48 bytes each, and a copy of a small file.
@@ -34,8 +34,8 @@ READER = """
 import json, resource, sys
 from pathlib import Path
 from patchad.errors import PatchadError
-from patchad.io.dicomdir import images_of
-from patchad.io.read import read_radiograph
+from patchad.read.dicomdir import images_of
+from patchad.read.read import read_radiograph
 import pandas
 
 def peak():
@@ -266,8 +266,8 @@ def test_what_a_codec_takes_is_bounded_by_the_system():
     code = """
 import numpy as np, resource
 from patchad.errors import ImageError
-from patchad.io import dicom_header
-from patchad.io.caps import bounded
+from patchad.read import dicom_header
+from patchad.read.caps import bounded
 before = resource.getrlimit(resource.RLIMIT_AS)
 with bounded(1_000_000):
     np.ones(10**8, np.uint8)

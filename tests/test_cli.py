@@ -11,11 +11,11 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from patchad import console
-from patchad.cli import app, main
-from patchad.configurations import packaged, purpose
-from patchad.console import voice
-from patchad.io.manifest import read_manifest
+from patchad.cli import console
+from patchad.cli.app import app, main
+from patchad.cli.console import voice
+from patchad.model.configurations import packaged, purpose
+from patchad.read.manifest import read_manifest
 
 COMMANDS = (
     "demo",
@@ -180,7 +180,7 @@ def test_a_wrong_request_is_two_and_says_what_is_wrong(
 def test_wrong_requests_are_answered_before_torch_is_loaded(place, tmp_path: Path) -> None:
     code = """
 import json, sys
-from patchad.cli import app
+from patchad.cli.app import app
 for arguments in json.load(sys.stdin):
     try:
         app(arguments)
@@ -262,7 +262,7 @@ def test_ctrl_c_is_130_and_json_too(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("patchad.methods.about", stop)
-    monkeypatch.setattr("patchad.verbs.select.train_best", stop)
+    monkeypatch.setattr("patchad.commands.select.train_best", stop)
     arguments = [resumes, *([place["manifest"]] if hint else [])]
     result = patchad(*arguments, "--json")
     assert result.exit_code == 130
@@ -276,7 +276,7 @@ def test_ctrl_c_is_130_and_json_too(
 def test_nobody_reading_the_output_is_no_fault(place, asked: str) -> None:
     words = asked.format(**place).split()
     with subprocess.Popen(
-        [sys.executable, "-c", "from patchad.cli import main; main()", *words],
+        [sys.executable, "-c", "from patchad.cli.app import main; main()", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -365,7 +365,7 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("patchad.methods.about", fault)
     result = patchad("-v", "methods")
     assert result.exit_code == 2
-    assert "unexpected ZeroDivisionError at patchad/cli_models.py:" in result.stderr
+    assert "unexpected ZeroDivisionError at patchad/cli/models.py:" in result.stderr
     assert "Doe" not in result.output
     assert "Traceback" not in result.stderr
 
@@ -378,7 +378,7 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
             "/films cannot be used (Permission den",
         ),
         (OSError(28, "No space left on device"), "a file cannot be used (No space left on device)"),
-        (OSError("odd"), "the system refused (OSError at patchad/cli_models.py:"),
+        (OSError("odd"), "the system refused (OSError at patchad/cli/models.py:"),
     ],
 )
 def test_what_the_system_refuses_is_no_fault_of_patchad(

@@ -4,11 +4,11 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from patchad.config import check_config, read_config, resolve
-from patchad.configurations import packaged, purpose
 from patchad.errors import RequestError
 from patchad.methods import METHODS, module_of
+from patchad.methods.configure import check_config, read_config, resolve
 from patchad.methods.declared import declared_options
+from patchad.model.configurations import packaged, purpose
 
 
 def test_every_packaged_configuration_is_valid() -> None:

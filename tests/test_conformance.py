@@ -35,12 +35,12 @@ from hostile_headers import NAMED, complete, spoilt
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLosslessSV1, RLELossless
 
-from patchad.detector import card_as_dict
+from patchad.commands.push import push
 from patchad.export.write import write_image_kinds, write_run_kinds
-from patchad.io.quiet import quiet
-from patchad.io.read import read_radiograph
-from patchad.io.run import done_row, write_run
-from patchad.verbs.push import push
+from patchad.model.detector import card_as_dict
+from patchad.read.quiet import quiet
+from patchad.read.read import read_radiograph
+from patchad.store.run import done_row, write_run
 
 STUDIES = ("breast", "chest")  # each with its selection of flagged images
 pytestmark = pytest.mark.conformance

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Foreground
 from patchad.errors import ImageError, RequestError
-from patchad.filters import Floats
-from patchad.grid import PatchGrid
-from patchad.image import Foreground
-from patchad.methods.convergence import Config, convergence_maps, pool_maps
-from patchad.preprocess import Prepared
+from patchad.methods.filters.convergence import Config, convergence_maps, pool_maps
+from patchad.prepare.filters import Floats
+from patchad.prepare.preprocess import Prepared
 
 RINGS = ((0.6, 4.0), (0.6, 6.4), (1.2, 9.6))
 

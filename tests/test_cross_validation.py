@@ -12,14 +12,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from patchad.core.image import Heatmap
 from patchad.errors import RequestError
 from patchad.export.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
-from patchad.image import Heatmap
-from patchad.io.manifest import read_manifest
-from patchad.io.run import ImageRow, Run, heatmap_path, patches_path, read_run, write_run
 from patchad.methods.fused import Fused
-from patchad.standard import Standard
+from patchad.methods.parts.scale import Standard
+from patchad.read.manifest import read_manifest
+from patchad.store.run import ImageRow, Run, heatmap_path, patches_path, read_run, write_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))  # scripts, not a package
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from patchad.config import read_config
+from patchad.commands import demo as verb
 from patchad.errors import OutputError
-from patchad.phantom import phantom_set
-from patchad.verbs import demo as verb
+from patchad.methods.configure import read_config
+from patchad.phantoms.phantom import phantom_set
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from patchad import __version__
-from patchad.calibration import Calibration, MarkCalibration, Shares
-from patchad.detector import (
+from patchad.core.grid import PatchGrid
+from patchad.errors import ModelError, OutputError
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.detector import (
     ModelCard,
     TrainingData,
     card_as_dict,
@@ -18,10 +20,8 @@ from patchad.detector import (
     score_patches,
     versions,
 )
-from patchad.errors import ModelError, OutputError
-from patchad.grid import PatchGrid
-from patchad.preprocess import Preprocessing
-from patchad.rarity import Rarity
+from patchad.model.rarity import Rarity
+from patchad.prepare.preprocess import Preprocessing
 
 CALIBRATION = Calibration(
     pooling="max",

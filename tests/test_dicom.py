@@ -15,8 +15,8 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
 from patchad.errors import ImageError, NotARadiographError
-from patchad.io.dicom import read_dicom
-from patchad.io.read import read_radiograph
+from patchad.read.dicom import read_dicom
+from patchad.read.read import read_radiograph
 
 RAMP = np.array([[0, 1, 2, 3], [1000, 2047, 2048, 4095]], np.uint16)
 SECRETS = ("Doe^Jane", "SECRET-ID", "19700101")

@@ -24,11 +24,11 @@ from test_dicom_out import (
     write,
 )
 
-from patchad.detector import card_as_dict
+from patchad.commands.export import export
 from patchad.errors import ImageError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
-from patchad.io.run import done_row, write_run
-from patchad.verbs.export import export
+from patchad.model.detector import card_as_dict
+from patchad.store.run import done_row, write_run
 
 PATIENT = {
     "PatientName": "SENTINELNAME",

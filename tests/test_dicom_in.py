@@ -17,11 +17,11 @@ from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 from test_dicom import GREY, RAMP, lut, write
 
+from patchad.commands.inspect import inspect
 from patchad.errors import ImageError, NotARadiographError
-from patchad.io.dicom import _MODIFIERS, read_dicom
-from patchad.io.frames import every_frame
-from patchad.io.read import find_images, read_radiograph
-from patchad.verbs.inspect import inspect
+from patchad.prepare.frames import every_frame
+from patchad.read.dicom import _MODIFIERS, read_dicom
+from patchad.read.read import find_images, read_radiograph
 
 LUT_AND_WINDOW = {
     "VOILUTSequence": lut(0, 8, [0, 51, 255]),

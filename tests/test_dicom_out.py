@@ -28,11 +28,11 @@ from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
 from patchad.errors import ImageError
-from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import Maker, finding, obstacle, write_object
+from patchad.export.dicom.ko import key_objects
+from patchad.export.dicom.object import Maker, finding, obstacle, write_object
 from patchad.export.write import write_image_kinds
-from patchad.io.read import read_radiograph
-from patchad.phantom import mammogram, write_dicom
+from patchad.phantoms.phantom import mammogram, write_dicom
+from patchad.read.read import read_radiograph
 
 
 @pytest.fixture(scope="module", params=CASES)

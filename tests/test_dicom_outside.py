@@ -3,9 +3,9 @@ import pytest
 from test_dicom import write
 
 from patchad.errors import ImageError
-from patchad.foreground import find_foreground
-from patchad.io.dicom import read_dicom
-from patchad.preprocess import Preprocessing, prepare
+from patchad.prepare.foreground import find_foreground
+from patchad.prepare.preprocess import Preprocessing, prepare
+from patchad.read.dicom import read_dicom
 
 ROWS, COLUMNS = 8, 10
 RISING = np.arange(80, dtype=np.uint16).reshape(ROWS, COLUMNS)

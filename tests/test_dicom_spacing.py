@@ -2,7 +2,7 @@ import pytest
 from pydicom import Dataset
 
 from patchad.errors import ImageError
-from patchad.io.dicom_spacing import Scale, scale_of
+from patchad.read.dicom_spacing import Scale, scale_of
 
 FACTOR = "EstimatedRadiographicMagnificationFactor"
 

@@ -14,12 +14,12 @@ from hostile_headers import NAMED, complete, spoilt
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from patchad.export.dicom_gsps import presentation_state
-from patchad.export.dicom_object import Finding, Maker, stamp, write_object
-from patchad.export.dicom_taken import take_over
+from patchad.core.image import Screening
+from patchad.export.dicom.gsps import presentation_state
+from patchad.export.dicom.object import Finding, Maker, stamp, write_object
+from patchad.export.dicom.taken import take_over
 from patchad.export.write import write_image_kinds
-from patchad.image import Screening
-from patchad.io.quiet import quiet
+from patchad.read.quiet import quiet
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import pytest
 import torch
 from dicom_builders import CARD, KINDS, LESIONS, film, screened, write
 
-from patchad.detector import ModelCard, card_as_dict
-from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import Finding, Maker, finding
-from patchad.export.dicom_taken import take_over
+from patchad.commands.export import export
+from patchad.commands.screen import screen_run
+from patchad.core.image import PatchScores, Screening
+from patchad.core.turn import MIRRORED
+from patchad.engine.screener import ScreenOptions
+from patchad.export.dicom.ko import key_objects
+from patchad.export.dicom.object import Finding, Maker, finding
+from patchad.export.dicom.taken import take_over
 from patchad.export.write import write_image_kinds, write_run_kinds
-from patchad.image import PatchScores, Screening
-from patchad.io.manifest import read_manifest
-from patchad.io.run import done_row, write_run
-from patchad.turn import MIRRORED
-from patchad.verbs.export import export
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
+from patchad.model.detector import ModelCard, card_as_dict
+from patchad.read.manifest import read_manifest
+from patchad.store.run import done_row, write_run
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_another_threshold_another_model_another_version(screening: Screening, m
         assert found(screening, card).uid("sr") != before
     without = found(screening, deidentify=True)
     assert without.uid("sr") != before
-    monkeypatch.setattr("patchad.export.dicom_object.__version__", "0.0.0")
+    monkeypatch.setattr("patchad.export.dicom.object.__version__", "0.0.0")
     assert found(screening).uid("sr") != before
     # what a series says of its equipment is true of all that is in it
     assert Maker(CARD).identity("sr", "")["series_instance_uid"] != series

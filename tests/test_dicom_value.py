@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import VALIDATORS
 
-from patchad.io.dicom_value import UNICODE, CharacterSet, character_set_of, legal_value
-from patchad.io.quiet import quiet
+from patchad.export.dicom.value import UNICODE, CharacterSet, character_set_of, legal_value
+from patchad.read.quiet import quiet
 
 ASCII = CharacterSet(("",))
 A_KEYWORD = {

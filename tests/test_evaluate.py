@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from sklearn import metrics as reference
 
-from patchad.calibration import Calibration, MarkCalibration, Shares
+from patchad.commands.evaluate import evaluate, summary
+from patchad.core.image import Heatmap
 from patchad.errors import OutputError, RequestError
 from patchad.export.marks_table import stored_marks, write_marks
 from patchad.export.tiff import write_heatmap
-from patchad.image import Heatmap
-from patchad.io.run import ImageRow, heatmap_path, patches_path, write_run
-from patchad.rarity import Rarity
-from patchad.verbs.evaluate import evaluate, summary
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.rarity import Rarity
+from patchad.store.run import ImageRow, heatmap_path, patches_path, write_run
 
 CPU = torch.device("cpu")
 SIZE = 40  # of every image, in stored pixels; it was scored at half of that, in patches of 10

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from patchad.errors import OutputError
-from patchad.io.files import TEMPORARY, shown, write_whole
+from patchad.files.whole import TEMPORARY, shown, write_whole
 
 
 def names(folder):

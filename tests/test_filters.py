@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.filters import gaussian, masked_gaussian, sigma_pixels, tissue
+from patchad.prepare.filters import gaussian, masked_gaussian, sigma_pixels, tissue
 
 
 def test_tissue_is_a_millimetre_from_air_and_reaches_the_chest_wall() -> None:

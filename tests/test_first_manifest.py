@@ -13,11 +13,11 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from typer.testing import CliRunner
 
-from patchad.cli import app
+from patchad.cli.app import app
+from patchad.commands.manifest import COLUMNS, list_images
 from patchad.errors import OutputError, RequestError
-from patchad.io.manifest import read_manifest
-from patchad.io.pseudonym import pseudonym
-from patchad.verbs.manifest import COLUMNS, list_images
+from patchad.files.pseudonym import pseudonym
+from patchad.read.manifest import read_manifest
 
 SECRETS = ("Doe", "Jane", "ID-4711", "19700102", "1.2.840.99", "Clinic")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from patchad.core.image import Radiograph, Source
 from patchad.errors import ImageError
-from patchad.fit import Fit, fit_note, fit_of, misfit
-from patchad.foreground import resize
-from patchad.image import Radiograph, Source
-from patchad.phantom import chest, mammogram
-from patchad.preprocess import Preprocessing, prepare
+from patchad.model.fit import Fit, fit_note, fit_of, misfit
+from patchad.phantoms.phantom import chest, mammogram
+from patchad.prepare.preprocess import Preprocessing, prepare
+from patchad.prepare.resize import resize
 
 SHAPE = (256, 208)
 BREAST = Preprocessing(body_part="breast")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import OutputError, RequestError
-from patchad.io.clearing import Layout, clear
-from patchad.io.folder import claimed
-from patchad.io.lock import LOCK, locked
-from patchad.io.marker import MARKER, kind_of, read_marker
+from patchad.files.claim import claimed
+from patchad.files.clearing import Layout, clear
+from patchad.files.lock import LOCK, locked
+from patchad.files.marker import MARKER, kind_of, read_marker
 
 INNER = Layout("inner", ("done.json", "parts/*.part"))
 OUTER = Layout(
@@ -248,7 +248,7 @@ def test_a_resumed_request_equals_the_first_or_names_what_differs(tmp_path):
 
 def test_what_another_version_began_is_not_gone_on_with(tmp_path, monkeypatch):
     take(tmp_path / "run")
-    monkeypatch.setattr("patchad.io.folder.__version__", "99.0")
+    monkeypatch.setattr("patchad.files.claim.__version__", "99.0")
     with pytest.raises(RequestError, match=r"patchad: .* then, 99\.0 now"):
         take(tmp_path / "run", resume=True)
 
@@ -287,7 +287,7 @@ def test_a_folder_that_was_being_emptied_is_not_gone_on_with(tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("patchad.io.folder.clear", killed)
+        patch.setattr("patchad.files.claim.clear", killed)
         with pytest.raises(KeyboardInterrupt):
             take(folder, overwrite=True)
     with pytest.raises(OutputError, match="was being emptied"):

@@ -10,17 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.config import Config, read_config
-from patchad.detector import Scored
+from patchad.commands.calibrate import NegativeImage
+from patchad.commands.folds import FoldScores, deal_folds, read_fold, side_of, write_fold
+from patchad.commands.negatives import Negative, Tiles
+from patchad.commands.train import Trained, train
+from patchad.core.grid import PatchGrid
+from patchad.core.image import PatchScores, Source
 from patchad.errors import ModelError, RequestError
-from patchad.grid import PatchGrid
-from patchad.image import PatchScores, Source
-from patchad.io.manifest import ManifestRow, read_manifest
-from patchad.training_set import PatchBank
-from patchad.verbs.calibrate import NegativeImage
-from patchad.verbs.folds import FoldScores, deal_folds, read_fold, side_of, write_fold
-from patchad.verbs.negatives import Negative, Tiles
-from patchad.verbs.train import Trained, train
+from patchad.learn.training_set import PatchBank
+from patchad.methods.configure import Config, read_config
+from patchad.model.detector import Scored
+from patchad.read.manifest import ManifestRow, read_manifest
 
 CPU = torch.device("cpu")
 FOLDS = 3

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from patchad.core.image import Radiograph, Source
 from patchad.errors import ImageError
-from patchad.foreground import find_foreground, resize
-from patchad.image import Radiograph, Source
+from patchad.prepare.foreground import find_foreground
+from patchad.prepare.resize import resize
 
 
 def radiograph(pixels, view=""):

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from patchad.config import read_config
-from patchad.detector import Response, read_card, save, score
+from patchad.commands.export import export
+from patchad.commands.screen import screen_run
+from patchad.commands.train import train
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Foreground
+from patchad.engine.marks import marks
+from patchad.engine.screener import ScreenOptions, screen
 from patchad.errors import ModelError, RequestError
-from patchad.grid import PatchGrid
-from patchad.image import Foreground
-from patchad.io.read import read_radiograph
-from patchad.marks import marks
 from patchad.methods import load
+from patchad.methods.configure import read_config
 from patchad.methods.fused import Config, Fused, Member
-from patchad.preprocess import Prepared, prepare
-from patchad.standard import Standard
-from patchad.verbs.export import export
-from patchad.verbs.screen import ScreenOptions, screen
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.train import train
+from patchad.methods.parts.scale import Standard
+from patchad.model.detector import Response, read_card, save, score
+from patchad.prepare.preprocess import Prepared, prepare
+from patchad.read.read import read_radiograph
 
 CPU = torch.device("cpu")
 OVERRIDES = ["patch_size=32", "stride=16", "preprocessing.spacing_mm=0.8", "split.held_out=0.4"]

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
-from patchad.io.grey import Reading, check_levels, depth_note, depth_of, divided
-from patchad.io.raster import read_raster
-from patchad.io.read import read_radiograph
-from patchad.preprocess import Preprocessing
+from patchad.prepare.preprocess import Preprocessing
+from patchad.read.grey import Reading, check_levels, depth_note, depth_of, divided
+from patchad.read.raster import read_raster
+from patchad.read.read import read_radiograph
 
 
 @pytest.fixture

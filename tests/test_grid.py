@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from patchad.grid import PatchGrid, Weighting, batches, stitch, window_profile
-from patchad.turn import MIRRORED, QUARTERS, Turn
+from patchad.core.grid import PatchGrid, Weighting, batches, stitch, window_profile
+from patchad.core.turn import MIRRORED, QUARTERS, Turn
 
 WEIGHTINGS = get_args(Weighting)
 

@@ -14,58 +14,27 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "patchad"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# A file imports its own layer or a lower one; a folder stands for all that is in it.
-LAYERS = {
-    "patchad.version": 0,
-    "patchad.errors": 0,
-    "patchad.grid": 0,
-    "patchad.turn": 0,
-    "patchad.image": 0,
-    "patchad.io": 1,
-    "patchad.pooling": 1,
-    "patchad.rarity": 1,
-    "patchad.preprocess": 1,
-    "patchad.filters": 1,
-    "patchad.fit": 1,
-    "patchad.look": 1,
-    "patchad.foreground": 1,
-    "patchad.orientation": 1,
-    "patchad.specks": 1,
-    "patchad.synthesis": 1,
-    "patchad.synthesis_chest": 1,
-    "patchad.anatomy": 1,
-    "patchad.phantom": 1,
-    "patchad.progress": 1,
-    "patchad.baselines": 1,
-    "patchad.trained_on": 1,
-    "patchad.calibration": 2,
-    "patchad.marks": 2,
-    "patchad.verdict": 2,
-    "patchad.registration": 2,
-    "patchad.detector": 2,
-    "patchad.device": 2,
-    "patchad.networks": 2,
-    "patchad.training": 2,
-    "patchad.training_set": 2,
-    "patchad.standard": 2,
-    "patchad.options": 1,
-    "patchad.methods": 2,
-    "patchad.config": 2,
-    "patchad.configurations": 1,
-    "patchad.checks": 1,
-    "patchad.verbs": 3,
-    "patchad.export": 3,
-    "patchad.evaluation": 3,
-    "patchad.arguments": 4,
-    "patchad.console": 4,
-    "patchad.cli_calibrate": 4,
-    "patchad.cli": 4,
-    "patchad.cli_inputs": 4,
-    "patchad.cli_models": 4,
-    "patchad.cli_runs": 4,
-    "patchad.__main__": 4,
-    "patchad": 4,  # __init__.py: offers the verbs
-}
+# The rooms in the order in which an image passes them. A file imports its own room or one before.
+ROOMS = (
+    ("version", "errors", "progress", "device"),  # the root
+    ("core",),
+    ("files",),
+    ("read",),
+    ("prepare",),
+    ("lesions",),
+    ("phantoms",),
+    ("model",),
+    ("learn",),
+    ("methods",),
+    ("engine",),
+    ("store",),
+    ("net",),
+    ("export",),
+    ("evaluation",),
+    ("commands",),
+    ("", "cli"),  # patchad/__init__.py offers the commands to Python
+)
+LAYERS = {name: number for number, room in enumerate(ROOMS) for name in room}
 # Dependencies that no file imports by name.
 UNNAMED = {
     "imagecodecs": "tifffile takes its decoders from it",
@@ -97,18 +66,16 @@ def imports(path):
 
 
 def layer(module):
-    while module not in LAYERS:
-        above = module.rpartition(".")[0]
-        if above in ("", "patchad"):
-            pytest.fail(f"{module} has no layer: give it one in tests/test_house.py")
-        module = above
-    return LAYERS[module]
+    room = module.removeprefix("patchad").lstrip(".").partition(".")[0]
+    if room not in LAYERS:
+        pytest.fail(f"{module} is in no room that tests/test_house.py knows")
+    return LAYERS[room]
 
 
 MODULES = {module_name(path) for path in SOURCES}
 
 
-def test_files_import_only_their_own_layer_or_lower():
+def test_files_import_only_their_own_room_or_one_before():
     upward = []
     for path in SOURCES:
         own = module_name(path)
@@ -119,6 +86,27 @@ def test_files_import_only_their_own_layer_or_lower():
             if layer(target) > layer(own):
                 upward.append(f"{own} ({layer(own)}) imports {target} ({layer(target)})")
     assert upward == []
+
+
+def test_no_circle():
+    """Not between files, and not between rooms: those are held by the order of ROOMS."""
+    needs = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text("utf-8"))
+        named = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+        needs[module_name(path)] = {
+            f"{n.module}.{a.name}" if f"{n.module}.{a.name}" in MODULES else n.module
+            for n in named
+            for a in n.names
+        } & MODULES
+    done = set()
+    while ready := {name for name, own in needs.items() if name not in done and own <= done}:
+        done |= ready
+    assert set(needs) - done == set()
+
+
+def test_the_root_holds_at_most_eight_modules():
+    assert len([path for path in SOURCES if path.parent == PACKAGE]) <= 8
 
 
 def test_patchad_imports_nothing_else_of_this_repository():
@@ -175,7 +163,7 @@ def test_nothing_runs_code_out_of_a_file():
 
 @pytest.mark.parametrize(
     "code",
-    ["import patchad", "sys.argv[1:] = ['--help']; from patchad.cli import main; main()"],
+    ["import patchad", "sys.argv[1:] = ['--help']; from patchad.cli.app import main; main()"],
     ids=["import", "help"],
 )
 def test_help_does_not_wait_for_slow_libraries(code):
@@ -194,7 +182,7 @@ print('loaded:', *sorted(set({sorted(SLOW_TO_IMPORT)}) & set(sys.modules)))
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*")), ids=lambda path: path.name)
 def test_packaged_configurations_are_whole(path):
-    from patchad.config import read_config
+    from patchad.methods.configure import read_config
 
     assert path.suffix == ".toml"
     assert read_config(path.stem) == read_config(str(path))

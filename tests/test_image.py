@@ -3,8 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from patchad.grid import PatchGrid
-from patchad.image import Foreground, Heatmap, PatchScores, Radiograph, Region, Screening, Source
+from patchad.core.grid import PatchGrid
+from patchad.core.image import (
+    Foreground,
+    Heatmap,
+    PatchScores,
+    Radiograph,
+    Region,
+    Screening,
+    Source,
+)
 
 SOURCE = Source("film.dcm", digest="0" * 64)
 NAN = float("nan")

@@ -27,7 +27,7 @@ def hanging(self, *arguments, **options):
     return opened(self, *arguments, **options)
 pathlib.Path.open = hanging
 """
-COMMAND = [sys.executable, "-c", "from patchad.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from patchad.cli.app import main; main()"]
 
 
 def start(tmp_path: Path, how: str, timeout: int) -> tuple[subprocess.Popen[str], int]:
@@ -109,16 +109,16 @@ def test_ctrl_c_for_all_of_a_terminal_leaves_no_traceback(tmp_path):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(films / f"{n}.png")
     code = """
 import os, signal, sys
-from patchad.io import workers
+from patchad.prepare import workers
 start = workers._CONTEXT.Process.start
 def interrupted(self):
     start(self)
     os.kill(self.pid, signal.SIGINT)
 workers._CONTEXT.Process.start = interrupted
 from pathlib import Path
-from patchad.io.read import find_images
-from patchad.io.workers import read_ahead, How, Ready
-from patchad.io.frames import every_frame
+from patchad.read.read import find_images
+from patchad.prepare.workers import read_ahead, How, Ready
+from patchad.prepare.frames import every_frame
 if __name__ == "__main__":
     print(len(every_frame(find_images([Path(sys.argv[1])]))))
 """

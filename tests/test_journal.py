@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import OutputError
-from patchad.io.journal import JOURNAL, Entry, Journal, ids_in
-from patchad.io.manifest import ManifestRow
-from patchad.io.run import ImageRow
+from patchad.read.manifest import ManifestRow
+from patchad.store.journal import JOURNAL, Entry, Journal, ids_in
+from patchad.store.run import ImageRow
 
 IMAGES = [ManifestRow(Path(f"/films/{name}.png")) for name in "abc"]
 ENTRIES = [

@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchad.core.image import Region
+from patchad.engine.marks import find_marks
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import (
     NEGATIVE,
@@ -14,8 +16,6 @@ from patchad.evaluation.labelling import (
     overlap,
     region_pixels,
 )
-from patchad.image import Region
-from patchad.marks import find_marks
 
 
 def boxes(*rows):

@@ -6,23 +6,23 @@ import pandas as pd
 import pytest
 import torch
 
+from patchad.commands.evaluate import evaluate
+from patchad.commands.export import export
+from patchad.commands.screen import screen_run
+from patchad.commands.selftest import selftest
+from patchad.commands.train import train
+from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
 from patchad.export import DICOM_KINDS, KINDS
-from patchad.io.clearing import clear
-from patchad.io.folder import claimed
-from patchad.io.journal import JOURNAL
-from patchad.io.layouts import _OBJECTS, DEMO, EVALUATION, MODEL, RUN, SELFTEST, open_run
-from patchad.io.lock import LOCK, locked
-from patchad.io.manifest import read_manifest
-from patchad.io.marker import MARKER, read_marker
-from patchad.io.read import find_images
-from patchad.phantom import phantom_set
-from patchad.verbs.evaluate import evaluate
-from patchad.verbs.export import export
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.selftest import selftest
-from patchad.verbs.train import train
+from patchad.files.claim import claimed
+from patchad.files.clearing import clear
+from patchad.files.lock import LOCK, locked
+from patchad.files.marker import MARKER, read_marker
+from patchad.phantoms.phantom import phantom_set
+from patchad.read.manifest import read_manifest
+from patchad.read.read import find_images
+from patchad.store.journal import JOURNAL
+from patchad.store.layouts import _OBJECTS, DEMO, EVALUATION, MODEL, RUN, SELFTEST, open_run
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,12 @@ import threading
 import pytest
 
 from patchad.errors import OutputError
-from patchad.io.lock import LOCK, locked
+from patchad.files.lock import LOCK, locked
 
 HOLDER = """
 import sys
 from pathlib import Path
-from patchad.io.lock import locked
+from patchad.files.lock import locked
 with locked(Path(sys.argv[1]), "screen"):
     print("held", flush=True)
     sys.stdin.read()
@@ -81,7 +81,7 @@ def test_threads_of_one_process_exclude_each_other(tmp_path):
 
 
 def test_whoever_waits_for_a_deleted_lock_holds_nothing(tmp_path, monkeypatch):
-    from patchad.io import lock
+    from patchad.files import lock
 
     opened = []
 

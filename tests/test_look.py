@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchad.foreground import resize
-from patchad.look import LAYOUT, look_at
+from patchad.prepare.look import LAYOUT, look_at
+from patchad.prepare.resize import resize
 
 ROWS, COLS = np.mgrid[:128, :100]
 BREAST = np.hypot((ROWS - 64) / 60, COLS / 80) < 1  # a half disc at the left side

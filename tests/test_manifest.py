@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from patchad.errors import RequestError
-from patchad.io.manifest import ManifestRow, read_manifest, read_regions
+from patchad.read.manifest import ManifestRow, read_manifest, read_regions
 
 
 @pytest.fixture

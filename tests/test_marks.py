@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.draw import polygon2mask
 
-from patchad.calibration import Calibration, MarkCalibration, Shares
+from patchad.core.grid import PatchGrid
+from patchad.core.image import PatchScores
+from patchad.core.turn import AS_STORED, MIRRORED
+from patchad.engine.marks import Mark, find_marks, marks_of
 from patchad.errors import RequestError
 from patchad.export.geojson import write_geojson
 from patchad.export.marks_table import COLUMNS, read_marks, write_marks
-from patchad.grid import PatchGrid
-from patchad.image import PatchScores
-from patchad.marks import Mark, find_marks, marks_of
-from patchad.rarity import Rarity
-from patchad.turn import AS_STORED, MIRRORED
-from patchad.verdict import label_of, marks_in_words, rarity_in_words
+from patchad.export.verdict import label_of, marks_in_words, rarity_in_words
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.rarity import Rarity
 
 SIZE, STRIDE, SHAPE = 32, 16, (160, 128)
 UNKNOWN = (math.nan, math.nan)

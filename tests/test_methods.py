@@ -5,10 +5,10 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from patchad.config import read_config
-from patchad.configurations import packaged
 from patchad.errors import RequestError
 from patchad.methods import METHODS, about, module_of
+from patchad.methods.configure import read_config
+from patchad.model.configurations import packaged
 
 
 @pytest.mark.parametrize("name", METHODS)

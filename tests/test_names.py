@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydicom import DataElement, Dataset
 
 from patchad.errors import RequestError
-from patchad.io.dicom_header import uid_of
-from patchad.io.names import checked, is_uid, new_id
-from patchad.io.run import heatmap_path, object_path, overlay_path, patches_path
+from patchad.files.names import checked, is_uid, new_id
+from patchad.read.dicom_header import uid_of
+from patchad.store.run import heatmap_path, object_path, overlay_path, patches_path
 
 HOSTILE = ("../../../X", "/abs/X", "..", ".", "", "a/b", "a\\b", "a\0b", "C:x", "x" * 500, "NUL",
            "nul.dcm", "COM1", "con.", "x.", ".hidden", "naïve", "a b", "\u202eX")  # fmt: skip

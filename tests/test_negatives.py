@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchad.config import read_config
+from patchad.commands.negatives import Reader, Survey, find_negatives, first_of_group, survey
 from patchad.errors import RequestError
-from patchad.io.dicom_identity import PATIENT, STUDY, identity_of
-from patchad.io.manifest import read_manifest
-from patchad.io.workers import How, readers
+from patchad.methods.configure import read_config
+from patchad.model.trained_on import among, pack_digests
+from patchad.prepare.workers import How, readers
 from patchad.progress import silent
-from patchad.trained_on import among, pack_digests
-from patchad.verbs.negatives import Reader, Survey, find_negatives, first_of_group, survey
+from patchad.read.dicom_identity import PATIENT, STUDY, identity_of
+from patchad.read.manifest import read_manifest
 
 CONFIG = read_config("wei2018", ["patch_size=32", "stride=16"])
 
@@ -206,7 +206,14 @@ def test_a_training_on_a_folder_writes_and_tells_no_patient(film: Path, tmp_path
     folder.mkdir()
     for number in range(6):
         dicom(folder / f"{number}.dcm", film, number, f"{SENTINEL}{number // 2}", f"1.2.{number}")
-    command = [sys.executable, "-c", "from patchad.cli import main; main()", "-v", "train", folder]
+    command = [
+        sys.executable,
+        "-c",
+        "from patchad.cli.app import main; main()",
+        "-v",
+        "train",
+        folder,
+    ]
     command += ["--model", tmp_path / "model", "--config", "wei2018_leaky"]
     for setting in ("patch_size=32", "stride=32", "wei2018.epochs=1", "calibration.folds=3",
                     "wei2018.patches_per_epoch=100"):  # fmt: skip

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchad.core.image import Radiograph, Source
+from patchad.core.turn import AS_STORED, MIRRORED, QUARTERS, Turn
 from patchad.errors import RequestError
-from patchad.image import Radiograph, Source
-from patchad.orientation import chest_wall, lie_of, turned
-from patchad.phantom import chest
-from patchad.preprocess import Preprocessing, prepare
-from patchad.turn import AS_STORED, MIRRORED, QUARTERS, Turn
+from patchad.phantoms.phantom import chest
+from patchad.prepare.orientation import chest_wall, lie_of, turned
+from patchad.prepare.preprocess import Preprocessing, prepare
 
 LEFT = np.hypot(*np.mgrid[-60:60, :100]) < 50  # a half disc at the left edge, as a left breast
 RIGHT = LEFT[:, ::-1]

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchad.verbs.outlier import Outliers, find_outliers
+from patchad.commands.outlier import Outliers, find_outliers
 
 NAMES = [*"abcdefgh"]
 

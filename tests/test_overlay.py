@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from patchad.core.image import Heatmap, Radiograph, Source
+from patchad.engine.marks import Mark
 from patchad.errors import ImageError
 from patchad.export import overlay as module
 from patchad.export.overlay import (
@@ -23,8 +25,6 @@ from patchad.export.overlay import (
     palette,
     write_overlay,
 )
-from patchad.image import Heatmap, Radiograph, Source
-from patchad.marks import Mark
 
 CYAN = (0, 255, 255)
 

@@ -11,11 +11,11 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from patchad import phantom
+from patchad.core.grid import PatchGrid
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import NEGATIVE, POSITIVE, label_patches
-from patchad.grid import PatchGrid
-from patchad.phantom import Phantom, chest, mammogram, phantom_set, write_dicom
+from patchad.phantoms import phantom
+from patchad.phantoms.phantom import Phantom, chest, mammogram, phantom_set, write_dicom
 
 SMALL = (512, 416)  # half the usual size: pixels of 0.4 and 0.84 mm
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from patchad.errors import RequestError
-from patchad.io.manifest import read_manifest, read_regions
+from patchad.read.manifest import read_manifest, read_regions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))  # scripts, not a package
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.grid import PatchGrid, stitch
-from patchad.pooling import max_pool, mean_pool, smooth_patches
+from patchad.core.grid import PatchGrid, stitch
+from patchad.methods.parts.pooling import max_pool, mean_pool, smooth_patches
 
 
 def test_pools_by_hand() -> None:

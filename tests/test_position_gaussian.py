@@ -6,16 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from patchad.detector import ModelCard, TrainingData, read_model, save
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Foreground
 from patchad.errors import ModelError, RequestError
-from patchad.grid import PatchGrid
-from patchad.image import Foreground
-from patchad.methods import load, position_gaussian
-from patchad.methods.position_gaussian import Config, PlaceModel, cells_of, describe, fit_places
-from patchad.phantom import chest
-from patchad.preprocess import Prepared, Preprocessing
-from patchad.synthesis import insert, opacity
-from patchad.training_set import PackedMask, PatchBank, TrainingSet
+from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet
+from patchad.lesions.shapes import insert, opacity
+from patchad.methods import load
+from patchad.methods.density import position_gaussian
+from patchad.methods.density.position_gaussian import (
+    Config,
+    PlaceModel,
+    cells_of,
+    describe,
+    fit_places,
+)
+from patchad.model.detector import ModelCard, TrainingData, read_model, save
+from patchad.phantoms.phantom import chest
+from patchad.prepare.preprocess import Prepared, Preprocessing
 
 SHAPE = (208, 176)
 SPACING = 0.42 * 1024 / SHAPE[0]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchad.core.image import Radiograph, Source
 from patchad.errors import ImageError, RequestError
-from patchad.image import Radiograph, Source
-from patchad.preprocess import MOST_PIXELS, Preprocessing, prepare, to_source_frame
+from patchad.prepare.preprocess import MOST_PIXELS, Preprocessing, prepare, to_source_frame
 
 
 def film(pixels, spacing=(0.2, 0.2)):

@@ -24,18 +24,18 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
-from patchad.cli import app
+from patchad.cli.app import app
 from patchad.export import KINDS
-from patchad.export.dicom_taken import (
+from patchad.export.dicom.taken import (
     ITEMS,
     OF_THE_CONTENT,
     OF_THE_EQUIPMENT,
     OF_THE_PATIENT,
     OF_THE_STUDY,
 )
-from patchad.io.manifest import read_manifest
-from patchad.io.quiet import quiet
-from patchad.phantom import phantom_set
+from patchad.phantoms.phantom import phantom_set
+from patchad.read.manifest import read_manifest
+from patchad.read.quiet import quiet
 
 SENTINEL = "XQZSENTINEL"  # a legal code, name, text and identifier, and no number, date or UID
 ROOT = Path(__file__).parents[1]
@@ -188,7 +188,7 @@ def storage() -> Iterator[str]:
 # Each command in one process; what it prints and logs is the real thing, not what a test catches.
 SCRIPT = """
 import json, sys
-from patchad.cli import app
+from patchad.cli.app import app
 if __name__ == "__main__":
     codes = []
     for arguments in json.loads(sys.argv[1]):
@@ -322,5 +322,5 @@ def test_whatever_parses_foreign_data_is_quiet() -> None:
             and id(node) not in inside
         ]
     # parse is called within read_dicom and count_frames, _answer within send
-    allowed = ("patchad/io/dicom_header.py", "patchad/io/send.py")
+    allowed = ("patchad/read/dicom_header.py", "patchad/net/send.py")
     assert [place for place in loud if place.partition(":")[0] not in allowed] == []

@@ -24,12 +24,12 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
-from patchad.cli import app
+from patchad.cli.app import app
+from patchad.commands.push import JOURNAL, once, push
 from patchad.errors import OutputError, RequestError
-from patchad.io.dicom_native import compress_picture
-from patchad.io.run import write_run
-from patchad.io.send import CStore, StowRs, destination
-from patchad.verbs.push import JOURNAL, once, push
+from patchad.net.send import CStore, StowRs, destination
+from patchad.read.dicom_native import compress_picture
+from patchad.store.run import write_run
 
 SECRETS = ("Sentinel^Jane", "SENTINEL-ID")
 UIDS = ["1.2.1", "1.2.2", "1.2.3"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.rarity import Rarity, bound_in_short, estimate_rarity, upper_bound
+from patchad.model.rarity import Rarity, bound_in_short, estimate_rarity, upper_bound
 
 
 def of(*films: tuple[str, list[float]]) -> Rarity:

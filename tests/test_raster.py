@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchad.errors import ImageError, NotARadiographError
-from patchad.io.raster import format_of, read_raster
+from patchad.read.raster import format_of, read_raster
 
 GREY8 = np.array([[0, 1, 128], [254, 255, 51]], np.uint8)
 GREY16 = np.array([[0, 1, 4095], [4096, 65535, 13107]], np.uint16)

@@ -9,8 +9,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
-from patchad.io.manifest import ManifestRow
-from patchad.io.read import find_images, read_entry, read_radiograph
+from patchad.read.manifest import ManifestRow
+from patchad.read.read import find_images, read_entry, read_radiograph
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
 

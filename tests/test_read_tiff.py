@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchad.errors import ImageError, NotARadiographError
-from patchad.io.raster import read_raster
+from patchad.read.raster import read_raster
 
 GREY = np.random.default_rng(0).integers(0, 256, (37, 53)).astype(np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (37, 53)).astype(np.uint16)

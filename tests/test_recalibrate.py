@@ -9,14 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from patchad.cli import app
-from patchad.detector import card_as_dict, read_model
-from patchad.io.manifest import read_manifest
-from patchad.phantom import phantom_set
-from patchad.trained_on import among
-from patchad.verbs.evaluate import evaluate, summary
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
+from patchad.cli.app import app
+from patchad.commands.evaluate import evaluate, summary
+from patchad.commands.screen import screen_run
+from patchad.engine.screener import ScreenOptions
+from patchad.model.detector import card_as_dict, read_model
+from patchad.model.trained_on import among
+from patchad.phantoms.phantom import phantom_set
+from patchad.read.manifest import read_manifest
 
 CPU = torch.device("cpu")
 

@@ -5,13 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Foreground
 from patchad.errors import ModelError, TrainingError
-from patchad.foreground import resize
-from patchad.grid import PatchGrid
-from patchad.image import Foreground
-from patchad.phantom import chest
-from patchad.preprocess import Prepared
-from patchad.registration import (
+from patchad.methods.parts.chest_frame import (
     SIDE,
     Registered,
     Registration,
@@ -21,6 +18,9 @@ from patchad.registration import (
     pool_patches,
     shrink,
 )
+from patchad.phantoms.phantom import chest
+from patchad.prepare.preprocess import Prepared
+from patchad.prepare.resize import resize
 
 SHAPE = (192, 160)
 

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchad.calibration import Calibration, MarkCalibration, Shares
-from patchad.detector import ModelCard, TrainingData, card_as_dict
+from patchad.core.grid import PatchGrid, stitch
+from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening
 from patchad.errors import RequestError
 from patchad.export.overlay import palette
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
-from patchad.grid import PatchGrid, stitch
-from patchad.image import Heatmap, PatchScores, Radiograph, Screening
-from patchad.io.names import new_id
-from patchad.io.read import read_radiograph
-from patchad.io.run import (
+from patchad.files.names import new_id
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.detector import ModelCard, TrainingData, card_as_dict
+from patchad.model.rarity import Rarity
+from patchad.prepare.preprocess import Preprocessing
+from patchad.read.read import read_radiograph
+from patchad.store.run import (
     ImageRow,
     done_row,
     heatmap_path,
@@ -30,8 +32,6 @@ from patchad.io.run import (
     write_patches,
     write_run,
 )
-from patchad.preprocess import Preprocessing
-from patchad.rarity import Rarity
 
 CARD = ModelCard(
     method="wei2018",

@@ -13,16 +13,16 @@ import pydicom
 import pytest
 import torch
 
-from patchad.config import read_config
+from patchad.commands.evaluate import evaluate
+from patchad.commands.screen import screen_run
+from patchad.commands.train import train
+from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
-from patchad.io.journal import JOURNAL
-from patchad.io.lock import LOCK
-from patchad.io.manifest import read_manifest
-from patchad.io.marker import MARKER
-from patchad.verbs.evaluate import evaluate
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.train import train
+from patchad.files.lock import LOCK
+from patchad.files.marker import MARKER
+from patchad.methods.configure import read_config
+from patchad.read.manifest import read_manifest
+from patchad.store.journal import JOURNAL
 
 CPU = torch.device("cpu")
 KINDS = ("heatmap", "overlay", "sr", "report")
@@ -32,8 +32,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
+from patchad.engine.screener import ScreenOptions
+from patchad.commands.screen import screen_run
 
 if __name__ == "__main__":
     out, model, kinds, when, name, left, *films = sys.argv[1:]

@@ -7,18 +7,18 @@ import torch
 from PIL import Image
 
 import patchad
-from patchad.detector import ModelCard, Response, read_model
+from patchad.core.grid import PatchGrid, stitch
+from patchad.core.image import Radiograph
+from patchad.core.turn import AS_STORED, MIRRORED
+from patchad.engine.screener import mismatches
 from patchad.errors import ImageError, MismatchError, ModelError, RequestError
-from patchad.foreground import resize
-from patchad.grid import PatchGrid, stitch
-from patchad.image import Radiograph
-from patchad.io.manifest import read_manifest
-from patchad.io.read import read_radiograph
 from patchad.methods import load
-from patchad.phantom import chest
-from patchad.preprocess import Prepared, prepare
-from patchad.turn import AS_STORED, MIRRORED
-from patchad.verbs.screen import mismatches
+from patchad.model.detector import ModelCard, Response, read_model
+from patchad.phantoms.phantom import chest
+from patchad.prepare.preprocess import Prepared, prepare
+from patchad.prepare.resize import resize
+from patchad.read.manifest import read_manifest
+from patchad.read.read import read_radiograph
 
 
 @pytest.fixture(scope="module")

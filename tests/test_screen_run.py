@@ -11,20 +11,21 @@ import tifffile
 import torch
 from PIL import Image
 
-from patchad.detector import card_from_dict, read_card, save
+from patchad.commands.export import export
+from patchad.commands.screen import screen_run
+from patchad.core.image import Source
+from patchad.core.turn import QUARTERS, Turn
+from patchad.engine.screener import ScreenOptions
 from patchad.errors import ModelError, OutputError, RequestError
+from patchad.export import DEFAULT_KINDS
 from patchad.export.marks_table import read_marks, run_in_words, stored_marks, write_marks
-from patchad.image import Source
-from patchad.io.manifest import read_manifest
-from patchad.io.read import read_radiograph
-from patchad.io.run import ImageRow, read_run, stored_scores
-from patchad.io.workers import Limits
 from patchad.methods import load
-from patchad.orientation import turned
-from patchad.turn import QUARTERS, Turn
-from patchad.verbs.export import export
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
+from patchad.model.detector import card_from_dict, read_card, save
+from patchad.prepare.orientation import turned
+from patchad.prepare.workers import Limits
+from patchad.read.manifest import read_manifest
+from patchad.read.read import read_radiograph
+from patchad.store.run import ImageRow, read_run, stored_scores
 
 CPU = torch.device("cpu")
 
@@ -55,7 +56,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, films: list[Path]) -> Path:
 @pytest.fixture(scope="module")
 def run(study, mixed: Path, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("runs") / "mixed"
-    return screen_run([mixed], study.model, out, ScreenOptions(), device=CPU)
+    return screen_run([mixed], study.model, out, ScreenOptions(DEFAULT_KINDS), device=CPU)
 
 
 def test_every_file_has_its_row_and_reason(run) -> None:
@@ -260,12 +261,14 @@ def _no_space(*args: object, **options: object) -> None:
 def test_requests_that_are_wrong_write_nothing(study, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(RequestError, match="does not exist"):
-        screen_run([tmp_path / "no"], study.model, out, ScreenOptions(), device=CPU)
+        screen_run([tmp_path / "no"], study.model, out, ScreenOptions(DEFAULT_KINDS), device=CPU)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match="no images"):
-        screen_run([tmp_path / "empty"], study.model, out, ScreenOptions(), device=CPU)
+        screen_run([tmp_path / "empty"], study.model, out, ScreenOptions(DEFAULT_KINDS), device=CPU)
     with pytest.raises(ModelError, match="no trained model"):
-        screen_run([study.folder], tmp_path / "model", out, ScreenOptions(), device=CPU)
+        screen_run(
+            [study.folder], tmp_path / "model", out, ScreenOptions(DEFAULT_KINDS), device=CPU
+        )
     with pytest.raises(RequestError, match=r"1\.\.32"):
         screen_run([study.folder], study.model, out, ScreenOptions((), 33), device=CPU)
     assert not out.exists()
@@ -279,7 +282,9 @@ def test_names_that_are_no_utf8_cost_nothing(study, films, tmp_path: Path) -> No
         (folder / os.fsdecode(b"bad\xff.dcm")).write_bytes(b"?")
     except OSError:
         pytest.skip("this file system takes only UTF-8")
-    run = screen_run([folder], study.model, tmp_path / "run", ScreenOptions(), device=CPU)
+    run = screen_run(
+        [folder], study.model, tmp_path / "run", ScreenOptions(DEFAULT_KINDS), device=CPU
+    )
     assert {Path(row.path).name: row.status for row in run.rows} == {
         "film\\udcff.dcm": "ok",
         "bad\\udcff.dcm": "failed",

@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 import torch
 
-from patchad.config import Config, read_config
-from patchad.detector import read_card
+from patchad.commands import select
+from patchad.commands.select import pseudo_auroc, train_best
 from patchad.errors import RequestError
-from patchad.io.manifest import read_manifest
-from patchad.io.read import read_entry
-from patchad.trained_on import among
-from patchad.verbs import select
-from patchad.verbs.select import pseudo_auroc, train_best
+from patchad.methods.configure import Config, read_config
+from patchad.model.detector import read_card
+from patchad.model.trained_on import among
+from patchad.read.manifest import read_manifest
+from patchad.read.read import read_entry
 
 CPU = torch.device("cpu")
 

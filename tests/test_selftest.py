@@ -13,8 +13,11 @@ from PIL import Image
 from test_detector import CARD
 from typer.testing import CliRunner
 
-from patchad import synthesis
-from patchad.cli import app
+from patchad.cli.app import app
+from patchad.commands.selftest import measure, selftest, summary
+from patchad.commands.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Radiograph, Region, Source
 from patchad.errors import OutputError, RequestError
 from patchad.evaluation.detail import (
     Level,
@@ -24,15 +27,12 @@ from patchad.evaluation.detail import (
     mark_threshold,
     marks_and_places,
 )
-from patchad.grid import PatchGrid
-from patchad.image import Radiograph, Region, Source
-from patchad.io.manifest import ManifestRow
-from patchad.io.read import read_entry
-from patchad.io.workers import Limits
-from patchad.preprocess import Preprocessing
-from patchad.trained_on import pack_digests
-from patchad.verbs.selftest import measure, selftest, summary
-from patchad.verbs.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
+from patchad.lesions import shapes as synthesis
+from patchad.model.trained_on import pack_digests
+from patchad.prepare.preprocess import Preprocessing
+from patchad.prepare.workers import Limits
+from patchad.read.manifest import ManifestRow
+from patchad.read.read import read_entry
 
 SPACING = (0.5, 0.5)
 SHAPE = (400, 320)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from patchad import synthesis
 from patchad.errors import RequestError
-from patchad.synthesis import Lesion, insert, local_deviation, power_law_field
+from patchad.lesions import shapes as synthesis
+from patchad.lesions.shapes import Lesion, insert, local_deviation, power_law_field
 
 FINE = (0.1, 0.1)
 

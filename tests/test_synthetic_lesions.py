@@ -8,19 +8,33 @@ import numpy as np
 import pytest
 import torch
 
-from patchad import detector as models
 from patchad import methods
-from patchad.detector import ImageDetector, ModelCard, TrainingData
+from patchad.core.grid import PatchGrid
+from patchad.core.image import Foreground
 from patchad.errors import ImageError, ModelError, RequestError
-from patchad.grid import PatchGrid
-from patchad.image import Foreground
-from patchad.methods import lesion_films, synthetic_lesions
-from patchad.methods.lesion_films import CELL_MM, CROP, Film, channels, cut_crops, mirrored, plant
-from patchad.methods.synthetic_lesions import Config, build_network, outline_loss, pool_logits
-from patchad.phantom import mammogram
-from patchad.preprocess import Prepared, Preprocessing
-from patchad.synthesis import insert, mass
-from patchad.training_set import PackedMask, PatchBank, TrainingSet
+from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet
+from patchad.lesions.shapes import insert, mass
+from patchad.methods.parts import lesion_films
+from patchad.methods.parts.lesion_films import (
+    CELL_MM,
+    CROP,
+    Film,
+    channels,
+    cut_crops,
+    mirrored,
+    plant,
+)
+from patchad.methods.synthetic import synthetic_lesions
+from patchad.methods.synthetic.synthetic_lesions import (
+    Config,
+    build_network,
+    outline_loss,
+    pool_logits,
+)
+from patchad.model import detector as models
+from patchad.model.detector import ImageDetector, ModelCard, TrainingData
+from patchad.phantoms.phantom import mammogram
+from patchad.prepare.preprocess import Prepared, Preprocessing
 
 CPU = torch.device("cpu")
 SHORT = Config(steps=3, batch_size=4)

@@ -5,12 +5,13 @@ import pytest
 import torch
 from test_position_gaussian import CPU, GRID, SHAPE, draft, film, training_set, with_opacity
 
-from patchad.detector import read_model, save
 from patchad.errors import ModelError, RequestError
-from patchad.methods import load, synthetic_opacities
-from patchad.methods.synthetic_opacities import KINDS, Config, canvas, plant
-from patchad.synthesis import Lesion
-from patchad.synthesis_chest import effusion, reticular_pattern
+from patchad.lesions.chest import effusion, reticular_pattern
+from patchad.lesions.shapes import Lesion
+from patchad.methods import load
+from patchad.methods.synthetic import synthetic_opacities
+from patchad.methods.synthetic.synthetic_opacities import KINDS, Config, canvas, plant
+from patchad.model.detector import read_model, save
 
 FEW = Config(copies=1)
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.errors import RequestError
-from patchad.io.manifest import read_manifest, read_regions
-from patchad.io.read import find_images
-from patchad.io.table import read_table
+from patchad.read.manifest import read_manifest, read_regions
+from patchad.read.read import find_images
+from patchad.read.table import read_table
 
 ROWS = [
     ["path", "patient_id", "label", "spacing_mm", "note"],
@@ -175,7 +175,7 @@ def test_a_table_without_images_is_refused_before_torch_is_loaded(tmp_path):
     table.write_text("path,patient_id,label\nnone.png,P1,negative\nx/none.png,P2,negative\n")
     code = """
 import sys
-from patchad.cli import main
+from patchad.cli.app import main
 try:
     main()
 except SystemExit as end:

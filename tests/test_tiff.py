@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from patchad.core.image import Heatmap
 from patchad.errors import ImageError, OutputError
 from patchad.export.tiff import read_heatmap, write_heatmap
-from patchad.image import Heatmap
 
 
 def test_comes_back_bit_by_bit_with_nan_unit_and_non_square_spacing(tmp_path: Path) -> None:

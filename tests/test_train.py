@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from patchad.config import Config, read_config
-from patchad.detector import read_model
+from patchad.commands.outlier import Outliers
+from patchad.commands.screen import screen_run
+from patchad.commands.train import _one_intent, train
+from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
-from patchad.io import workers
-from patchad.io.manifest import read_manifest
-from patchad.verbs.outlier import Outliers
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.train import _one_intent, train
+from patchad.methods.configure import Config, read_config
+from patchad.model.detector import read_model
+from patchad.prepare import workers
+from patchad.read.manifest import read_manifest
 
 CPU = torch.device("cpu")
 
@@ -157,7 +157,7 @@ def test_a_film_that_alone_sets_the_threshold_is_named(
         asked.append((patients, scores, false_images))
         return Outliers((1,), 9.0, 2.0)
 
-    monkeypatch.setattr("patchad.verbs.train.find_outliers", find)
+    monkeypatch.setattr("patchad.commands.train.find_outliers", find)
     card = train(study.manifest, tmp_path / "model", study.config, device=CPU).card
     ((patients, scores, share),) = asked
     assert (len(patients), len(set(patients)), share) == (4, 2, 0.05)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from patchad.core.grid import PatchGrid
 from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.grid import PatchGrid
-from patchad.training import Checkpoint, Schedule, epoch_generator, train_epochs
-from patchad.training_set import PatchBank, foreground_corners
+from patchad.learn.loop import Checkpoint, Schedule, epoch_generator, train_epochs
+from patchad.learn.training_set import PatchBank, foreground_corners
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(4, 20, 8, 1e-2, (0.9, 0.999))  # batches of 8, 8 and 4

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.turn import AS_STORED, MIRRORED, QUARTERS, Turn
+from patchad.core.turn import AS_STORED, MIRRORED, QUARTERS, Turn
 
 turns = st.builds(Turn, st.booleans(), st.booleans(), st.booleans())
 ALL = [Turn(*(bool(n & bit) for bit in (1, 2, 4))) for n in range(8)]

@@ -5,21 +5,21 @@ import pandas as pd
 import pytest
 import torch
 
-from patchad.calibration import TwoBreasts
-from patchad.config import read_config
-from patchad.errors import RequestError
-from patchad.io.manifest import read_manifest
-from patchad.methods import load
-from patchad.verbs.screen import ScreenOptions
-from patchad.verbs.screen_run import screen_run
-from patchad.verbs.train import train
-from patchad.verbs.two_breasts import (
+from patchad.commands.screen import screen_run
+from patchad.commands.train import train
+from patchad.commands.two_breasts import (
     Side,
     calibrate_two_breasts,
     less_other_side,
     other_sides,
     with_two_breasts,
 )
+from patchad.engine.screener import ScreenOptions
+from patchad.errors import RequestError
+from patchad.methods import load
+from patchad.methods.configure import read_config
+from patchad.model.calibration import TwoBreasts
+from patchad.read.manifest import read_manifest
 
 CPU = torch.device("cpu")
 

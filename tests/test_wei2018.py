@@ -14,15 +14,15 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from patchad import detector as models
 from patchad import methods
-from patchad.detector import ModelCard, PatchDetector, TrainingData
+from patchad.core.grid import PatchGrid
 from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.grid import PatchGrid
-from patchad.methods import wei2018
-from patchad.methods.wei2018 import Config, Wei2018, build_network
-from patchad.preprocess import Preprocessing
-from patchad.training_set import PatchBank, TrainingSet
+from patchad.learn.training_set import PatchBank, TrainingSet
+from patchad.methods.reconstruction import wei2018
+from patchad.methods.reconstruction.wei2018 import Config, Wei2018, build_network
+from patchad.model import detector as models
+from patchad.model.detector import ModelCard, PatchDetector, TrainingData
+from patchad.prepare.preprocess import Preprocessing
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -81,7 +81,7 @@ def test_the_installed_command_answers(installed):
 
 def test_the_installed_package_finds_its_configurations(installed):
     code = (
-        "from patchad.configurations import packaged; "
+        "from patchad.model.configurations import packaged; "
         "print(*sorted(path.name for path in packaged().values()))"
     )
     assert installed("python", "-c", code).split() == CONFIGS

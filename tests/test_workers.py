@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
-from patchad.io import workers
-from patchad.io.manifest import ManifestRow
-from patchad.io.workers import Fault, How, Limits, Ready, fault_of, read_ahead, read_one, readers
-from patchad.preprocess import Preprocessing
+from patchad.prepare import workers
+from patchad.prepare.preprocess import Preprocessing
+from patchad.prepare.workers import (
+    Fault,
+    How,
+    Limits,
+    Ready,
+    fault_of,
+    read_ahead,
+    read_one,
+    readers,
+)
+from patchad.read.manifest import ManifestRow
 
 HOW = How(Preprocessing(body_part="chest"), limits=Limits(seconds=30))
 GREY = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import binomtest
 
+from patchad.core.image import Region
+from patchad.engine.marks import find_marks
 from patchad.evaluation.labelling import hits
-from patchad.image import Region
-from patchad.marks import find_marks
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def marks_and_places(
 
     ``boxes`` (N, 4) and ``scores`` (N,), NaN = not scored, are of all patches of an image; -inf
     where nothing hits and where that patch was not scored. Marks and hits are those of FROC
-    (:func:`patchad.marks.find_marks`).
+    (:func:`patchad.engine.marks.find_marks`).
     """
     values = np.where(np.isnan(scores), -np.inf, scores).astype(np.float64)
     marks = find_marks(boxes, scores.astype(np.float64))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from patchad.baselines import BASELINES
+from patchad.core.baselines import BASELINES
 from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES, Section
 from patchad.evaluation.labelling import POSITIVE
 from patchad.evaluation.samples import METHOD, SCORERS, Samples
@@ -21,7 +21,7 @@ from patchad.export.curves import (
     plot_rarity,
     plot_roc,
 )
-from patchad.io.files import write_whole
+from patchad.files.whole import write_whole
 
 _UNDEFINED: Mapping[str, Any] = {"value": None, "ci95": (None, None)}
 _LEVELS = ("patch", "image", "patient", "pointing", "froc")

@@ -1,7 +1,7 @@
 """What the marked regions say of patches, marks and pixels.
 
 Geometry on numpy arrays. Boxes are (N, 4) float64 rows of (row, col, height, width) as in
-:meth:`patchad.grid.PatchGrid.boxes`, in pixel edges of the image as stored.
+:meth:`patchad.core.grid.PatchGrid.boxes`, in pixel edges of the image as stored.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from patchad.core.image import Region
 from patchad.errors import RequestError
-from patchad.image import Region
 
 POSITIVE, NEGATIVE, NOT_COUNTED = 1, 0, -1
 

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchad.calibration import Calibration
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import Ranking, rank
 from patchad.evaluation.truth import Case, Truth
 from patchad.export.marks_table import stored_marks
 from patchad.export.tiff import read_heatmap
-from patchad.io.run import Run
+from patchad.model.calibration import Calibration
+from patchad.store.run import Run
 
 LEVELS = 4096
 

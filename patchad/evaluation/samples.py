@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from patchad.baselines import BASELINES
-from patchad.calibration import Pooling, pool
+from patchad.core.baselines import BASELINES
+from patchad.engine.marks import find_marks
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import (
     NOT_COUNTED,
@@ -18,8 +18,8 @@ from patchad.evaluation.labelling import (
     label_patches,
 )
 from patchad.evaluation.truth import Truth
-from patchad.io.run import Run
-from patchad.marks import find_marks
+from patchad.model.calibration import Pooling, pool
+from patchad.store.run import Run
 
 METHOD = "score"
 SCORERS = (METHOD, *BASELINES)  # columns of every table here: the method and what it has to beat

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from patchad.core.image import Region
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import inside_image
 from patchad.evaluation.matching import HOWS, How, Matches, Named, match
-from patchad.image import Region
-from patchad.io.manifest import ManifestRow
-from patchad.io.run import ImageRow, Run
+from patchad.read.manifest import ManifestRow
+from patchad.store.run import ImageRow, Run
 
 _OF_FILES = ("path", "moved_path")  # regions have no UID
 _BY: Mapping[How, str] = {

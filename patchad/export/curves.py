@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from patchad.io.files import write_whole
+from patchad.files.whole import write_whole
 
 _DPI = 150
 # Okabe & Ito's palette; the dashes tell the lines apart in grey as well.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchad.calibration import Calibration
-from patchad.io.files import write_whole
-from patchad.marks import Mark
-from patchad.verdict import rarity_in_words
+from patchad.engine.marks import Mark
+from patchad.export.verdict import rarity_in_words
+from patchad.files.whole import write_whole
+from patchad.model.calibration import Calibration
 
 _FRAME = (
     "pixels of the image as stored, not longitude and latitude: x to the right, y down, (0, 0) at "

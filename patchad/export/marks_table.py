@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from patchad.calibration import Calibration
+from patchad.engine.marks import Mark, marks_of
 from patchad.errors import RequestError
 from patchad.export.tiff import read_heatmap
-from patchad.io.files import write_whole
-from patchad.io.run import ImageRow, Run, stored_scores
-from patchad.marks import Mark, marks_of
+from patchad.files.whole import write_whole
+from patchad.model.calibration import Calibration
+from patchad.store.run import ImageRow, Run, stored_scores
 
 _NUMBERS = (
     *("x", "y", "width", "height", "centre_x", "centre_y"),

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from patchad.core.image import Heatmap, Radiograph
+from patchad.engine.marks import Mark
 from patchad.errors import ImageError
-from patchad.image import Heatmap, Radiograph
-from patchad.io.files import write_whole
-from patchad.marks import Mark
+from patchad.files.whole import write_whole
 
 LONG_SIDE = 2048  # pixels of the film in the picture, at most
 OUTLINE = 255  # the index of outlines in the palette

@@ -19,8 +19,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from patchad.baselines import BASELINES
-from patchad.detector import ModelCard, card_from_dict
+from patchad.core.baselines import BASELINES
+from patchad.engine.marks import Mark, marks_of
 from patchad.errors import PatchadError, RequestError
 from patchad.export.overlay import (
     OUTLINE,
@@ -33,11 +33,17 @@ from patchad.export.overlay import (
     palette,
 )
 from patchad.export.tiff import stored_heatmap
-from patchad.io.files import write_whole
-from patchad.io.run import ImageRow, Run, read_again, read_run, stored_scores
-from patchad.io.workers import Fault, Ready, required
-from patchad.marks import Mark, marks_of
-from patchad.verdict import DECIDED_BY_MARK, OWN_SCALE, marks_in_words, rarity_in_words, verdict
+from patchad.export.verdict import (
+    DECIDED_BY_MARK,
+    OWN_SCALE,
+    marks_in_words,
+    rarity_in_words,
+    verdict,
+)
+from patchad.files.whole import write_whole
+from patchad.model.detector import ModelCard, card_from_dict
+from patchad.prepare.workers import Fault, Ready, required
+from patchad.store.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report

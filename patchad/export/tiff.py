@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from patchad.detector import ModelCard, Scored, heatmap_of
+from patchad.core.image import Heatmap, PatchScores
 from patchad.errors import ImageError
-from patchad.image import Heatmap, PatchScores
-from patchad.io.files import write_whole
-from patchad.io.run import ImageRow, Run
-from patchad.io.workers import Ready
+from patchad.files.whole import write_whole
+from patchad.model.detector import ModelCard, Scored, heatmap_of
+from patchad.prepare.workers import Ready
+from patchad.store.run import ImageRow, Run
 
 _MM_PER_CM = 10.0
 

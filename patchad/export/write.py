@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from patchad.detector import ModelCard, card_from_dict
+from patchad.core.image import Radiograph, Screening
+from patchad.engine.marks import Mark, marks
 from patchad.errors import ImageError, RequestError
 from patchad.export import DICOM_KINDS
-from patchad.export.dicom_cad_sr import cad_report
-from patchad.export.dicom_gsps import presentation_state
-from patchad.export.dicom_ko import key_objects
-from patchad.export.dicom_object import (
+from patchad.export.dicom.cad_sr import cad_report
+from patchad.export.dicom.gsps import presentation_state
+from patchad.export.dicom.ko import key_objects
+from patchad.export.dicom.object import (
     Finding,
     Maker,
     finding,
@@ -25,18 +26,17 @@ from patchad.export.dicom_object import (
     why_none,
     write_object,
 )
-from patchad.export.dicom_pm import parametric_map
-from patchad.export.dicom_sc import secondary_capture
-from patchad.export.dicom_seg import heatmap_segmentation, region_segmentation
-from patchad.export.dicom_sr import report
+from patchad.export.dicom.pm import parametric_map
+from patchad.export.dicom.sc import secondary_capture
+from patchad.export.dicom.seg import heatmap_segmentation, region_segmentation
+from patchad.export.dicom.sr import report
 from patchad.export.geojson import geojson_path, write_geojson
 from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
-from patchad.image import Radiograph, Screening
-from patchad.io.run import Run, heatmap_path, object_path, overlay_path, read_run
-from patchad.marks import Mark, marks
-from patchad.verdict import label_of, marks_in_words, rarity_in_words, verdict
+from patchad.export.verdict import label_of, marks_in_words, rarity_in_words, verdict
+from patchad.model.detector import ModelCard, card_from_dict
+from patchad.store.run import Run, heatmap_path, object_path, overlay_path, read_run
 
 # The objects that need nothing but the finding.
 _OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
@@ -89,7 +89,7 @@ def write_image_kinds(
     ``deidentify`` leaves the patient out of the DICOM objects.
 
     DICOM objects are passed over where they couldn't refer to the image; see
-    :func:`patchad.export.dicom_object.finding`. Of a DICOM file, it is told why.
+    :func:`patchad.export.dicom.object.finding`. Of a DICOM file, it is told why.
 
     Raises:
         ImageError: the file is gone, or its header allows no DICOM object.

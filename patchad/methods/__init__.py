@@ -1,6 +1,8 @@
 """The methods: one file a published method, found by the name that a configuration gives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -10,18 +12,20 @@ from patchad.errors import RequestError
 if TYPE_CHECKING:  # the names of methods are there without torch, which takes seconds to import
     import torch
 
-    from patchad.detector import Detector
+    from patchad.model.detector import Detector
 
-METHODS = (
-    "wei2018",
-    "convergence",
-    "calcification",
-    "synthetic_lesions",
-    "position_gaussian",
-    "dae",
-    "synthetic_opacities",
-    "fused",
-)
+# Where each method is; the one place that lists them.
+TABLE: Mapping[str, str] = {
+    "wei2018": "reconstruction/wei2018",
+    "convergence": "filters/convergence",
+    "calcification": "filters/calcification",
+    "synthetic_lesions": "synthetic/synthetic_lesions",
+    "position_gaussian": "density/position_gaussian",
+    "dae": "reconstruction/dae",
+    "synthetic_opacities": "synthetic/synthetic_opacities",
+    "fused": "fused",
+}
+METHODS = tuple(TABLE)
 
 
 @dataclass(frozen=True)
@@ -40,41 +44,10 @@ def module_of(name: str) -> ModuleType:
     Raises:
         RequestError: no method has this name.
     """
-    match name:  # imported here: a method may bring in libraries that the others don't need
-        case "wei2018":
-            from patchad.methods import wei2018
-
-            return wei2018
-        case "convergence":
-            from patchad.methods import convergence
-
-            return convergence
-        case "calcification":
-            from patchad.methods import calcification
-
-            return calcification
-        case "synthetic_lesions":
-            from patchad.methods import synthetic_lesions
-
-            return synthetic_lesions
-        case "position_gaussian":
-            from patchad.methods import position_gaussian
-
-            return position_gaussian
-        case "dae":
-            from patchad.methods import dae
-
-            return dae
-        case "synthetic_opacities":
-            from patchad.methods import synthetic_opacities
-
-            return synthetic_opacities
-        case "fused":
-            from patchad.methods import fused
-
-            return fused
-        case _:
-            raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
+    if name not in TABLE:
+        raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
+    # Imported here: a method may bring in libraries that the others don't need.
+    return import_module(f"patchad.methods.{TABLE[name].replace('/', '.')}")
 
 
 def about() -> list[About]:
@@ -89,7 +62,7 @@ def load(folder: Path, device: "torch.device") -> "Detector":
         ModelError: the folder holds no model that this patchad can use.
         RequestError: its method is unknown here.
     """
-    from patchad.detector import read_model
+    from patchad.model.detector import read_model
 
     card, tensors = read_model(folder)
     detector: Detector = module_of(card.method).restore(card, tensors, device)

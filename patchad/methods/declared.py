@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from patchad.methods import METHODS
+from patchad.methods import METHODS, TABLE
 
 _PLAIN: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "int | None": int | None}
 
@@ -18,7 +18,7 @@ def declared_options(method: str) -> type:
 
     Its defaults are not those of the method. Of a method without source here it knows nothing.
     """
-    source = Path(__file__).with_name(f"{method}.py").read_text("utf-8")
+    source = (Path(__file__).parent / f"{TABLE[method]}.py").read_text("utf-8")
     bodies = [
         node.body
         for node in ast.parse(source).body

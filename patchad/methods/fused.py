@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge  # type: ignore[import-untyped]
 from torch import Tensor
 
-from patchad.detector import Detector, ImageDetector, ModelCard, Response, Scored, score
+from patchad.core.grid import PatchGrid, stitch
 from patchad.errors import ModelError, RequestError
-from patchad.filters import masked_gaussian, sigma_pixels
-from patchad.grid import PatchGrid, stitch
+from patchad.learn.training_set import TrainingSet
 from patchad.methods import METHODS, About, module_of
-from patchad.options import parse
-from patchad.pooling import smooth_patches
-from patchad.preprocess import Prepared
+from patchad.methods.parts.pooling import smooth_patches
+from patchad.methods.parts.scale import Standard
+from patchad.model.detector import Detector, ImageDetector, ModelCard, Response, Scored, score
+from patchad.model.options import parse
+from patchad.prepare.filters import masked_gaussian, sigma_pixels
+from patchad.prepare.preprocess import Prepared
 from patchad.progress import Progress, silent
-from patchad.standard import Standard
-from patchad.training_set import TrainingSet
 
 METHOD = "fused"
 UNIT = "weighted sum of standard deviations from the median of negatives"
@@ -102,7 +102,7 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Fitted members with their scales: a :class:`patchad.detector.ImageDetector`.
+    """Fitted members with their scales: a :class:`patchad.model.detector.ImageDetector`.
 
     ``scales`` has those of the K members' ``patches`` (scores), ``maps`` (values) and ``images``
     (own scores), and that of the film's ``covariates``, whose ``slopes`` (C,) the ridge found (all

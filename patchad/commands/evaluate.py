@@ -1,0 +1,361 @@
+"""Measure a run against the truth, in a way that cannot flatter.
+
+Thresholds come from the model's card, never from these data; intervals are by patient; a missing
+class gives no figure; and the trivial baselines stand beside the method everywhere.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from patchad.core.baselines import BASELINES
+from patchad.errors import RequestError
+from patchad.evaluation.drawn import (
+    Drawn,
+    collect_marks,
+    marks_section,
+    rarity_table,
+    resolution_of,
+)
+from patchad.evaluation.figures import (
+    MIN_PATIENTS,
+    Section,
+    froc_section,
+    image_section,
+    patch_section,
+    patch_threshold_section,
+    patient_section,
+    pixel_section,
+    pointing_section,
+    threshold_section,
+)
+from patchad.evaluation.files import as_text, write_pictures, write_tables
+from patchad.evaluation.metrics import resample
+from patchad.evaluation.pixels import LEVELS, tally_pixels
+from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
+from patchad.evaluation.truth import Truth, lay_beside
+from patchad.export.report import write_report
+from patchad.files.claim import claimed
+from patchad.files.clearing import clear
+from patchad.files.whole import write_whole
+from patchad.model.calibration import Calibration
+from patchad.model.trained_on import among
+from patchad.read.manifest import read_manifest, read_regions
+from patchad.store.layouts import EVALUATION, RUN, open_run
+from patchad.store.run import Run, read_run
+from patchad.version import __version__
+
+_Sections = dict[str, Section]
+_THRESHOLDS = {"patch": "patch_threshold", "image": "image_threshold", "patient": "image_threshold"}
+_CALIBRATION = TypeAdapter(Calibration)
+
+
+def evaluate(
+    run_folder: Path,
+    truth: Path,
+    regions: Path | None,
+    out: Path | None,
+    *,
+    only_screened: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Judge a run and write ``evaluation.json``, pictures and tables.
+
+    Args:
+        run_folder: from ``patchad screen``.
+        truth: a manifest with labels; see :func:`patchad.evaluation.truth.lay_beside`.
+        regions: where the lesions are; without it, only image figures are defined.
+        out: a new or empty folder; by default ``evaluation`` in the run, renewed if it is there.
+        only_screened: judge the rows of the truth that have an image in the run, and say what
+            was left out.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        device: where figures are computed; MPS has no float64, the CPU stands in for it.
+
+    Returns:
+        What ``evaluation.json`` holds.
+
+    Raises:
+        RequestError: the run, the truth or the regions are wrong or don't fit together.
+        OutputError: ``out`` is not empty, or it or the run is in use or cannot be written.
+    """
+    if device.type == "mps":
+        device = torch.device("cpu")
+    own = run_folder / "evaluation"
+    if out is None or (own.exists() and out.exists() and out.samefile(own)):
+        with open_run(run_folder, "evaluate") as run:
+            judged = _judge(run, truth, regions, only_screened, seed, resamples, device)
+            clear(run_folder, RUN, "evaluation")  # what an older patchad wrote is not renewed
+            _write(own, judged, run)
+            if (run_folder / "report.html").exists():
+                write_report(run_folder)  # which then shows the evaluation
+        return judged.result
+    run = read_run(run_folder)
+    request = {"run": str(run_folder), "truth": str(truth), "seed": seed}
+    apart = [run_folder, truth, *([regions] if regions else [])]
+    with claimed(out, EVALUATION, request, command="evaluate", apart=apart):
+        judged = _judge(run, truth, regions, only_screened, seed, resamples, device)
+        _write(out, judged, run)
+    return judged.result
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What ``evaluation.json`` holds, and what the pictures are drawn from."""
+
+    result: dict[str, Any]
+    whole: Mapping[str, _Sections]
+    samples: Samples
+    drawn: Drawn
+
+
+def _write(folder: Path, judged: _Judged, run: Run) -> None:
+    write_tables(folder, judged.result, judged.drawn.marks)
+    write_pictures(folder, judged.result, judged.whole, judged.samples, run.settings["card"])
+    text = json.dumps(judged.result, indent=2, allow_nan=False)
+    write_whole(folder / "evaluation.json", text + "\n")
+
+
+def _judge(
+    run: Run,
+    truth: Path,
+    regions: Path | None,
+    only_screened: bool,
+    seed: int,
+    resamples: int,
+    device: torch.device,
+) -> _Judged:
+    marked = None if regions is None else read_regions(regions)
+    judged = lay_beside(run, read_manifest(truth), marked, only_screened=only_screened)
+    samples = collect(run, judged)
+    weights = resample(judged.patients, resamples, seed=seed, device=device)
+    calibration = run.settings["card"]["calibration"]
+
+    whole = {scorer: _sections(samples, scorer, weights) for scorer in SCORERS}
+    kinds = sorted(set(samples.lesions["kind"]))
+    by_kind = {
+        kind: {scorer: _sections(samples, scorer, weights, kind) for scorer in SCORERS}
+        for kind in kinds
+    }
+    images = samples.images
+    highest = images.groupby("patient")[[METHOD, "positive"]].max()
+    thresholds = {
+        "patch": patch_threshold_section(samples, calibration["patch_threshold"], weights),
+        "image": threshold_section(
+            images[METHOD].to_numpy(),
+            images["positive"].to_numpy(),
+            images["patient"].to_numpy(),
+            calibration["image_threshold"],
+            weights,
+        ),
+        "patient": threshold_section(
+            highest[METHOD].to_numpy(),
+            highest["positive"].to_numpy(bool),
+            highest.index.to_numpy(),
+            calibration["image_threshold"],
+            weights,
+        ),
+    }
+    drawn = collect_marks(run, judged)
+    marks = {
+        kind: marks_section(drawn, images, samples.lesions, weights, kind) for kind in ("", *kinds)
+    }
+    rarity = rarity_table(drawn, images, resolution_of(calibration), weights)
+    known = _calibration_of(run)
+    pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), known, device)
+    notes = [*judged.notes, *_seen_notes(run, judged)]
+    if pixels is None and len(samples.lesions):
+        notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
+    result = {
+        "patchad": __version__,
+        "run": str(run.folder),
+        "truth": str(truth),
+        "regions": None if regions is None else str(regions),
+        "method": run.settings["card"]["method"],
+        "model": run.settings["card"]["digest"],
+        "seed": seed,
+        "resamples": resamples,
+        "definitions": _definitions(calibration),
+        "notes": notes,
+        "counts": dict(judged.counts),
+        **_json(whole[METHOD]),
+        "marks": {**_json(marks)[""], "rarity": rarity},
+        "threshold": {
+            name: {"value": calibration[_THRESHOLDS[name]], "from": "card", **section}
+            for name, section in _json(thresholds).items()
+        },
+        "pixel": None if pixels is None else _json({"": pixel_section(pixels, weights)})[""],
+        "by_kind": {
+            kind: {
+                **_json(sections[METHOD]),
+                "marks": _json(marks)[kind],
+                "baselines": {name: _json(sections[name]) for name in BASELINES},
+            }
+            for kind, sections in by_kind.items()
+        },
+        "baselines": {name: _beside(whole[METHOD], whole[name]) for name in BASELINES},
+    }
+    return _Judged(result, whole, samples, drawn)
+
+
+def summary(result: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of ``evaluation.json``: the method and its baselines, a line each."""
+    counts = result["counts"]
+    lines = [
+        f"{counts['images']} images ({counts['positive_images']} positive) of "
+        f"{counts['patients']} patients; {result['patch']['counts']['positives']} positive and "
+        f"{result['patch']['counts']['negatives']} negative patches",
+        f"{'AUROC':<16} {'patch':<20} {'within images':<20} {'image':<20} patient",
+    ]
+    for name, sections in {result["method"]: result, **result["baselines"]}.items():
+        patch, image, patient = (sections[level] for level in ("patch", "image", "patient"))
+        figures = (patch["auroc"], patch["within_image_auroc"], image["auroc"], patient["auroc"])
+        lines.append(f"{name:<16} " + " ".join(f"{as_text(f):<20}" for f in figures).rstrip())
+    unbeaten = [n for n, sections in result["baselines"].items() if sections["beaten"] is not True]
+    lines += _marks_summary(result["marks"])
+    if unbeaten:
+        lines.append(f"not shown to beat (patch AUROC, paired by patient): {', '.join(unbeaten)}")
+    for level in ("image", "patient"):
+        point = result["threshold"][level]
+        lines.append(
+            f"at the model's image threshold {point['value']:.4g}, {level}s: sensitivity "
+            f"{as_text(point['sensitivity'])}, specificity {as_text(point['specificity'])}"
+        )
+    return [*lines, *result["notes"]]
+
+
+def _seen_notes(run: Run, judged: Truth) -> list[str]:
+    """Which of the judged images the model has seen already: they flatter it."""
+    card, digests = run.settings["card"], {row.id: row.digest for row in run.rows}
+    known = [digests[case.image_id] for case in judged.cases]
+    notes = []
+    for packed, done in (
+        (card.get("data", {}).get("trained_on", ""), "trained on"),
+        (card["calibration"].get("made_on", ""), "calibrated on"),
+    ):
+        count = sum(among(packed, known))
+        if count:
+            notes.append(
+                f"The model was {done} {count} of the {len(known)} judged images (the same "
+                "pixels), so these figures flatter it: judge it on others."
+            )
+    return notes
+
+
+def _marks_summary(marks: Mapping[str, Any]) -> list[str]:
+    told = f"marks: {as_text(marks['marks_a_negative_image'])} a negative image"
+    if marks["counts"]["lesions"]:
+        told += (
+            f", on {as_text(marks['lesions_marked'])} of {marks['counts']['lesions']} lesions; "
+            f"{as_text(marks['precision'])} of all marks lie on one"
+        )
+    tenth = [row for row in marks["rarity"] if row["expected"] == 0.1]
+    if tenth and tenth[0]["observed"]["value"] is not None:
+        seen = as_text(tenth[0]["observed"])
+        told += f"; marks as rare as 1 in 10 normal films: {seen} a negative image (0.10 promised)"
+    return [told]
+
+
+def _calibration_of(run: Run) -> Calibration:
+    try:
+        return _CALIBRATION.validate_python(run.settings["card"]["calibration"])
+    except (ValidationError, LookupError, TypeError):
+        raise RequestError(
+            f"the card in {run.folder} is not one that patchad {__version__} can read: screen again"
+        ) from None
+
+
+def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
+    """The figures that the method and each baseline get alike."""
+    return {
+        "patch": patch_section(samples, scorer, weights, kind),
+        "image": image_section(samples, scorer, weights, kind),
+        "patient": patient_section(samples, scorer, weights, kind),
+        "pointing": pointing_section(samples, scorer, weights, kind),
+        "froc": froc_section(samples, scorer, weights, kind),
+    }
+
+
+def _json(sections: _Sections) -> dict[str, dict[str, Any]]:
+    return {
+        level: {
+            **{name: figure.as_json() for name, figure in section.figures.items()},
+            "counts": dict(section.counts),
+        }
+        for level, section in sections.items()
+    }
+
+
+def _beside(method: _Sections, baseline: _Sections) -> dict[str, Any]:
+    """A baseline's figures, and by how much the method exceeds each, paired by patient."""
+    excess = {
+        level: {
+            name: figure.minus(baseline[level].figures[name]).as_json()
+            for name, figure in section.figures.items()
+        }
+        for level, section in method.items()
+    }
+    low = excess["patch"]["auroc"]["ci95"][0]
+    return {
+        **_json(baseline),
+        "method_minus_baseline": excess,
+        "beaten": None if low is None else low > 0,
+    }
+
+
+def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
+    pooling = calibration["pooling"]
+    pooled = "max" if pooling == "excess" else pooling
+    return {
+        "ci95": "Percentile interval of the resamples, which draw patients with replacement; "
+        "method and baselines are drawn alike, so that differences are paired. [null, null] where "
+        f"fewer than {MIN_PATIENTS} patients carry the positives or the negatives, and where all "
+        "resamples agree: neither says anything of the next patient. 'dropped' counts resamples "
+        "that lacked a class.",
+        "value": "null where a class is missing.",
+        "patch": "Positive: covers at least half of a region, or a region covers at least half of "
+        "it. Negative: all scored patches of negative images. Patches of positive images that are "
+        "not positive are not counted here. Patches that were not scored count nowhere; "
+        "froc.counts.lesions_not_scored says what that hides.",
+        "patch.within_image_auroc": "Mean, over positive images that have both, of the image's "
+        "own AUROC of positive patches against patches that touch no region.",
+        "image": f"Image scores ({pooling}) of positive against negative images; baselines are "
+        f"pooled by {pooled}.",
+        "patient": "As 'image', one sample a patient: positive if any of the patient's images is, "
+        "with the highest of their image scores.",
+        "pointing": "hits: share of positive images with regions whose highest patch has its "
+        "centre in a region; of equal patches the first in reading order. By kind: in a region of "
+        "this kind, of the images that have one. A lesion that was not scored is missed.",
+        "average_precision": "Depends on the prevalence, which counts gives; a coin reaches it.",
+        "sensitivity_at_specificity": "The highest sensitivity of a threshold with at least this "
+        "specificity on these very data: it describes the curve and is no threshold to use.",
+        "froc": "A mark is a patch whose centre lies in no higher mark (greedy). It hits a lesion "
+        "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
+        "the most at so many false marks a negative image: false marks are counted on negative "
+        "images alone; all lesions count, scored or not.",
+        "marks": "As drawn (marks.csv of the run). marks_a_negative_image counts those of negative "
+        "images; lesions_marked is the share of lesions that a mark hits: its centre lies in the "
+        "region, or its box covers half of the region, or the region half of the box. precision: "
+        "of the marks on negative images and on positive ones with regions, the share that hits a "
+        "lesion.",
+        "marks.rarity": "observed: the marks a negative image has that say they are as rare as "
+        "expected, or rarer. Both in marks an image; a model whose word holds has them equal.",
+        "threshold": "The card's, from negatives that were not judged here; above is strictly "
+        "above. Patches as under 'patch'; patient: the highest image over the image threshold.",
+        "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
+        "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
+        f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
+        "patch scores, or of the values of a dense map; Dice, exact, over all these pixels: marked "
+        "or not, against lesion or not.",
+        "by_kind": "Positives of this kind of lesion against the same negatives.",
+        "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
+        "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",
+    }

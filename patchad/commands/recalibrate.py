@@ -1,0 +1,186 @@
+"""Calibrate a trained model on another site's negatives: the same weights, another scale."""
+
+import logging
+import secrets
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from patchad.commands.calibrate import NegativeImage, calibrate, image_scores
+from patchad.commands.folds import side_of
+from patchad.commands.negatives import Negative, Reader, find_negatives, survey
+from patchad.commands.outlier import find_outliers
+from patchad.commands.training_images import TrainingImages
+from patchad.core.grid import PatchGrid
+from patchad.engine.screener import mismatches
+from patchad.errors import ImageError, MismatchError, RequestError
+from patchad.files.claim import claimed
+from patchad.methods import load
+from patchad.methods.configure import CalibrationConfig, Config, resolve
+from patchad.model.detector import Detector, ModelCard, card_as_dict, score, write_model
+from patchad.model.fit import fit_of
+from patchad.model.trained_on import among, pack_digests
+from patchad.prepare.workers import DEFAULT_LIMITS, How, Limits, fault_of, readers
+from patchad.progress import Progress, silent
+from patchad.store.layouts import MODEL
+from patchad.store.run import row_path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """The card as written, and the images that could not be used: (path, reason)."""
+
+    card: ModelCard
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def recalibrate(
+    model: Path,
+    on: Path,
+    out: Path,
+    *,
+    device: torch.device,
+    spacing_mm: tuple[float, float] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    allow_mismatch: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Recalibrated:
+    """Score negatives that the model has never seen, and write it anew, calibrated on all of them.
+
+    Nothing is trained. An image that differs from the training images (spacing, modality, look)
+    or that the model was trained on is left out, with its reason. What films have to look like is
+    learnt anew from these, where there are enough of them.
+
+    Args:
+        model: folder of a trained model; it stays as it is.
+        on: a manifest, whose negatives are taken (those of the splits test and unlabelled are left
+            for judging), or a folder all of whose images are negatives.
+        out: the model folder to write.
+        device: what to score on.
+        spacing_mm: (row, col) for images that carry no pixel spacing.
+        limits: what one image may cost to read.
+        allow_mismatch: take images that differ from the training images, and say so.
+        overwrite: replace a model that is there.
+        progress: told of images read and scored.
+
+    Raises:
+        RequestError: no negatives, or none of them can be used; ``model`` lies in ``out``.
+        ModelError: the model folder cannot be used.
+        OutputError: the folder is not empty, in use, or cannot be written.
+    """
+    named = find_negatives(on, "a model is calibrated on negatives")
+    detector = load(model, device)
+    config = _config_of(detector.card)
+    images = TrainingImages.of(named.negatives)
+    request = {
+        "model": card_as_dict(detector.card)["digest"],
+        "spacing_mm": spacing_mm,
+        "allow_mismatch": allow_mismatch,
+        **images.request(),
+    }
+    apart = [model, on, *(row.path for row in (*named.negatives, *named.positives))]
+    with claimed(out, MODEL, request, command="calibrate", overwrite=overwrite, apart=apart):
+        how = How(detector.card.preprocessing, spacing_mm, limits, secret=secrets.token_bytes(32))
+        with readers(how) as ahead:
+            reader = Reader(config, detector.card.seed, ahead, [], progress)
+            found = survey(reader, named)
+            known = among(detector.card.data.trained_on, (n.source.digest for n in found.images))
+            seen = {n.row.path for n, was in zip(found.images, known, strict=True) if was}
+            new = [n for n in found.images if n.row.path not in seen]
+            scored, unlike = _scored(detector, reader, new, allow_mismatch)
+        failed = [*reader.failed]
+        failed += [(row_path(path), "the model was trained on this image: it would flatter it")
+                   for path in sorted(seen)]  # fmt: skip
+        if not scored:
+            raise RequestError(
+                f"none of the {len(named.negatives)} negatives of {on} can calibrate this model; "
+                f"the first: {failed[0][1]}"
+            )
+        notes = [*found.notes]
+        if unlike:
+            notes.append(
+                f"{unlike} of {len(scored)} images differ from the training images, and calibrated "
+                "the model all the same (--allow-mismatch)."
+            )
+        if failed:
+            notes.append(f"{len(failed)} images could not be used and were left out.")
+        card = _write(detector, scored, config.calibration, notes, out)
+    return Recalibrated(card, tuple(failed))
+
+
+def _scored(
+    detector: Detector, reader: Reader, images: list[Negative], allow_mismatch: bool
+) -> tuple[list[tuple[Negative, NegativeImage]], int]:
+    """What calibration needs of each image that fits the model; the others go to ``failed``.
+
+    And how many were taken though they differ from the training images.
+    """
+    card, scored, unlike = detector.card, [], 0
+    originals = {negative.row.path: negative for negative in images}
+    for row, ready in reader.ready([negative.row for negative in images], "calibrating"):
+        negative = originals[row.path]
+        try:
+            faults = mismatches(ready.radiograph, ready.prepared, card)
+            if faults and not allow_mismatch:
+                raise MismatchError("; ".join(faults) + "; --allow-mismatch takes it all the same")
+            grid = PatchGrid(ready.prepared.pixels.shape, card.patch_size, card.stride)
+            found = score(detector, ready.prepared, grid)
+            if not found.scores.scored.any():
+                raise ImageError(
+                    f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} "
+                    "foreground: nothing to score"
+                )
+        except Exception as error:  # one bad image costs itself, never the others
+            fault = fault_of(error)
+            if fault.trace:
+                log.debug("%s failed unexpectedly:\n%s", row.path, fault.trace)
+            reader.failed.append((row_path(row.path), fault.reason))
+            continue
+        own = NegativeImage.of(negative.patient, side_of(negative), found)
+        scored.append((negative, own))
+        unlike += bool(faults)
+    return scored, unlike
+
+
+def _write(
+    detector: Detector,
+    scored: list[tuple[Negative, NegativeImage]],
+    config: CalibrationConfig,
+    notes: list[str],
+    out: Path,
+) -> ModelCard:
+    images = [image for _, image in scored]
+    origin = card_as_dict(detector.card)["digest"][:12]
+    modalities = Counter(negative.source.modality or "no modality" for negative, _ in scored)
+    calibration = calibrate(
+        images,
+        config,
+        made=f"other negatives ({', '.join(sorted(modalities))}), by patchad calibrate from the "
+        f"model {origin}…, without training",
+        made_on=pack_digests(negative.source.digest for negative, _ in scored),
+    )
+    outliers = find_outliers(
+        [image.patient_id for image in images],
+        image_scores(images, calibration),
+        config.false_images,
+    )
+    alone = [scored[number][0] for number in outliers.numbers] if outliers else []
+    if outliers:
+        notes.append(outliers.note([negative.source.digest for negative in alone]))
+    fit = fit_of([(negative.look, negative.patient) for negative, _ in scored])
+    data = detector.card.data if fit is None else replace(detector.card.data, fit=fit)
+    card = replace(detector.card, data=data, calibration=replace(calibration, notes=tuple(notes)))
+    written = write_model(card, detector.tensors(), out)
+    if outliers:
+        log.warning(outliers.warning([row_path(negative.row.path) for negative in alone], out))
+    return written
+
+
+def _config_of(card: ModelCard) -> Config:
+    """The configuration that the model was trained with; its calibration part is kept to."""
+    return resolve(card.config, source="the model's card")

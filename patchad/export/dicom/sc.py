@@ -1,0 +1,44 @@
+"""The overlay as a Secondary Capture: a colour picture that every viewer opens."""
+
+import numpy as np
+from highdicom.sc import SCImage
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+from patchad.export.dicom.object import Finding, code_item, copy_element
+from patchad.read.dicom_native import compress_picture
+
+
+def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
+    """A Secondary Capture of ``picture`` (h, w, 3) uint8 RGB, compressed without loss.
+
+    It has no pixel spacing: the film in it is scaled, and beside it stands a colour bar.
+    """
+    capture: Dataset = SCImage(
+        pixel_array=np.ascontiguousarray(picture),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        study_instance_uid=found.reference.StudyInstanceUID,
+        patient_orientation=("L", "F"),  # replaced below: it refuses A\FL and the like
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **found.identity("sc", "overlay"),
+    )
+    capture.PatientOrientation = None
+    copy_element(found.header, capture, "PatientOrientation")
+    found.locate(capture)
+    capture.ConversionType = "WSD"
+    capture.BurnedInAnnotation = "YES"  # score and "research use only"; no name
+    capture.ImageComments = f"{found.card.intended_use} Unverified result of a program."
+    capture.DerivationDescription = f"Colour overlay of anomaly scores by {found.maker.words}"
+    source = Dataset()
+    source.ReferencedSOPClassUID = found.reference.SOPClassUID
+    source.ReferencedSOPInstanceUID = found.reference.SOPInstanceUID
+    source.PurposeOfReferenceCodeSequence = [
+        code_item(codes.DCM.SourceImageForImageProcessingOperation)
+    ]
+    capture.SourceImageSequence = [source]
+    compress_picture(capture, picture)
+    return capture

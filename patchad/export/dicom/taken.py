@@ -1,0 +1,373 @@
+"""What an object takes over from the header of its source: listed elements alone, each legal.
+
+Nothing else of a header gets into an object: no private element, and of a sequence's items only
+what is listed here as well.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.datadict import dictionary_description, dictionary_VR
+from pydicom.tag import Tag
+from pydicom.valuerep import DSfloat
+
+from patchad.core.image import Voi
+from patchad.export.dicom.value import UNICODE, CharacterSet, character_set_of, legal_value
+from patchad.read.dicom_header import number_of, spread_frame
+from patchad.read.dicom_pixels import stored_range
+from patchad.read.dicom_tones import Values, look_up_table, modality_values, tones_of
+from patchad.read.quiet import quiet
+from patchad.version import __version__
+
+# The modules Patient, General Study and Patient Study of PS3.3, as far as images of people carry
+# them: what an animal needs hangs together by so many conditions that it is left out.
+# fmt: off
+OF_THE_PATIENT = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "TypeOfPatientID", "PatientBirthDate", "PatientBirthTime", "PatientSex",
+    "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "QualityControlSubject",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+)
+OF_THE_STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyDescription",
+    "ProcedureCodeSequence", "PhysiciansOfRecord", "ReferencedStudySequence",
+    "PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "MedicalAlerts", "Allergies",
+    "PregnancyStatus", "SmokingStatus", "Occupation", "AdditionalPatientHistory",
+)
+OF_THE_EQUIPMENT = (
+    "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName",
+    "DeviceSerialNumber", "SoftwareVersions",
+)
+OF_THE_CONTENT = ("ContentDate", "ContentTime")
+# What names nobody: UIDs, numbers and words of the standard. It's all that is left of a header
+# that is taken over without its patient.
+OF_THE_IMAGE = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber",
+    "NumberOfFrames", "Rows", "Columns", "PatientOrientation", "BodyPartExamined",
+    "PhotometricInterpretation", "BurnedInAnnotation", "VOILUTFunction",
+)
+# Of the tones there are only numbers, and words of the standard; see _take_tones.
+TONES = (
+    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTSequence",
+    "WindowCenter", "WindowWidth",
+)
+
+
+class Item(NamedTuple):
+    """What the items of a sequence may hold, and what each must."""
+
+    allowed: tuple[str, ...]
+    needed: tuple[str, ...]
+
+
+_CODE = Item(
+    ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
+    ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+)
+_ENTITY = ("UniversalEntityID", "UniversalEntityIDType")
+_STUDY = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+ITEMS: Mapping[str, Item] = {
+    "IssuerOfPatientIDQualifiersSequence": Item(_ENTITY, _ENTITY),
+    "OtherPatientIDsSequence": Item(
+        ("PatientID", "IssuerOfPatientID", "TypeOfPatientID",
+         "IssuerOfPatientIDQualifiersSequence"),
+        ("PatientID", "TypeOfPatientID"),
+    ),
+    "DeidentificationMethodCodeSequence": _CODE,
+    "IssuerOfAccessionNumberSequence": Item(_ENTITY, _ENTITY),
+    "ProcedureCodeSequence": _CODE,
+    "ReferencedStudySequence": Item(_STUDY, _STUDY),
+}
+_BODY_PARTS = (
+    "BREAST", "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE",
+    "CSPINE", "TSPINE", "LSPINE", "SSPINE", "HEART", "WHOLEBODY", "AXILLA", "SHOULDER", "CLAVICLE",
+    "SCAPULA", "STERNUM", "RIB", "ARM", "ELBOW", "FOREARM", "WRIST", "HAND", "FINGER", "THUMB",
+    "HIP", "LEG", "KNEE", "PATELLA", "ANKLE", "FOOT", "TOE", "CALCANEUS", "EXTREMITY", "JAW",
+    "COCCYX", "CHESTABDOMEN", "LUNG",
+)
+# fmt: on
+
+
+def _as_they_are(*terms: str) -> dict[str, str]:
+    return {term: term for term in terms}
+
+
+_YES_NO = _as_they_are("YES", "NO")
+_AXES = {"A": 0, "P": 0, "R": 1, "L": 1, "H": 2, "F": 2}
+# Where a value must be one of a few words, and how these are also written.
+_TERMS: Mapping[str, Mapping[str, str]] = {
+    "PatientSex": {**_as_they_are(*"MFO"), "MALE": "M", "FEMALE": "F", "OTHER": "O"},
+    "TypeOfPatientID": _as_they_are("TEXT", "RFID", "BARCODE"),
+    "PatientIdentityRemoved": _YES_NO,
+    "QualityControlSubject": _YES_NO,
+    "BurnedInAnnotation": _YES_NO,
+    "SmokingStatus": {**_YES_NO, "UNKNOWN": "UNKNOWN"},
+    "PregnancyStatus": _as_they_are(*"1234"),
+    "ResponsiblePersonRole": _as_they_are(
+        *("OWNER", "PARENT", "CHILD", "SPOUSE", "SIBLING", "RELATIVE", "GUARDIAN", "CUSTODIAN"),
+        *("AGENT", "INVESTIGATOR", "VETERINARIAN"),
+    ),
+    "UniversalEntityIDType": _as_they_are("DNS", "EUI64", "ISO", "URI", "UUID", "X400", "X500"),
+    "PhotometricInterpretation": _as_they_are("MONOCHROME1", "MONOCHROME2"),
+    "VOILUTFunction": _as_they_are("LINEAR", "LINEAR_EXACT", "SIGMOID"),
+    "BodyPartExamined": _as_they_are(*_BODY_PARTS),
+    "PatientOrientation": _as_they_are(
+        *(
+            "".join(letters)
+            for count in (1, 2, 3)
+            for letters in permutations(_AXES, count)
+            if len({_AXES[letter] for letter in letters}) == count
+        )
+    ),
+}
+_WHITE, _HALF = 2**16 - 1, 2**15  # of 16 bits
+_UNITS = ("US", "HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")  # US: unspecified
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The elements taken over, and what of the others deserves to be told, without a value.
+
+    ``folded``: the VOI LUT maps stored values to grey at once, and is all that there is of tones.
+    """
+
+    header: Dataset
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+
+
+@dataclass
+class _Faults:
+    """The names of what was not legal."""
+
+    mended: dict[str, None] = field(default_factory=dict)
+    left_out: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        told = (("mended", self.mended), ("left out, not legal", self.left_out))
+        return tuple(f"DICOM objects: {', '.join(names)} {what}" for what, names in told if names)
+
+
+def take_over(header: Dataset, *, voi: Voi = "auto", deidentify: bool = False) -> Taken:
+    """What objects may hold of a header, as a data set of its own.
+
+    Its tones are those of single images: lookup tables have 16 bits, and there is one window.
+    ``voi`` is what scaled the grey.
+    ``deidentify`` takes over nothing that could name a patient, a place or a time, and no text
+    that somebody wrote: UIDs, numbers and words of the standard.
+    """
+    faults = _Faults()
+    with quiet():
+        spread_frame(header, 1)  # the tones of an enhanced object of one frame
+        charset = character_set_of(header)
+        keywords = dict.fromkeys(OF_THE_IMAGE)
+        if not deidentify:
+            named = (*OF_THE_PATIENT, *OF_THE_STUDY, *OF_THE_EQUIPMENT, *OF_THE_CONTENT)
+            keywords |= dict.fromkeys(named)
+        taken = _pick(header, (*keywords,), charset, faults)
+        folded = _take_tones(header, taken, voi, faults)
+        if deidentify:
+            taken.PatientIdentityRemoved = "YES"
+            taken.DeidentificationMethod = f"patchad {__version__}: not copied from the source"
+            return Taken(taken, faults.notes, folded)
+        _complete(taken, faults)
+        if charset.guessed:
+            faults.mended[_name("SpecificCharacterSet")] = None
+        terms = _written_in(taken, charset).terms
+        if any(terms):
+            taken.SpecificCharacterSet = [*terms]
+        return Taken(taken, faults.notes, folded)
+
+
+def _name(keyword: str) -> str:
+    return dictionary_description(keyword)
+
+
+def _pick(
+    header: Dataset, keywords: Sequence[str], charset: CharacterSet, faults: _Faults
+) -> Dataset:
+    picked = Dataset()
+    for keyword in keywords:
+        if Tag(keyword) not in header:
+            continue
+        if keyword in ITEMS:
+            items = _items(header, keyword, charset, faults)
+            if items:
+                setattr(picked, keyword, items)
+            continue
+        value = legal_value(header, keyword, charset, _TERMS.get(keyword))
+        if value is None:
+            faults.left_out[_name(keyword)] = None
+            continue
+        if value.mended:
+            faults.mended[_name(keyword)] = None
+        picked.add_new(Tag(keyword), dictionary_VR(keyword), value.content)
+    return picked
+
+
+def _items(header: Dataset, keyword: str, charset: CharacterSet, faults: _Faults) -> list[Dataset]:
+    """The items that hold what they must, with what they may hold."""
+    try:
+        stored = list(header[keyword].value or ())
+        whole = all(isinstance(item, Dataset) for item in stored)
+    except Exception:  # whatever a damaged sequence trips pydicom up with
+        whole = False
+    if not whole:
+        faults.left_out[_name(keyword)] = None
+        return []
+    rule, kept = ITEMS[keyword], []
+    for item in stored:
+        picked = _pick(item, rule.allowed, charset, faults)
+        if all(_holds(picked, needed) for needed in rule.needed):
+            kept.append(picked)
+        else:
+            faults.left_out[_name(keyword)] = None
+    return kept
+
+
+def _holds(taken: Dataset, keyword: str) -> bool:
+    """Whether an element is there, and not empty."""
+    return keyword in taken and taken[keyword].VM > 0 and taken[keyword].value not in ("", None)
+
+
+def _complete(taken: Dataset, faults: _Faults) -> None:
+    """Leave out what may not stand alone, and say as empty what must be said (PS3.3 C.7)."""
+
+    def leave_out(*keywords: str) -> None:
+        for keyword in keywords:
+            if keyword in taken:
+                del taken[keyword]
+                faults.left_out[_name(keyword)] = None
+
+    trial = [keyword for keyword in OF_THE_PATIENT if keyword.startswith("ClinicalTrial")]
+    if any(keyword in taken for keyword in trial):
+        named = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
+        subject = ("ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID")
+        if all(_holds(taken, one) for one in named) and any(_holds(taken, one) for one in subject):
+            for keyword in subject:
+                if keyword in taken and not _holds(taken, keyword):
+                    del taken[keyword]
+            _empty_if_missing(
+                taken, "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName"
+            )
+        else:
+            leave_out(*trial)
+    person = ("ResponsiblePerson", "ResponsiblePersonRole")
+    if not all(_holds(taken, keyword) for keyword in person):
+        leave_out(*person)
+    if taken.get("PatientIdentityRemoved") == "YES" and not (
+        _holds(taken, "DeidentificationMethod")
+        or _holds(taken, "DeidentificationMethodCodeSequence")
+    ):
+        taken.DeidentificationMethod = "unknown, the source doesn't say it"
+    for keyword in ("PatientIdentityRemoved", "TypeOfPatientID", "DeidentificationMethod"):
+        if keyword in taken and not _holds(taken, keyword):
+            del taken[keyword]
+
+
+def _empty_if_missing(taken: Dataset, *keywords: str) -> None:
+    for keyword in keywords:
+        if keyword not in taken:
+            setattr(taken, keyword, None)
+
+
+def _written_in(taken: Dataset, charset: CharacterSet) -> CharacterSet:
+    """The header's character set, if all that was taken over can be written in it, else UTF-8."""
+    texts = [
+        str(element.value)
+        for element in taken.iterall()
+        if element.VR in ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
+    ]
+    several = charset.terms[1:] and not all(
+        term.startswith("ISO 2022 ") for term in charset.terms if term
+    )
+    fits = not several and all(charset.encodes(text) for text in texts)
+    return charset if fits else UNICODE
+
+
+def _take_tones(header: Dataset, taken: Dataset, voi: Voi, faults: _Faults) -> bool:
+    """The modality LUT or rescaling, the first VOI LUT and the first window, as numbers.
+
+    A modality LUT may have 8 or 16 bits (PS3.3 C.11.1), and to scale it would change what follows:
+    of another one, all is folded into one VOI LUT, whereupon True is returned.
+    """
+    try:
+        low, high = stored_range(header, 2**62)
+        _, bounds = modality_values(header, low, high, [])
+        if "ModalityLUTSequence" in header:
+            table = look_up_table(header, "ModalityLUTSequence", signed=low < 0)
+            if table.bits != 16 or table.entries.max() < _HALF:
+                grey = tones_of(header, low, high, [], voi)[0].astype(np.float64)
+                if taken.get("PhotometricInterpretation") == "MONOCHROME1":
+                    grey = 1 - grey  # the presentation LUT turns it over
+                taken.VOILUTSequence = [_table(np.rint(grey * _WHITE), low)]
+                faults.mended[_name("ModalityLUTSequence")] = None
+                return True
+            item = _table(table.entries, table.first)
+            item.ModalityLUTType = "US"
+            taken.ModalityLUTSequence = [item]
+        elif "RescaleSlope" in header or "RescaleIntercept" in header:
+            taken.RescaleSlope = _decimal(number_of(header, "RescaleSlope", 1.0))
+            taken.RescaleIntercept = _decimal(number_of(header, "RescaleIntercept", 0.0))
+            taken.RescaleType = _unit(header)
+    except Exception:  # no image that patchad could have read
+        faults.left_out[_name("ModalityLUTSequence")] = None
+        return False
+    for keyword in ("WindowCenter", "WindowWidth"):
+        number = number_of(header, keyword)
+        if np.isfinite(number):
+            setattr(taken, keyword, _decimal(number))
+    try:
+        if "VOILUTSequence" in header:
+            table = look_up_table(header, "VOILUTSequence", signed=bounds[0] < 0)
+            entries = np.rint(table.entries * (_WHITE / (2**table.bits - 1)))
+            taken.VOILUTSequence = [_table(_whitened(entries, table.first, bounds[1]), table.first)]
+            if table.bits not in (8, 16):
+                faults.mended[_name("VOILUTSequence")] = None
+    except ValueError:
+        faults.left_out[_name("VOILUTSequence")] = None
+    return False
+
+
+def _whitened(entries: Values, first: int, highest: float) -> Values:
+    """A table that maps as far as ``highest``, and what lies beyond to white, if it is all dark.
+
+    Validators take a table whose values leave the top bit unused for damaged.
+    """
+    missing = max(0, math.ceil(highest) - first + 1 - len(entries))
+    if entries.max() >= _HALF or len(entries) + missing + 1 > 2**16:
+        return entries
+    return np.concatenate([entries, np.full(missing, entries[-1]), [_WHITE]])
+
+
+def _table(entries: Values, first: int) -> Dataset:
+    """An item of a lookup table with ``entries`` of 16 bits; ``first`` is what maps to [0]."""
+    item, count = Dataset(), len(entries) % 2**16  # 0 stands for 65536
+    if first < 0:
+        descriptor = [count - 2**16 if count >= 2**15 else count, first, 16]
+        item.add_new(Tag("LUTDescriptor"), "SS", descriptor)
+    else:
+        item.add_new(Tag("LUTDescriptor"), "US", [count, first, 16])
+    item.add_new(Tag("LUTData"), "OW", entries.astype("<u2").tobytes())
+    return item
+
+
+def _decimal(number: float) -> DSfloat:
+    return DSfloat(number, auto_format=True)
+
+
+def _unit(header: Dataset) -> str:
+    value = legal_value(header, "RescaleType", UNICODE, _as_they_are(*_UNITS))
+    return str(value.parts[0]) if value and value.parts else "US"

@@ -1,0 +1,55 @@
+"""Tables of options checked against dataclasses: every key is known, every value of its kind."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from patchad.errors import RequestError
+from patchad.model.configurations import did_you_mean
+
+_T = TypeVar("_T")
+
+
+def parse(kind: type[_T], content: Any, prefix: str, elsewhere: Sequence[str] = ()) -> _T:
+    """``content`` (as TOML gives it) as a dataclass ``kind``; ``prefix`` is where it stands.
+
+    ``elsewhere`` are dotted names of all options, for what stands in the wrong table.
+
+    Raises:
+        RequestError: unknown keys or wrong values, a line each.
+    """
+    unknown = _unknown(kind, content, prefix, elsewhere)
+    if unknown:
+        raise RequestError("\n".join(unknown))
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise RequestError(
+            "\n".join(
+                f"{prefix}{'.'.join(map(str, fault['loc']))}: "
+                f"{fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
+                for fault in error.errors(include_url=False)
+            )
+        ) from None
+
+
+def _unknown(kind: Any, content: Any, prefix: str, elsewhere: Sequence[str]) -> list[str]:
+    """A line for each key of ``content``, at any depth, that dataclass ``kind`` does not have."""
+    if not (is_dataclass(kind) and isinstance(content, Mapping)):
+        return []
+    known = get_type_hints(kind)
+    lines = []
+    for key, value in content.items():
+        if key in known:
+            lines += _unknown(known[key], value, f"{prefix}{key}.", elsewhere)
+        else:
+            meant = _elsewhere(key, elsewhere) or did_you_mean(key, known)
+            lines.append(f"{prefix}{key}: no such option{meant}; there are {', '.join(known)}")
+    return lines
+
+
+def _elsewhere(key: str, options: Sequence[str]) -> str:
+    found = [option for option in options if option.rpartition(".")[2] == key]
+    return f" (did you mean {' or '.join(found)}?)" if found else ""

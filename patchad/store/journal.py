@@ -1,0 +1,151 @@
+"""The journal of a screening: its rows so far, so that a killed run can go on where it stopped."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from patchad.errors import OutputError
+from patchad.files.whole import shown, write_whole
+from patchad.read.manifest import ManifestRow
+from patchad.store.run import ImageRow, row_path
+
+log = logging.getLogger(__name__)
+
+JOURNAL = ".rows.jsonl"
+_END = {"finished": True}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image that is done: its row, the SHA-256 of its file, and seconds by stage."""
+
+    row: ImageRow
+    content: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+_ENTRY = TypeAdapter(Entry)
+
+
+@dataclass(eq=False)
+class Journal:
+    """A JSON line for each image begun (its id) and for each one done (its :class:`Entry`).
+
+    The id stands there before the first file of an image is written, so that it is known which
+    files are those of an image that was never finished.
+    """
+
+    path: Path
+    entries: dict[tuple[str, int | None], Entry] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    finished: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> "Journal":
+        """The journal of a run folder, empty where there is none.
+
+        A line that is cut off or damaged is passed over: its image is screened again. So is one
+        that failed.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        journal = cls(folder / JOURNAL)
+        damaged = 0
+        for said in _lines(journal.path):
+            if said == _END:
+                journal.finished = True
+            elif isinstance(begun := said.get("begun"), str):
+                journal.begun.add(begun)
+            else:
+                try:
+                    entry = _ENTRY.validate_python(said)
+                except ValueError:
+                    damaged += 1
+                    continue
+                journal.begun.add(entry.row.id)
+                if entry.row.status != "failed":
+                    journal.entries[entry.row.path, entry.row.frame] = entry
+        if damaged:
+            log.warning("%s: %d damaged lines, passed over", shown(journal.path), damaged)
+        return journal
+
+    @property
+    def taken(self) -> set[str]:
+        """The ids of what is done, in lower case: some file systems do not tell a from A."""
+        return {entry.row.id.lower() for entry in self.entries.values()}
+
+    @property
+    def orphans(self) -> Set[str]:
+        """The ids whose files belong to no row."""
+        return self.begun - {e.row.id for e in self.entries.values() if e.row.status == "ok"}
+
+    def of(self, image: ManifestRow) -> Entry | None:
+        """What is done of an image."""
+        return self.entries.get((row_path(image.path), image.frame))
+
+    def begin(self, image_id: str) -> None:
+        """Say that files of this id may be there from now on."""
+        self.begun.add(image_id)
+        self._add({"begun": image_id})
+
+    def add(self, entry: Entry) -> None:
+        """Say that an image is done."""
+        self.entries[entry.row.path, entry.row.frame] = entry
+        self._add(asdict(entry))
+
+    def rewrite(self, images: Sequence[ManifestRow], *, finished: bool = False) -> None:
+        """Write the file anew: what is done of ``images``, in their order; ``finished``: all."""
+        entries = [entry for image in images if (entry := self.of(image))]
+        self.entries = {(entry.row.path, entry.row.frame): entry for entry in entries}
+        self.begun = {entry.row.id for entry in entries if entry.row.status == "ok"}
+        self.finished = finished
+        lines = [asdict(entry) for entry in entries] + [_END] * finished
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{shown(self.path)} could not be written ({error.strerror}): free space, then go "
+                "on with --resume"
+            ) from error
+
+
+def ids_in(folder: Path) -> Set[str]:
+    """The ids under which a run folder may hold files, from its journal and its table."""
+    found = Journal.read(folder).begun
+    try:
+        with (folder / "images.csv").open(encoding="utf-8", newline="") as file:
+            found |= {row.get("id") or "" for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, csv.Error) as error:
+        log.warning("%s cannot be read (%s)", shown(folder / "images.csv"), type(error).__name__)
+    # An id is one part of a path, as new_id makes it.
+    return {one for one in found if one.strip(".") and not {*one} & {*"/\\\0"}}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """What the lines of a journal say; the last one may have been cut off."""
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{shown(path)} cannot be read ({error.strerror})") from None
+    for line in text.splitlines(keepends=True):
+        try:
+            said = json.loads(line) if line.endswith("\n") else None
+        except ValueError:
+            said = {}
+        if isinstance(said, dict):
+            yield said
