@@ -100,9 +100,11 @@ class PatchBank:
             ) from None
 
     def image(self, number: int) -> NDArray[np.float32]:
-        """An image of a bank on the CPU, to 16 bits: (H, W) float32 in [0, 1].""" areas = [rows * cols for rows, cols in self.shapes[: number + 1]] end = sum(areas)
-        flat = self.pixels[end - areas[-1] : end].numpy().astype(np.float32) return ((flat +
-        np.float32(32768)) / np.float32(65535)).reshape(self.shapes[number])
+        """An image of a bank on the CPU, to 16 bits: (H, W) float32 in [0, 1]."""
+        areas = [rows * cols for rows, cols in self.shapes[: number + 1]]
+        end = sum(areas)
+        flat = self.pixels[end - areas[-1] : end].numpy().astype(np.float32)
+        return ((flat + np.float32(32768)) / np.float32(65535)).reshape(self.shapes[number])
 
     def __len__(self) -> int:
         """The number of corners."""
