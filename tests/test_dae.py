@@ -9,7 +9,7 @@ from patchad.errors import ModelError, RequestError
 from patchad.methods import load
 from patchad.methods.reconstruction import dae
 from patchad.methods.reconstruction.dae import Config, coarse_noise, normalise, with_row
-from patchad.model.detector import read_model, save
+from patchad.model.folder import read_model, save
 
 SMALL = Config(channels=(4, 8, 8), steps=40, batch_size=8, learning_rate=5e-3)
 

@@ -9,7 +9,8 @@ import torch
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Foreground
 from patchad.errors import ModelError, RequestError
-from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet
+from patchad.learn.patch_bank import PatchBank
+from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.lesions.shapes import insert, opacity
 from patchad.methods import load
 from patchad.methods.density import position_gaussian
@@ -20,7 +21,8 @@ from patchad.methods.density.position_gaussian import (
     describe,
     fit_places,
 )
-from patchad.model.detector import ModelCard, TrainingData, read_model, save
+from patchad.model.card import ModelCard, TrainingData
+from patchad.model.folder import read_model, save
 from patchad.phantoms.phantom import chest
 from patchad.prepare.preprocess import Prepared, Preprocessing
 

@@ -11,7 +11,7 @@ from patchad.lesions.shapes import Lesion
 from patchad.methods import load
 from patchad.methods.synthetic import synthetic_opacities
 from patchad.methods.synthetic.synthetic_opacities import KINDS, Config, canvas, plant
-from patchad.model.detector import read_model, save
+from patchad.model.folder import read_model, save
 
 FEW = Config(copies=1)
 

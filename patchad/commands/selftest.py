@@ -24,7 +24,8 @@ from patchad.commands.selftest_lesions import KINDS, Kind, Wanted, find_places, 
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores, Radiograph
 from patchad.engine.marks import find_marks
-from patchad.engine.screener import mismatches
+from patchad.engine.mismatch import mismatches
+from patchad.engine.screener import Screener
 from patchad.errors import ImageError, MismatchError, NotARadiographError, RequestError
 from patchad.evaluation.detail import (
     Level,
@@ -38,7 +39,8 @@ from patchad.files.claim import claimed
 from patchad.files.whole import write_whole
 from patchad.lesions import shapes as synthesis
 from patchad.methods import load
-from patchad.model.detector import Detector, card_as_dict, score
+from patchad.model.card import card_as_dict
+from patchad.model.detector import Detector
 from patchad.model.trained_on import among
 from patchad.prepare.foreground import find_foreground
 from patchad.prepare.preprocess import prepare
@@ -311,7 +313,7 @@ def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False
     if check and (faults := mismatches(radiograph, prepared, card)):
         raise MismatchError("; ".join(faults))
     grid = PatchGrid(prepared.pixels.shape, card.patch_size, card.stride)
-    scores = score(detector, prepared, grid).scores
+    scores = Screener(detector).score(prepared, grid).scores
     if check and not scores.scored.any():
         raise ImageError(
             f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground: "

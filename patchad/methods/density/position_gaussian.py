@@ -33,7 +33,9 @@ from patchad.methods.parts.chest_frame import (
     fit_registration,
     pool_patches,
 )
-from patchad.model.detector import ImageDetector, ModelCard, Response
+from patchad.model.card import ModelCard
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.preprocess import Prepared
 from patchad.progress import Progress, silent
 

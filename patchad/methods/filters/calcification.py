@@ -22,7 +22,9 @@ from patchad.learn.training_set import TrainingSet
 from patchad.lesions.shapes import calcification_cluster, insert
 from patchad.methods import About
 from patchad.methods.parts.specks import FEATURES, Array, Cells, find_specks
-from patchad.model.detector import ImageDetector, ModelCard, Response
+from patchad.model.card import ModelCard
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.filters import Mask
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize

@@ -24,11 +24,13 @@ from torch.nn import functional as F
 
 from patchad.core.grid import PatchGrid
 from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.learn.loop import epoch_generator
+from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.training_set import TrainingSet
 from patchad.methods import About
 from patchad.methods.parts.chest_frame import Registration, fit_registration, pool_patches
-from patchad.model.detector import ImageDetector, ModelCard, Response
+from patchad.model.card import ModelCard
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize
 from patchad.progress import Progress, silent

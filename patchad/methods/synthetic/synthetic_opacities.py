@@ -38,7 +38,9 @@ from patchad.methods.density.position_gaussian import (
 )
 from patchad.methods.density.position_gaussian import Config as PlaceConfig
 from patchad.methods.parts.chest_frame import SIDE, Registration, fit_registration
-from patchad.model.detector import ImageDetector, ModelCard, Response
+from patchad.model.card import ModelCard
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.preprocess import Prepared
 from patchad.progress import Progress, silent
 
