@@ -1,8 +1,8 @@
-"""Gaussian smoothing on the device, by Fourier transforms.
+"""Gaussian smoothing on the device: of whole films, and of what lies under a mask.
 
-Tensors are (..., row, col), floating and finite; lengths are in pixels, (row, col). What comes out
-is on the device and of the dtype of what went in. A wide Gaussian costs as much as a narrow one,
-and several of one film share its transform.
+Films are smoothed by Fourier transforms: a wide Gaussian costs as much as a narrow one, and several
+of one film share its transform. Tensors are (..., row, col), floating and finite; lengths are in
+pixels, (row, col). What comes out is on the device and of the dtype of what went in.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,6 @@ from typing import Literal
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
-
-from patchad.core.arrays import wide
 
 Border = Literal["zero", "nearest"]
 
@@ -136,8 +134,9 @@ def masked_gaussians(
 ) -> list[Tensor]:
     """G(a·m) / G(m): Gaussian means of the pixels of a mask alone, one for each of ``sigmas``.
 
-    Normalised convolution: Knutsson & Westin, CVPR 1993. It is done in float64 (float32 on MPS),
-    since far from the mask a quotient of small numbers is taken.
+    Normalised convolution: Knutsson & Westin, CVPR 1993. Far from the mask a quotient of small
+    numbers is taken, of which a Fourier transform keeps few digits in float32. So the kernels are
+    laid into matrices here, whose products keep them all.
 
     Args:
         values: (H, W) float; outside the mask they may be anything.
@@ -147,20 +146,42 @@ def masked_gaussians(
     Returns:
         (H, W) of the dtype of ``values`` each, 0 beyond reach of the mask.
     """
-    if not sigmas:
-        return []
-    dtype = wide(values.device)
-    whole = values.to(dtype)
-    mean = whole.where(mask, 0).sum() / mask.sum()
-    both = torch.stack([(whole - mean).where(mask, 0), mask.to(dtype)])
-    widest = (max(reach(s[0]) for s in sigmas), max(reach(s[1]) for s in sigmas))
-    spectrum = spectrum_of(both, widest, border="zero")
+    mean = values.where(mask, 0).sum() / mask.sum()
+    both = torch.stack([(values - mean).where(mask, 0), mask.to(values.dtype)])
     smoothed = []
     for sigma in sigmas:
-        total, weight = spectrum.gaussian(sigma)
-        part = total.div_(weight).add_(mean).to(values.dtype)
+        total, weight = _blurred(_blurred(both, sigma[0], -2), sigma[1], -1)
+        part = total.div_(weight).add_(mean)
         smoothed.append(part.where(weight > _UNREACHED, 0))
     return smoothed
+
+
+def _blurred(values: Tensor, sigma: float, axis: Literal[-2, -1]) -> Tensor:
+    """A Gaussian along one ``axis`` of ``values`` (B, H, W), with zeros beyond the edge.
+
+    A block of lines at a time is the product of a band matrix and the lines that its kernels reach.
+    """
+    radius, length = reach(sigma), values.shape[axis]
+    band = _band(float(sigma), radius, values.dtype, values.device)
+    smooth = torch.empty_like(values)
+    for begin in range(0, length, len(band)):
+        end = min(begin + len(band), length)
+        low, high = max(begin - radius, 0), min(end + radius, length)
+        part = band[: end - begin, low - begin + radius : high - begin + radius]
+        lines = values.narrow(axis, low, high - low)
+        block = part @ lines if axis == -2 else lines @ part.T
+        smooth.narrow(axis, begin, end - begin).copy_(block)
+    return smooth
+
+
+@lru_cache(maxsize=64)
+def _band(sigma: float, radius: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A kernel a line, each a pixel further right: (n, n + 2 · radius)."""
+    count = min(max(radius, 64), 256)
+    with torch.inference_mode(False):
+        kernel = torch.nn.functional.pad(_kernel(sigma, 0, radius), (count - 1, count - 1))
+        band = kernel.unfold(0, count + 2 * radius, 1).flip(0)
+        return band.to(dtype).to(device)
 
 
 @lru_cache(maxsize=256)
