@@ -55,7 +55,7 @@ def stitched(
     turned = scores.turned(prepared.turn)
     values, mask = torch.from_numpy(turned.values.copy()), prepared.foreground.mask
     sewn = stitch(turned.grid, values, weighting=card.weighting, mask=torch.from_numpy(mask.copy()))
-    stored = to_stored(Found(turned, *to_host(sewn)), prepared.turn, radiograph.shape)
+    stored = to_stored(Found(turned, to_host(sewn)[0]), prepared.turn, radiograph.shape)
     return Heatmap(stored.map, card.score_unit, radiograph.spacing_mm)
 
 
