@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from patchad.core import patches
+from patchad.core.grid import PatchGrid, Weighting
 from patchad.core.image import Foreground
 from patchad.learn.fitting import Fitted, fit
 from patchad.learn.patch_bank import PatchBank
 from patchad.learn.run import Run
 from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.methods import method_of
-from patchad.model.method import Method, Setting
+from patchad.model.method import Setting
 from patchad.prepare.preprocess import Prepared, Preprocessing
 
 CPU = torch.device("cpu")
@@ -53,6 +55,36 @@ def training_set(films: Sequence[Prepared], size: int = 32) -> TrainingSet:
     return TrainingSet(PatchBank.of(parts, size), patches, tuple(map(PackedMask.of, films)))
 
 
+def tensor(array: NDArray[Any]) -> torch.Tensor:
+    """A copy of an array, whatever its strides."""
+    return torch.tensor(np.ascontiguousarray(array))
+
+
+def cut(
+    grid: PatchGrid, pixels: NDArray[Any], which: NDArray[np.int64] | None = None
+) -> NDArray[Any]:
+    """As :func:`patchad.core.patches.cut`, from arrays to an array; all patches by default."""
+    which = np.arange(len(grid)) if which is None else which
+    return patches.cut(grid, tensor(pixels), tensor(which)).numpy()
+
+
+def means(grid: PatchGrid, values: NDArray[Any]) -> NDArray[np.float64]:
+    """As :func:`patchad.core.patches.means`, from an array to an array."""
+    return patches.means(grid, tensor(values)).numpy()
+
+
+def stitch(
+    grid: PatchGrid,
+    values: NDArray[np.float32],
+    *,
+    weighting: Weighting = "gaussian",
+    mask: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """As :func:`patchad.core.patches.stitch`, from arrays to an array."""
+    wanted = None if mask is None else tensor(mask)
+    return patches.stitch(grid, tensor(values), weighting=weighting, mask=wanted).numpy()
+
+
 def run_with(seed: int = 0, setting: Setting | None = None, **rest: Any) -> Run:
     """A run on the CPU that tells nobody and keeps no checkpoint."""
     return Run(seed, CPU, setting or setting_with(), **rest)
@@ -71,16 +103,3 @@ def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two states are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in one.items())
-
-
-__all__ = [
-    "CPU",
-    "Method",
-    "fitted",
-    "prepared",
-    "run_with",
-    "same",
-    "setting_with",
-    "state",
-    "training_set",
-]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchad.core.baselines import baseline_scores
+import torch
+
+from patchad.core.baselines import patch_statistics
+from patchad.core.host import to_host
 from patchad.core.image import Radiograph, Screening
 from patchad.errors import ImageError, RequestError
 from patchad.export import IMAGE_KINDS
@@ -91,6 +94,7 @@ def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radi
     """One image of a run that was read again, and what was said of it."""
     radiograph, prepared = read.radiograph, read.prepared.as_stored()
     scores = stored_scores(run, row)
+    found = patch_statistics(torch.tensor(prepared.pixels), scores.grid)
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,
@@ -99,6 +103,6 @@ def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radi
         percentile=math.nan if row.percentile is None else row.percentile,
         flagged=bool(row.flagged),
         patch_percentiles=patch_percentiles(card.calibrated, scores.values),
-        baselines=baseline_scores(prepared.pixels, scores.grid),
+        baselines=dict(zip(found, to_host(*found.values()), strict=True)),
         reasons=(row.reason,) if row.reason else (),
     )

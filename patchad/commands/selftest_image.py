@@ -9,7 +9,7 @@ from patchad.commands.selftest_lesions import Wanted, find_places, packed
 from patchad.core.image import PatchScores, Radiograph
 from patchad.engine.marks import find_marks
 from patchad.engine.mismatch import mismatches
-from patchad.engine.screener import Screener
+from patchad.engine.screener import Screener, no_foreground
 from patchad.errors import ImageError, MismatchError
 from patchad.evaluation.detail import Tried, marks_and_places
 from patchad.lesions.recipes import apply, deviation_around, draw

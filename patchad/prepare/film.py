@@ -92,4 +92,6 @@ class Film:
 
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(array)).to(device)  # a copy: prepared arrays are read-only
+    return torch.from_numpy(np.array(array, order="C")).to(
+        device
+    )  # a copy: prepared arrays are read-only
