@@ -57,7 +57,7 @@ def training_set(films: Sequence[Prepared], size: int = 32) -> TrainingSet:
 
 def tensor(array: NDArray[Any]) -> torch.Tensor:
     """A copy of an array, whatever its strides."""
-    return torch.tensor(np.ascontiguousarray(array))
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def cut(
