@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from patchad.core.baselines import BASELINES
-from patchad.engine.marks import Mark, marks_of
+from patchad.engine.marks import Mark
 from patchad.errors import PatchadError, RequestError
 from patchad.export.overlay import (
     OUTLINE,
@@ -32,6 +32,7 @@ from patchad.export.overlay import (
     levels,
     palette,
 )
+from patchad.export.stored_marks import stored_marks
 from patchad.export.tiff import stored_heatmap
 from patchad.export.verdict import (
     DECIDED_BY_MARK,
@@ -146,14 +147,7 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         radiograph = required(read).radiograph
         scores = stored_scores(run, row)
         heatmap = stored_heatmap(run, row, required(read), scores, card)
-        found = marks_of(
-            scores,
-            calibration,
-            radiograph.shape,
-            radiograph.spacing_mm or (math.nan, math.nan),
-            heatmap.values,
-            flagged=bool(row.flagged),
-        )
+        found = stored_marks(run, row, calibration, heatmap)
         shape = display_shape(radiograph.shape, radiograph.step, _LONG_SIDE)
         index = layer(
             radiograph,
