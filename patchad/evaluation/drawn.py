@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchad.errors import RequestError
-from patchad.evaluation.figures import Figure, Section, estimate, per_patient
+from patchad.evaluation.estimate import Figure, Section, estimate, per_patient
 from patchad.evaluation.labelling import mark_hits
 from patchad.evaluation.truth import Truth
 from patchad.store.marks_table import read_marks

@@ -43,7 +43,7 @@ def check_kinds(kinds: Sequence[str], *, invent_geometry: bool) -> None:
         RequestError: one does.
     """
     given = {"invent_geometry": invent_geometry}
-    for kind in image_kinds(kinds):
+    for kind in (*image_kinds(kinds), *run_kinds(kinds)):
         if kind.needs and not given[kind.needs.option]:
             option = kind.needs.option.replace("_", "-")
             raise RequestError(f"--write {kind.name} needs --{option}: {kind.needs.why}")
