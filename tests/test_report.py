@@ -15,7 +15,7 @@ from PIL import Image
 from patchad.core.grid import PatchGrid, stitch
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening
 from patchad.errors import RequestError
-from patchad.export.overlay import palette
+from patchad.export.layer import palette
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.files.names import new_id

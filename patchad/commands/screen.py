@@ -17,7 +17,7 @@ from patchad.core.grid import check_stride
 from patchad.engine.marks import Mark, marks
 from patchad.engine.screener import Screener, ScreenOptions, how_to_read
 from patchad.errors import OutputError, RequestError
-from patchad.export.marks_table import stored_marks, write_marks
+from patchad.export.stored_marks import stored_marks
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.files.claim import Claim, claimed
 from patchad.files.clearing import clear
@@ -35,6 +35,7 @@ from patchad.read.manifest import ManifestRow, facts_of
 from patchad.read.read import find_images
 from patchad.store.journal import Entry, Journal
 from patchad.store.layouts import RUN
+from patchad.store.marks_table import write_marks
 from patchad.store.run import (
     ImageRow,
     Run,
