@@ -33,8 +33,9 @@ from patchad.engine.screener import ScreenOptions
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole
 from patchad.methods import load
-from patchad.methods.configure import CalibrationConfig, read_config
+from patchad.methods.configure import read_config
 from patchad.methods.fused import Fused
+from patchad.model.config import CalibrationConfig
 from patchad.model.detector import card_as_dict, card_from_dict, save, score
 from patchad.prepare.preprocess import prepare
 from patchad.read.manifest import read_manifest

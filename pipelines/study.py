@@ -28,7 +28,8 @@ from patchad.errors import RequestError
 from patchad.files.claim import claimed
 from patchad.files.clearing import Layout
 from patchad.files.whole import write_whole
-from patchad.methods.configure import Config, read_config
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.model.detector import ModelCard, versions
 
 STUDY = Layout("study", ("results.md", "results.csv", "facts.csv"))

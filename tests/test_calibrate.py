@@ -12,7 +12,6 @@ from patchad.commands.two_breasts import Side
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
 from patchad.errors import TrainingError
-from patchad.methods.configure import CalibrationConfig
 from patchad.model.calibration import (
     Shares,
     conformal_rank,
@@ -22,6 +21,7 @@ from patchad.model.calibration import (
     pool,
     promised_rate,
 )
+from patchad.model.config import CalibrationConfig
 from patchad.model.detector import Scored
 
 

@@ -18,7 +18,8 @@ from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores, Source
 from patchad.errors import ModelError, RequestError
 from patchad.learn.training_set import PatchBank
-from patchad.methods.configure import Config, read_config
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.model.detector import Scored
 from patchad.read.manifest import ManifestRow, read_manifest
 

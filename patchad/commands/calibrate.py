@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from patchad.commands.calibrate_marks import calibrate_marks, draw_marks, mark_statement
 from patchad.commands.two_breasts import Side, calibrate_two_breasts
 from patchad.errors import TrainingError
-from patchad.methods.configure import CalibrationConfig
 from patchad.model.calibration import (
     Calibration,
     Shares,
@@ -35,6 +34,7 @@ from patchad.model.calibration import (
     promise,
     promised_rate,
 )
+from patchad.model.config import CalibrationConfig
 from patchad.model.detector import ModelCard, Scored
 
 _SAMPLED = 20_000  # values of a dense map that are kept of an image

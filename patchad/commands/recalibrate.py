@@ -18,7 +18,8 @@ from patchad.engine.screener import mismatches
 from patchad.errors import ImageError, MismatchError, RequestError
 from patchad.files.claim import claimed
 from patchad.methods import load
-from patchad.methods.configure import CalibrationConfig, Config, resolve
+from patchad.methods.configure import resolve
+from patchad.model.config import CalibrationConfig, Config
 from patchad.model.detector import Detector, ModelCard, card_as_dict, score, write_model
 from patchad.model.fit import fit_of
 from patchad.model.trained_on import among, pack_digests

@@ -32,7 +32,7 @@ from patchad.files.claim import Claim, claimed
 from patchad.files.whole import shown
 from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
 from patchad.methods import module_of
-from patchad.methods.configure import Config
+from patchad.model.config import Config
 from patchad.model.detector import (
     Detector,
     ModelCard,
