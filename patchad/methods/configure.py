@@ -7,7 +7,7 @@ that names it, and the key that was meant.
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 from patchad.errors import RequestError
 from patchad.methods import METHODS, module_of
@@ -129,10 +129,14 @@ def _keys(method: str, own: Any) -> Iterator[str]:
         if of in METHODS:
             tables[f"{method}.members.{name}.options"] = declared_options(of)
     hints = {key: kind for key, kind in get_type_hints(Config).items() if key != "options"}
-    tables |= {key: kind for key, kind in hints.items() if is_dataclass(kind)}
+    tables |= {key: kind for key, kind in hints.items() if _is_table(kind)}
     for table, kind in tables.items():
         yield from (f"{table}.{key}" for key in get_type_hints(kind))
-    yield from (key for key, kind in hints.items() if not is_dataclass(kind))
+    yield from (key for key, kind in hints.items() if not _is_table(kind))
+
+
+def _is_table(kind: Any) -> TypeGuard[type]:
+    return isinstance(kind, type) and is_dataclass(kind)
 
 
 def _table(override: str) -> dict[str, Any]:
