@@ -33,9 +33,10 @@ from patchad.engine.screener import ScreenOptions
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole
 from patchad.methods import load
-from patchad.methods.configure import CalibrationConfig, read_config
+from patchad.methods.configure import read_config
 from patchad.methods.fused import Fused
 from patchad.model.card import card_as_dict, card_from_dict
+from patchad.model.config import CalibrationConfig
 from patchad.model.detector import score
 from patchad.model.folder import save
 from patchad.prepare.preprocess import prepare

@@ -19,7 +19,8 @@ from patchad.core.image import PatchScores, Source
 from patchad.engine.screener import Scored
 from patchad.errors import ModelError, RequestError
 from patchad.learn.patch_bank import PatchBank
-from patchad.methods.configure import Config, read_config
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.read.manifest import ManifestRow, read_manifest
 
 CPU = torch.device("cpu")

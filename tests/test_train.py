@@ -15,7 +15,8 @@ from patchad.commands.screen import screen_run
 from patchad.commands.train import _one_intent, train
 from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
-from patchad.methods.configure import Config, read_config
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.model.folder import read_model
 from patchad.prepare import workers
 from patchad.read.manifest import read_manifest

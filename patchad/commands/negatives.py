@@ -15,7 +15,7 @@ from patchad.core.grid import PatchGrid
 from patchad.core.image import Source
 from patchad.core.patches import means
 from patchad.errors import RequestError
-from patchad.methods.configure import Config
+from patchad.model.config import Config
 from patchad.prepare.look import Look
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.workers import Ahead, Fault, Ready

@@ -18,8 +18,9 @@ from patchad.engine.screener import Screener, no_foreground
 from patchad.errors import ImageError, MismatchError, RequestError
 from patchad.files.claim import claimed
 from patchad.methods import load
-from patchad.methods.configure import CalibrationConfig, Config, resolve
+from patchad.methods.configure import resolve
 from patchad.model.card import ModelCard, card_as_dict
+from patchad.model.config import CalibrationConfig, Config
 from patchad.model.detector import Detector
 from patchad.model.fit import fit_of
 from patchad.model.folder import write_model

@@ -27,7 +27,7 @@ from patchad.files.claim import Claim, claimed
 from patchad.files.request import content_of
 from patchad.files.whole import shown
 from patchad.methods import load
-from patchad.methods.configure import Config
+from patchad.model.config import Config
 from patchad.model.detector import Detector
 from patchad.model.folder import read_card, read_model, write_model
 from patchad.model.trained_on import among

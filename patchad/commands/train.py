@@ -30,8 +30,8 @@ from patchad.files.whole import shown
 from patchad.learn.fitting import fit
 from patchad.learn.run import Run, digest
 from patchad.methods import method_of
-from patchad.methods.configure import Config
 from patchad.model.card import ModelCard, card_as_dict
+from patchad.model.config import Config
 from patchad.model.detector import Detector
 from patchad.model.folder import read_card, save
 from patchad.model.method import setting_of

@@ -14,8 +14,8 @@ from patchad.errors import RequestError
 from patchad.learn.patch_bank import PatchBank, foreground_corners
 from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.methods import method_of
-from patchad.methods.configure import Config
 from patchad.model.card import ModelCard, TrainingData, versions
+from patchad.model.config import Config
 from patchad.model.fit import fit_note, fit_of
 from patchad.model.trained_on import pack_digests
 from patchad.prepare.preprocess import Prepared
