@@ -29,7 +29,7 @@ from patchad.files.claim import claimed
 from patchad.files.clearing import Layout
 from patchad.files.whole import write_whole
 from patchad.methods.configure import Config, read_config
-from patchad.model.detector import ModelCard, versions
+from patchad.model.card import ModelCard, versions
 
 STUDY = Layout("study", ("results.md", "results.csv", "facts.csv"))
 log = logging.getLogger("study")

@@ -1,4 +1,4 @@
-"""What several test files build: settings, training sets, runs, films."""
+"""What tests build from nothing: settings, prepared films, training sets, runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchad.core.image import Foreground
+from patchad.learn.fitting import Fitted, fit
 from patchad.learn.patch_bank import PatchBank
 from patchad.learn.run import Run
 from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.lesions.shapes import insert, opacity
-from patchad.model.method import Setting
+from patchad.methods import method_of
+from patchad.model.method import Method, Setting
 from patchad.phantoms.phantom import chest
 from patchad.prepare.film import Film
 from patchad.prepare.preprocess import Prepared, Preprocessing
@@ -27,16 +29,58 @@ CHEST_SHAPE = (208, 176)
 _HOST = ("cpu", "numpy", "item", "tolist", "__float__", "__int__", "__bool__", "__array__")
 
 
-def run(setting: Setting, seed: int = 0, **changes: Any) -> Run:
-    """A run on the CPU."""
-    return replace(Run(seed, CPU, setting), **changes)
+def setting_with(**changes: Any) -> Setting:
+    """Patches of 32 pixels, 16 apart, of breasts as read."""
+    usual = {
+        "preprocessing": Preprocessing(),
+        "patch_size": 32,
+        "stride": 16,
+        "min_foreground": 0.5,
+        "weighting": "gaussian",
+    }
+    return Setting(**{**usual, **changes})
 
 
-def training_set(images: Sequence[Prepared], setting: Setting) -> TrainingSet:
-    """Whole films, with one corner each to draw patches from."""
-    corner = np.zeros((1, 2), np.int64)
-    bank = PatchBank.of(((image.pixels, corner) for image in images), setting.patch_size)
-    return TrainingSet(bank, len(images), tuple(PackedMask.of(image) for image in images))
+def prepared(
+    pixels: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None = None,
+    spacing_mm: tuple[float, float] | None = (1.0, 1.0),
+) -> Prepared:
+    """A prepared film, all of it foreground unless a mask says otherwise."""
+    mask = np.ones(pixels.shape, bool) if mask is None else mask
+    return Prepared(pixels.astype(np.float32), Foreground(mask, "", 0.0), 0.5, spacing_mm)
+
+
+def training_set(films: Sequence[Prepared], size: int = 32) -> TrainingSet:
+    """Films with patches of ``size`` anywhere in them, every fourth pixel."""
+    parts = []
+    for film in films:
+        rows, cols = (np.arange(0, max(n - size, 0) + 1, 4) for n in film.pixels.shape)
+        parts.append(
+            (film.pixels, np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(-1, 2))
+        )
+    patches = sum(film.pixels.size // size**2 for film in films)
+    return TrainingSet(PatchBank.of(parts, size), patches, tuple(map(PackedMask.of, films)))
+
+
+def run_with(seed: int = 0, setting: Setting | None = None, **rest: Any) -> Run:
+    """A run on the CPU that tells nobody and keeps no checkpoint."""
+    return Run(seed, CPU, setting or setting_with(), **rest)
+
+
+def fitted(name: str, config: Any, data: TrainingSet, run: Run | None = None) -> Fitted:
+    """A method of the table, fitted."""
+    return fit(method_of(name), config, data, run or run_with())
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of what a module holds."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in one.items())
 
 
 def on_cpu(image: Prepared) -> Film:
@@ -61,7 +105,7 @@ def _host(name: str) -> Any:
 def chest_film(seed: int, shape: tuple[int, int] = CHEST_SHAPE) -> Prepared:
     """A phantom of a chest without a finding, 430 mm high."""
     phantom = chest(np.random.default_rng(seed), shape=shape, spacing_mm=430 / shape[0])
-    return Prepared(phantom.pixels, Foreground(phantom.foreground, "", 0.0), 0.5, None)
+    return prepared(phantom.pixels, phantom.foreground, None)
 
 
 def with_opacity(image: Prepared, lungs: NDArray[np.bool_], seed: int) -> Prepared:
@@ -74,3 +118,22 @@ def with_opacity(image: Prepared, lungs: NDArray[np.bool_], seed: int) -> Prepar
     centre = (int(rows[at]), int(cols[at]))
     pixels, _ = insert(image.pixels, lungs, lesion, centre, amplitude=0.25)
     return replace(image, pixels=pixels)
+
+
+__all__ = [
+    "CHEST",
+    "CHEST_SHAPE",
+    "CPU",
+    "Method",
+    "chest_film",
+    "fitted",
+    "kept_on_device",
+    "on_cpu",
+    "prepared",
+    "run_with",
+    "same",
+    "setting_with",
+    "state",
+    "training_set",
+    "with_opacity",
+]

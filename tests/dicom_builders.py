@@ -16,7 +16,7 @@ from patchad.core.grid import PatchGrid, stitch
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening, Voi
 from patchad.export.write import write_image_kinds
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.detector import ModelCard, TrainingData
+from patchad.model.card import ModelCard, TrainingData
 from patchad.model.rarity import Rarity
 from patchad.phantoms.phantom import chest, mammogram, write_dicom
 from patchad.prepare.preprocess import Preprocessing

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from builders import CHEST, CHEST_SHAPE, CPU, chest_film, kept_on_device, on_cpu, run, training_set
+from builders import (
+    CHEST,
+    CHEST_SHAPE,
+    CPU,
+    chest_film,
+    kept_on_device,
+    on_cpu,
+    run_with,
+    training_set,
+)
 from scipy import ndimage
 
 from patchad.errors import RequestError
@@ -26,13 +35,13 @@ GRID = CHEST.grid(CHEST_SHAPE)
 @pytest.fixture(scope="module")
 def data():
     torch.set_num_threads(1)
-    return training_set([chest_film(seed) for seed in range(100, 112)], CHEST)
+    return training_set([chest_film(seed) for seed in range(100, 112)])
 
 
 @pytest.fixture(scope="module")
 def trained(data):
     told = []
-    own = run(CHEST, progress=lambda *words: told.append(words))
+    own = run_with(0, CHEST, progress=lambda *words: told.append(words))
     return fit(METHOD, SMALL, data, own).module, told
 
 
@@ -141,9 +150,9 @@ def test_killed_and_resumed_it_ends_as_if_it_had_run_through(data, module, tmp_p
 
     file = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        fit(METHOD, SMALL, data, run(CHEST, progress=progress, checkpoint=file))
+        fit(METHOD, SMALL, data, run_with(0, CHEST, progress=progress, checkpoint=file))
     told = []
-    own = run(CHEST, progress=lambda *words: told.append(words[:2]), checkpoint=file)
+    own = run_with(0, CHEST, progress=lambda *words: told.append(words[:2]), checkpoint=file)
     resumed = fit(METHOD, SMALL, data, own).module.state_dict()
     assert [done for stage, done in told if stage == "training"] == [2, 3, 4]
     for name, tensor in module.state_dict().items():
@@ -152,7 +161,7 @@ def test_killed_and_resumed_it_ends_as_if_it_had_run_through(data, module, tmp_p
 
 def test_another_seed_gives_other_weights_in_the_same_frame(data):
     short = Config(channels=(4, 8), steps=2, batch_size=2)
-    one, other = (fit(METHOD, short, data, run(CHEST, seed=s)).module for s in (0, 1))
+    one, other = (fit(METHOD, short, data, run_with(s, CHEST)).module for s in (0, 1))
     tensors = other.network.state_dict()
     assert not all(torch.equal(t, tensors[n]) for n, t in one.network.state_dict().items())
     assert one.registration.key == other.registration.key

@@ -18,7 +18,7 @@ from patchad.export.dicom.ko import key_objects
 from patchad.export.dicom.object import Finding, Maker, finding
 from patchad.export.dicom.taken import take_over
 from patchad.export.write import write_image_kinds, write_run_kinds
-from patchad.model.detector import ModelCard, card_as_dict
+from patchad.model.card import ModelCard, card_as_dict
 from patchad.read.manifest import read_manifest
 from patchad.store.run import done_row, write_run
 

@@ -9,7 +9,7 @@ from builders import (
     chest_film,
     kept_on_device,
     on_cpu,
-    run,
+    run_with,
     training_set,
     with_opacity,
 )
@@ -34,12 +34,12 @@ GRID = CHEST.grid(CHEST_SHAPE)
 @pytest.fixture(scope="module")
 def data():
     torch.set_num_threads(1)
-    return training_set([chest_film(seed) for seed in range(100, 124)], CHEST)
+    return training_set([chest_film(seed) for seed in range(100, 124)])
 
 
 @pytest.fixture(scope="module")
 def module(data):
-    return fit(METHOD, Config(), data, run(CHEST)).module
+    return fit(METHOD, Config(), data, run_with(0, CHEST)).module
 
 
 def test_a_gaussian_of_two_cells_has_the_distance_of_the_formula():
@@ -153,7 +153,7 @@ def test_it_comes_back_the_same_from_its_tensors_and_keeps_to_the_device(module)
 
 def test_a_fit_is_the_same_again_whatever_the_seed(module):
     films = [chest_film(seed) for seed in range(100, 124)]
-    again = fit(METHOD, Config(), training_set(films, CHEST), run(CHEST, seed=5)).module
+    again = fit(METHOD, Config(), training_set(films), run_with(5, CHEST)).module
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 

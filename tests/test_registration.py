@@ -5,16 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import CHEST, CPU, chest_film, kept_on_device, on_cpu, run, training_set
+from builders import CHEST, CPU, chest_film, kept_on_device, on_cpu, run_with, training_set
 
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Foreground
-from patchad.errors import TrainingError
 from patchad.methods.parts import chest_frame
 from patchad.methods.parts.chest_frame import (
     SIDE,
     ChestFrame,
-    find_lungs,
     fit_frame,
     pool_patches,
     shrink,
@@ -48,12 +46,12 @@ def moved(image, scale, shift):
 @pytest.fixture(scope="module")
 def data():
     torch.set_num_threads(1)
-    return training_set([film(seed) for seed in range(8)], CHEST)
+    return training_set([film(seed) for seed in range(8)])
 
 
 @pytest.fixture(scope="module")
 def frame(data):
-    return fit_frame(data, run(CHEST)).frame
+    return fit_frame(data, run_with(0, CHEST)).frame
 
 
 @pytest.mark.parametrize(
@@ -192,27 +190,11 @@ def test_near_is_within_two_32nds_of_the_frame():
     assert not frame.near.any()
 
 
-def test_lungs_are_the_valleys_of_rows_and_air_outside_is_none():
-    template = np.full((SIDE, SIDE), 0.8, np.float32)
-    template[:, :20] = template[:, -20:] = 0.0  # air, which reaches the border
-    template[60:180, 50:110] = 0.2
-    template[70:190, 150:200] = 0.3
-    lungs = find_lungs(template)
-    assert lungs[100, 80]
-    assert lungs[100, 170]
-    assert lungs.sum() == pytest.approx(120 * 60 + 120 * 50, rel=0.02)
-
-
-def test_a_template_without_lungs_is_refused():
-    with pytest.raises(TrainingError, match="no lungs"):
-        find_lungs(np.full((SIDE, SIDE), 0.5, np.float32))
-
-
 def test_the_fit_of_a_set_is_kept_and_the_same_again(data):
     told = []
-    own = run(CHEST, progress=lambda *words: told.append(words[:3]))
-    again = training_set([film(seed) for seed in range(8)], CHEST)
-    first, other = fit_frame(data, run(CHEST)), fit_frame(again, own)
+    own = run_with(0, CHEST, progress=lambda *words: told.append(words[:3]))
+    again = training_set([film(seed) for seed in range(8)])
+    first, other = fit_frame(data, run_with(0, CHEST)), fit_frame(again, own)
     assert told[-1] == ("registration", 1, 1)
     assert fit_frame(data, own) is first
     assert len(told) == 8 + 1

@@ -20,7 +20,8 @@ from patchad.errors import ModelError, OutputError, RequestError
 from patchad.export import DEFAULT_KINDS
 from patchad.export.marks_table import read_marks, run_in_words, stored_marks, write_marks
 from patchad.methods import load
-from patchad.model.detector import card_from_dict, read_card, save
+from patchad.model.card import card_from_dict
+from patchad.model.folder import read_card, save
 from patchad.prepare.orientation import turned
 from patchad.prepare.workers import Limits
 from patchad.read.manifest import read_manifest

@@ -7,7 +7,7 @@ from builders import (
     chest_film,
     kept_on_device,
     on_cpu,
-    run,
+    run_with,
     training_set,
     with_opacity,
 )
@@ -36,12 +36,12 @@ GRID = CHEST.grid(CHEST_SHAPE)
 @pytest.fixture(scope="module")
 def data():
     torch.set_num_threads(1)
-    return training_set([chest_film(seed) for seed in range(100, 118)], CHEST)
+    return training_set([chest_film(seed) for seed in range(100, 118)])
 
 
 @pytest.fixture(scope="module")
 def module(data):
-    return fit(METHOD, FEW, data, run(CHEST)).module
+    return fit(METHOD, FEW, data, run_with(0, CHEST)).module
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +165,10 @@ def test_it_comes_back_the_same_from_its_tensors_and_keeps_to_the_device(module)
 
 
 def test_a_seed_gives_the_same_weights_and_another_others(data, module):
-    again = fit(METHOD, FEW, data, run(CHEST)).module
+    again = fit(METHOD, FEW, data, run_with(0, CHEST)).module
     assert torch.equal(again.weights, module.weights)
     assert torch.equal(again.lowest, module.lowest)
-    other = fit(METHOD, FEW, data, run(CHEST, seed=1)).module
+    other = fit(METHOD, FEW, data, run_with(1, CHEST)).module
     assert not torch.equal(other.weights, module.weights)
     assert torch.equal(other.places.mean, module.places.mean)
 
@@ -177,8 +177,10 @@ def test_three_members_of_one_training_register_a_film_once(data, module, monkey
     density, dae = method_of("position_gaussian"), method_of("dae")
     members = [
         module,
-        fit(density, density.config(), data, run(CHEST)).module,
-        fit(dae, dae.config(channels=(2, 4), steps=1, batch_size=2), data, run(CHEST)).module,
+        fit(density, density.config(), data, run_with(0, CHEST)).module,
+        fit(
+            dae, dae.config(channels=(2, 4), steps=1, batch_size=2), data, run_with(0, CHEST)
+        ).module,
     ]
     counted = []
     align = chest_frame._align

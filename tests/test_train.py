@@ -16,7 +16,7 @@ from patchad.commands.train import _one_intent, train
 from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
 from patchad.methods.configure import Config, read_config
-from patchad.model.detector import read_model
+from patchad.model.folder import read_model
 from patchad.prepare import workers
 from patchad.read.manifest import read_manifest
 

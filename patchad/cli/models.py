@@ -86,7 +86,7 @@ def train(
         from patchad.commands.calibrate import told_of
         from patchad.commands.select import train_best
         from patchad.device import choose_device
-        from patchad.model.detector import card_as_dict
+        from patchad.model.card import card_as_dict
         from patchad.prepare.workers import Limits
 
         configs = {Path(name).stem: read_config(name, overrides) for name in names}
@@ -137,7 +137,7 @@ def selftest(
         check_inputs([on])
         check_model(model)
         from patchad.commands.selftest import selftest as test_model
-        from patchad.commands.selftest import summary
+        from patchad.commands.selftest_words import summary
         from patchad.device import choose_device
         from patchad.prepare.workers import Limits
 

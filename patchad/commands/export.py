@@ -13,7 +13,7 @@ from patchad.export import IMAGE_KINDS
 from patchad.export.tiff import stored_heatmap
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.model.calibration import patch_percentiles
-from patchad.model.detector import ModelCard, card_from_dict
+from patchad.model.card import ModelCard, card_from_dict
 from patchad.prepare.workers import Ready, required
 from patchad.progress import Progress, silent
 from patchad.store.layouts import open_run

@@ -41,7 +41,7 @@ from patchad.export.verdict import (
     verdict,
 )
 from patchad.files.whole import write_whole
-from patchad.model.detector import ModelCard, card_from_dict
+from patchad.model.card import ModelCard, card_from_dict
 from patchad.prepare.workers import Fault, Ready, required
 from patchad.store.run import ImageRow, Run, read_again, read_run, stored_scores
 from patchad.version import __version__

@@ -35,7 +35,7 @@ from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.export.verdict import label_of, marks_in_words, rarity_in_words, verdict
-from patchad.model.detector import ModelCard, card_from_dict
+from patchad.model.card import ModelCard, card_from_dict
 from patchad.store.run import Run, heatmap_path, object_path, overlay_path, read_run
 
 # The objects that need nothing but the finding.

@@ -31,7 +31,7 @@ from patchad.export.dicom.taken import (
     take_over,
 )
 from patchad.files.whole import write_whole
-from patchad.model.detector import ModelCard, card_as_dict
+from patchad.model.card import ModelCard, card_as_dict
 from patchad.read.quiet import quiet
 from patchad.version import __version__
 

@@ -13,20 +13,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchad.core.arrays import Floats, Mask
 from patchad.core.grid import PatchGrid, batches
 from patchad.core.patches import means
-from patchad.errors import TrainingError
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.prepare.film import Film
+from patchad.prepare.lungs import find_lungs
 from patchad.prepare.resize import resize_tensor
 
 T = TypeVar("T")
@@ -41,7 +38,6 @@ _STIFFNESS = 0.2  # of the penalty ‖p‖² on the four numbers
 _WINDOW = 0.35  # σ of the weights of the correlation, in halves of the frame: air counts little
 _CENTRE = 0.1  # of each side that is no part of the centre, which sets the intensities
 _AT_ONCE = 256  # films registered together
-_LEAST_LUNG = 0.02  # of the frame; what is smaller is no lung
 _LEAST_SHARE = 0.1  # of a patch's pixels near the lungs, below which it isn't scored
 POOLING = (
     "mean of the map over the patch's pixels near the lungs; with less than a tenth of them, the "
@@ -213,35 +209,6 @@ def _fit(films: Sequence[tuple[Tensor, Tensor]]) -> FittedFrame:
     frame = ChestFrame().to(whole.device)
     frame.load_state_dict({"template": template, "lungs": lungs})
     return FittedFrame(frame, registered)
-
-
-def find_lungs(template: Floats) -> Mask:
-    """The two lungs of a template (256, 256): the largest parts darker than both their sides.
-
-    A pixel's depth is how far it lies below the lower of two maxima, of its row to its left and to
-    its right: so the air around the body, dark as it is, has none. The lungs are deeper than half
-    of Otsu's threshold (Otsu, IEEE Trans. SMC 9:62, 1979) of the depths in the central 80 %.
-
-    Raises:
-        TrainingError: there is nothing of the kind.
-    """
-    left = np.maximum.accumulate(template, axis=1)
-    right = np.maximum.accumulate(template[:, ::-1], axis=1)[:, ::-1]
-    depth = np.minimum(left, right) - template
-    margin = round(_CENTRE * SIDE)
-    depths = depth[margin:-margin, margin:-margin]
-    deep = np.zeros(template.shape, np.bool_)
-    if depths.max() > 1e-3:
-        deep = depth > threshold_otsu(depths) / 2  # type: ignore[no-untyped-call]
-    labels, count = ndimage.label(ndimage.binary_opening(deep, iterations=2))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    kept = [1 + n for n in np.argsort(sizes)[::-1][:2] if sizes[n] >= _LEAST_LUNG * template.size]
-    if not kept:
-        raise TrainingError(
-            "no lungs are to be seen in the mean of the negatives: give frontal chest films, dense "
-            "parts bright (check the photometric interpretation)"
-        )
-    return np.asarray(ndimage.binary_fill_holes(np.isin(labels, kept)), np.bool_)
 
 
 def _align(films: Tensor, target: Tensor, steps: int, start: Tensor) -> Tensor:

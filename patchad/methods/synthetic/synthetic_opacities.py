@@ -21,8 +21,8 @@ from patchad.core.grid import PatchGrid
 from patchad.errors import RequestError
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
-from patchad.lesions.chest import effusion, reticular_pattern
-from patchad.lesions.shapes import Lesion, opacity
+from patchad.lesions.recipes import TRAINING_FINDINGS, draw
+from patchad.lesions.shapes import Lesion
 from patchad.methods.density.position_gaussian import (
     CELLS,
     FEATURES,
@@ -43,7 +43,7 @@ from patchad.prepare.smoothing import gaussian
 
 NAME = "synthetic_opacities"
 
-KINDS = ("consolidation", "nodule", "reticular pattern", "effusion")
+KINDS = tuple(TRAINING_FINDINGS)
 _MM = 1.5  # a pixel of the frame: a chest film is some 380 mm wide
 _SMOOTH = 1.5  # σ in cells
 _SEEN = 0.06  # of the way to 1, from which on a cell is to be found
@@ -79,27 +79,16 @@ def plant(
     rows, cols = np.nonzero(lungs)
     chosen = int(rng.integers(len(rows)))
     row, col = int(rows[chosen]), int(cols[chosen])
-    spacing = (_MM, _MM)
-    match kind:
-        case "consolidation":
-            size, strength = rng.uniform(25, 110), rng.uniform(0.15, 0.7)
-            lesion = opacity(rng, diameter_mm=size, spacing_mm=spacing)
-        case "nodule":
-            size, strength = rng.uniform(8, 35), rng.uniform(0.2, 0.7)
-            lesion = opacity(rng, diameter_mm=size, spacing_mm=spacing, form="nodule")
-        case "reticular pattern":
-            size, strength = rng.uniform(50, 160), rng.uniform(0.1, 0.4)
-            lesion = reticular_pattern(rng, diameter_mm=size, spacing_mm=spacing)
-        case "effusion":
-            labels, _ = ndimage.label(lungs)
-            rows, cols = np.nonzero(labels == labels[row, col])
-            row, col = int(rows.max()), round(cols.mean())
-            width = (cols.max() - cols.min()) * _MM * rng.uniform(1.0, 1.5)
-            height, strength = rng.uniform(8, 70), rng.uniform(0.3, 0.95)
-            lesion = effusion(rng, width_mm=width, height_mm=height, spacing_mm=spacing)
-        case _:
-            raise ValueError(f"there is no finding {kind!r}")
-    share = np.float32(strength) * canvas(lesion, (row, col))
+    if kind not in TRAINING_FINDINGS:
+        raise ValueError(f"there is no finding {kind!r}")
+    width = None
+    if kind == "effusion":
+        labels, _ = ndimage.label(lungs)
+        rows, cols = np.nonzero(labels == labels[row, col])
+        row, col = int(rows.max()), round(cols.mean())
+        width = float((cols.max() - cols.min()) * _MM)
+    drawn = draw(rng, TRAINING_FINDINGS[kind], (_MM, _MM), lung_mm=width)
+    share = np.float32(drawn.contrast) * canvas(drawn.lesion, (row, col))
     return pixels + share * np.maximum(1 - pixels, 0), share
 
 
