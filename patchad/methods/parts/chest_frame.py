@@ -195,9 +195,9 @@ def _fit(films: Sequence[tuple[Tensor, Tensor]]) -> FittedFrame:
             numbers[part] = _align(whole[part], target, steps, numbers[part])
         # The mean film stays where it is: without this the template could drift or shrink.
         numbers = numbers - numbers.mean(0)
-        total = torch.zeros_like(target)
+        total, centres = torch.zeros_like(target), _centres(_FIT, target.device)
         for part in batches(len(films), _AT_ONCE):
-            total += _warp(whole[part], numbers[part], _FIT).sum(0)
+            total += _warp(whole[part], numbers[part], centres).sum(0)
         target = total / len(films)
     registered = [
         _registered(pixels, inside, p) for (pixels, inside), p in zip(films, numbers, strict=True)
@@ -220,16 +220,15 @@ def _align(films: Tensor, target: Tensor, steps: int, start: Tensor) -> Tensor:
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
         small = F.interpolate(films[:, None].clone(), size=(_FIT, _FIT), mode="area")[:, 0]
-        ticks = _ticks(_FIT, films.device)
-        window = torch.exp(-0.5 * (ticks / _WINDOW) ** 2)
-        weight = (window[:, None] * window).flatten()
+        centres = _centres(_FIT, films.device)
+        weight = torch.exp(-0.5 * (centres / _WINDOW).square().sum(-1)).flatten()
         weight = weight / weight.sum()
         wanted = _standardised(target.clone().flatten(), weight) * weight
         numbers = start.clone()
         first, second = torch.zeros_like(numbers), torch.zeros_like(numbers)
         for step in range(1, steps + 1):
             numbers = numbers.detach().requires_grad_()
-            moved = _standardised(_warp(small, numbers, _FIT).flatten(1), weight)
+            moved = _standardised(_warp(small, numbers, centres).flatten(1), weight)
             loss = (_STIFFNESS * numbers.square().sum(1) - moved @ wanted).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             slope = numbers.grad
@@ -241,29 +240,28 @@ def _align(films: Tensor, target: Tensor, steps: int, start: Tensor) -> Tensor:
         return numbers
 
 
-def _ticks(side: int, device: torch.device) -> Tensor:
-    """Pixel centres of a side, from -1 to 1 between the edges."""
-    return (torch.arange(side, device=device) + 0.5) / side * 2 - 1
+def _centres(side: int, device: torch.device) -> Tensor:
+    """Pixel centres (col, row) of a frame, from -1 to 1 between the edges: (side, side, 2)."""
+    ticks = (torch.arange(side, device=device) + 0.5) / side * 2 - 1
+    rows, cols = torch.meshgrid(ticks, ticks, indexing="ij")
+    return torch.stack([cols, rows], dim=-1)
 
 
 def _standardised(films: Tensor, weight: Tensor) -> Tensor:
     """Films (…, P) with the weighted mean 0 and the weighted deviation 1."""
-    centred = films - (films * weight).sum(-1, keepdim=True)
-    return centred / (centred.square() * weight).sum(-1, keepdim=True).sqrt().clamp_min(1e-6)
+    centred = films - (films @ weight)[..., None]
+    return centred / (centred.square() @ weight)[..., None].sqrt().clamp_min(1e-6)
 
 
-def _warp(films: Tensor, numbers: Tensor, side: int) -> Tensor:
-    """Films (N, h, w) as the template's frame sees them: (N, side, side), edges repeated."""
-    ticks = _ticks(side, films.device)
-    scale, shift = numbers[:, :2].exp(), numbers[:, 2:]
-    rows, cols = (scale[:, a, None] * ticks + shift[:, a, None] for a in (0, 1))
-    places = torch.stack(
-        [cols[:, None].expand(-1, side, -1), rows[:, :, None].expand(-1, -1, side)], dim=-1
-    )
+def _warp(films: Tensor, numbers: Tensor, centres: Tensor) -> Tensor:
+    """Films (N, h, w) as the template's frame sees them at :func:`_centres`: edges repeated."""
+    scale, shift = numbers.reshape(-1, 2, 2).flip(2).unbind(1)  # each (col, row), as the centres
+    places = torch.addcmul(shift[:, None, None], scale.exp()[:, None, None], centres)
     return F.grid_sample(films[:, None], places, padding_mode="border", align_corners=False)[:, 0]
 
 
 def _registered(pixels: Tensor, inside: Tensor, numbers: Tensor) -> Registered:
-    moved = _warp(torch.stack([pixels, inside.float()]), numbers.expand(2, 4), SIDE)
+    both = torch.stack([pixels, inside.float()])
+    moved = _warp(both, numbers.expand(2, 4), _centres(SIDE, pixels.device))
     affine = torch.cat([numbers[:2].exp(), numbers[2:]])
     return Registered(moved[0], moved[1] >= 0.5, affine)
