@@ -56,7 +56,7 @@ def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config
     """Check a configuration's content and write out its defaults; see :func:`read_config`."""
     method, own, rest = _parts(content, source)
     _check(method, own, rest, source)
-    options = parse(method_of(method).config, own, f"{source}: {method}.")
+    options: Any = parse(method_of(method).config, own, f"{source}: {method}.")
     return parse(Config, {**rest, "options": options}, f"{source}: ")
 
 
