@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.core.grid import PatchGrid, stitch
+from patchad.core.turn import Turn
+from patchad.methods.parts import pools
 from patchad.methods.parts.pooling import max_pool, mean_pool, smooth_patches
 
 
@@ -72,3 +75,51 @@ def test_smoothing_keeps_unscored_patches_out() -> None:
     assert np.isnan(smooth[[1, 3]]).all()
     assert smooth[0] + smooth[2] == pytest.approx(4)
     assert 1 < smooth[0] < 2
+
+
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.integers(4, 32),
+    st.integers(2, 5),
+    st.floats(0.1, 1),
+    st.sampled_from([0.0, 0.3, 0.95]),
+    st.builds(Turn, st.booleans(), st.booleans(), st.booleans()),
+)
+def test_the_device_s_pools_are_the_host_s(
+    shape: tuple[int, int],
+    cells: tuple[int, int],
+    size: int,
+    steps: int,
+    middle: float,
+    silent: float,
+    turn: Turn,
+) -> None:
+    rng = np.random.default_rng(0)
+    grid = PatchGrid(shape, size, max(1, size // steps)).turned(turn)
+    values = rng.normal(size=cells).astype(np.float32)
+    values[rng.random(cells) < silent] = np.nan
+    values[rng.random(cells) < silent / 9] = np.inf  # undefined too
+    on_device = torch.from_numpy(values)
+    highest = pools.max_pool(on_device, grid, middle)
+    assert highest.dtype == torch.float32
+    np.testing.assert_array_equal(highest.numpy(), max_pool(values, grid, middle))
+    mean = pools.mean_pool(on_device, grid, middle)
+    assert mean.dtype == torch.float32
+    np.testing.assert_allclose(mean.numpy(), mean_pool(values, grid, middle), atol=1e-6)
+    scores = max_pool(values, grid, middle)
+    for sigma in (0.0, 1.0, 5.0, 60.0):
+        smooth = pools.smooth_patches(torch.from_numpy(scores), grid, sigma)
+        np.testing.assert_allclose(smooth.numpy(), smooth_patches(scores, grid, sigma), atol=1e-6)
+
+
+def test_the_device_s_pools_by_hand() -> None:
+    values = torch.arange(64.0).reshape(8, 8)
+    grid = PatchGrid((8, 8), 4, 4)
+    assert pools.max_pool(values, grid).tolist() == [27, 31, 59, 63]
+    assert pools.mean_pool(values, grid).tolist() == [13.5, 17.5, 45.5, 49.5]
+    assert pools.max_pool(values, grid, 0.5).tolist() == [18, 22, 50, 54]
+    values[:4, :4] = torch.nan
+    values[0, :2] = torch.tensor([3, 5])
+    assert pools.max_pool(values, grid)[0] == 5
+    assert pools.mean_pool(values, grid)[0] == 4
