@@ -7,43 +7,32 @@ clusters were drawn, against windows as they were.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from patchad.core.grid import PatchGrid
+from patchad.core.host import to_host
 from patchad.core.image import Region
-from patchad.errors import ModelError, RequestError, TrainingError
+from patchad.core.patches import means
+from patchad.errors import RequestError, TrainingError
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.lesions.recipes import TRAINING_CLUSTERS, TRAINING_CLUSTERS_MM, apply, draw
-from patchad.methods import About
-from patchad.methods.parts.specks import FEATURES, Array, Cells, find_specks
-from patchad.model.card import ModelCard
-from patchad.model.detector import ImageDetector
+from patchad.methods.parts.specks import COVARIATES, FEATURES, Specks, find_specks, place
+from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response
-from patchad.prepare.filters import Mask
+from patchad.prepare.film import Film, tissue
+from patchad.prepare.filters import Floats, Mask
 from patchad.prepare.preprocess import Prepared
-from patchad.prepare.resize import resize
-from patchad.progress import Progress, silent
+from patchad.prepare.resize import resize_tensor
 
-METHOD = "calcification"
-SCORE_UNIT = "log odds of synthetic calcifications"
-PATCH_POOLING = (
-    "logistic regression of four features of the specks in the patch, each relative to what is "
-    "ordinary at its place; the map is the density of specks, relative likewise"
-)
-
-ABOUT = About(
-    name=METHOD,
-    paper="density of bright specks, weighed against synthetic clusters; filters after Marr & "
-    "Hildreth, Theory of edge detection, Proc. R. Soc. Lond. B 1980, doi 10.1098/rspb.1980.0020",
-    needs="negative mammograms of known pixel spacing; no labels of lesions",
-    gives="a score a patch, and a map of where specks gather; blind to anything that is no speck",
-)
+NAME = "calcification"
+Array = NDArray[np.float64]
+Pair = tuple[Array, Array]
 
 _CELLS_A_FILM = 2000  # that the map's ordinary values are regressed on
 _LIMIT = 20.0  # of a feature, in deviations: no single one decides
@@ -62,198 +51,171 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.clusters < 1:
-            raise RequestError(f"{METHOD}.clusters must be at least 1, got {self.clusters}")
+            raise RequestError(f"{NAME}.clusters must be at least 1, got {self.clusters}")
         if not 0 < self.c < math.inf:
-            raise RequestError(f"{METHOD}.c must be positive, got {self.c}")
+            raise RequestError(f"{NAME}.c must be positive, got {self.c}")
 
 
-_CONFIG = TypeAdapter(Config)
+# Every covariate with itself and those after it.
+_FIRST, _SECOND = (list(map(int, side)) for side in np.triu_indices(len(COVARIATES)))
 
 
-@dataclass(frozen=True, eq=False)
-class Ordinary:
+class Ordinary(nn.Module):
     """What a feature is like on negatives, given its place: mean and deviation.
 
     Quadratic in four covariates. ``centre`` and ``width`` (4,) standardise them, ``mean`` and
-    ``log_variance`` (15, F) are the coefficients for F features.
+    ``log_variance`` (15, F) are the coefficients for F features; float32 each.
     """
 
-    centre: Array
-    width: Array
-    mean: Array
-    log_variance: Array
+    centre: Tensor
+    width: Tensor
+    mean: Tensor
+    log_variance: Tensor
 
-    @classmethod
-    def of(cls, values: Array, places: Array) -> "Ordinary":
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        covariates, terms = len(COVARIATES), 1 + len(COVARIATES) + len(_FIRST)
+        self.register_buffer("centre", torch.zeros(covariates))
+        self.register_buffer("width", torch.ones(covariates))
+        self.register_buffer("mean", torch.zeros(terms, features))
+        self.register_buffer("log_variance", torch.zeros(terms, features))
+
+    def learn(self, values: Array, places: Array) -> None:
         """Regress ``values`` (N, F), and the log of their squared residuals, on ``places`` (N, 4).
 
         The variance is brought to the residuals' own: the mean of a log lies below the log of the
         mean.
         """
-        start = cls(places.mean(0), places.std(0) + 1e-9, np.zeros(0), np.zeros(0))
-        terms = start._terms(places)
+        self.centre.copy_(torch.from_numpy(places.mean(0)))
+        self.width.copy_(torch.from_numpy(places.std(0) + 1e-9))
+        centre, width = (part.double().cpu() for part in (self.centre, self.width))
+        terms = _terms(torch.from_numpy(places), centre, width).numpy()
         normal = terms.T @ terms + 1e-5 * len(terms) * np.eye(terms.shape[1])
-        mean = np.linalg.solve(normal, terms.T @ values).astype(np.float64)
+        mean = np.linalg.solve(normal, terms.T @ values)
         squares = (values - terms @ mean) ** 2
-        logs = np.log(squares + 1e-6)
-        log_variance = np.linalg.solve(normal, terms.T @ logs).astype(np.float64)
+        log_variance = np.linalg.solve(normal, terms.T @ np.log(squares + 1e-6))
         log_variance[0] += np.log((squares * np.exp(-terms @ log_variance)).mean(0) + 1e-12)
-        return replace(start, mean=mean, log_variance=log_variance)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.log_variance.copy_(torch.from_numpy(log_variance))
 
-    def __call__(self, values: Array, places: Array) -> Array:
-        """How many deviations ``values`` (N, F) lie above what is ordinary at ``places`` (N, 4)."""
-        terms = self._terms(places)
-        z = (values - terms @ self.mean) * np.exp(-terms @ self.log_variance / 2)
-        limited: Array = np.clip(z, -_LIMIT, _LIMIT)
-        return limited
-
-    def _terms(self, places: Array) -> Array:
-        """1, the covariates and their products: (N, 15)."""
-        z = np.clip((places - self.centre) / self.width, -3, 3)
-        i, j = np.triu_indices(z.shape[1])
-        return np.hstack([np.ones((len(z), 1)), z, z[:, i] * z[:, j]])
+    def forward(self, values: Tensor, places: Tensor) -> Tensor:
+        """How many deviations ``values`` (…, F) lie above what is ordinary at ``places`` (…, 4)."""
+        terms = _terms(places, self.centre, self.width)
+        z = (values - terms @ self.mean) * torch.exp(-terms @ self.log_variance / 2)
+        return z.clamp(-_LIMIT, _LIMIT)
 
 
-@dataclass(frozen=True, eq=False)
-class Calcification:
-    """A trained detector of specks: a :class:`patchad.model.detector.ImageDetector`.
+class Calcification(nn.Module):
+    """A detector of specks: a film → their density as a map, and the log odds of patches.
 
-    ``coefficients`` (4,) and ``intercept`` weigh the features of a patch.
+    ``coefficients`` (4,) and ``intercept`` () weigh the features of a patch; float32.
     """
 
-    card: ModelCard
-    patch: Ordinary
-    cell: Ordinary
-    coefficients: Array
-    intercept: float
+    unit = "log odds of synthetic calcifications"
+    pooling = (
+        "logistic regression of four features of the specks in the patch, each relative to what is "
+        "ordinary at its place; the map is the density of specks, relative likewise"
+    )
+    coefficients: Tensor
+    intercept: Tensor
 
-    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = Ordinary(len(FEATURES))
+        self.cell = Ordinary(1)
+        self.register_buffer("coefficients", torch.zeros(len(FEATURES)))
+        self.register_buffer("intercept", torch.zeros(()))
+
+    def forward(self, film: Film, grid: PatchGrid) -> Response:
         """The density of specks as a map in deviations of negatives, and the log odds of patches.
 
         Raises:
-            ImageError: nobody said the image's pixel spacing.
+            ImageError: the pixel spacing is unknown.
         """
-        cells = find_specks(image)
-        values, places = cells.windows(grid)
-        scores = self.patch(values, places) @ self.coefficients + self.intercept
-        inside = cells.share.ravel() > 0
-        density = np.zeros(inside.shape, np.float32)
-        found = self.cell(cells.narrow.reshape(-1, 1)[inside], cells.places()[inside])
-        density[inside] = found[:, 0]
+        specks = find_specks(film)
+        scores = self.patch(*specks.windows(grid)) @ self.coefficients + self.intercept
+        density: Tensor = self.cell(specks.narrow[..., None], specks.places)[..., 0]
         # Beyond the tissue, zeros are what is ordinary, and the mask leaves them out.
-        rows, cols = cells.share.shape
-        picture = resize(density.reshape(rows, cols), (rows * cells.side[0], cols * cells.side[1]))
-        picture = picture[: image.pixels.shape[0], : image.pixels.shape[1]]
-        response = np.where(cells.tissue, picture, np.float32(np.nan))
-        return Response(response, scores.astype(np.float32))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What was learnt, by name."""
-        arrays = {f"patch.{name}": value for name, value in vars(self.patch).items()}
-        arrays |= {f"cell.{name}": value for name, value in vars(self.cell).items()}
-        arrays |= {"coefficients": self.coefficients, "intercept": np.array([self.intercept])}
-        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+        density = density.where(specks.share > 0, 0)
+        rows, cols = density.shape
+        picture = resize_tensor(density, (rows * specks.side[0], cols * specks.side[1]))
+        picture = picture[: film.shape[0], : film.shape[1]]
+        return Response(picture.where(film.tissue, torch.nan), scores)
 
 
-def fit(
-    config: Config,
-    data: TrainingSet,
-    *,
-    card: ModelCard,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    progress: Progress = silent,
-) -> ImageDetector:
+def build(config: Config, setting: Setting) -> Calcification:
+    """The detector before training."""
+    return Calcification()
+
+
+def learn(module: Calcification, config: Config, data: TrainingSet, run: Run) -> None:
     """Learn what is ordinary on negatives, and the weights from synthetic clusters in them.
 
-    Args:
-        config: this method's own table.
-        data: the negative images.
-        card: a draft, without calibration.
-        seed: decides the clusters, and which cells the map's ordinary values are taken from.
-        device: not used: this is numpy on the CPU.
-        checkpoint: not used: training takes a second an image.
-        progress: told of each image.
+    The seed decides the clusters, and which cells the map's ordinary values are taken from. It
+    takes a second a film.
 
     Raises:
-        ImageError: nobody said an image's pixel spacing.
+        ImageError: a training image has no pixel spacing.
         TrainingError: no image has room for a cluster.
     """
     # Only training needs it, and it takes a second to import.
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-    plain: list[tuple[Array, Array]] = []
-    drawn: list[tuple[Array, Array]] = []
-    spots: list[tuple[Array, Array]] = []
+    plain: list[Pair] = []
+    drawn: list[Pair] = []
+    spots: list[Pair] = []
+    size = run.setting.patch_size
     for number in range(len(data)):
-        film = data.film(number)
-        rng = np.random.default_rng([seed, number])
-        grid = PatchGrid(film.foreground.mask.shape, card.patch_size, (card.patch_size + 1) // 2)
-        kept = grid.means(film.foreground.mask) >= card.min_foreground
-        cells = find_specks(film)
-        plain.append(_rows(cells.windows(grid), kept))
-        spots.append(_some_cells(cells, rng))
-        changed, regions = draw_clusters(film, cells, config.clusters, rng)
+        image = data.film(number)
+        film = Film.of(image, run.device, METHOD.needs.before)
+        rng = np.random.default_rng([run.seed, number])
+        grid = PatchGrid(film.shape, size, (size + 1) // 2)
+        specks = find_specks(film)
+        inside, deviation, foreground = to_host(
+            film.tissue, specks.deviation, means(grid, film.mask)
+        )
+        kept = foreground >= run.setting.min_foreground
+        plain.append(_rows(_of_patches(specks, grid), kept))
+        spots.append(_some_cells(specks, rng))
+        changed, regions = draw_clusters(image, Ground(inside, deviation), config.clusters, rng)
         holds = kept & np.any([_holds(grid, region) for region in regions], axis=0)
         if regions and holds.any():
-            drawn.append(_rows(find_specks(changed).windows(grid), holds))
-        progress("learning calcifications", number + 1, len(data), math.nan)
+            pixels = torch.from_numpy(np.array(changed.pixels)).to(run.device)
+            found = find_specks(replace(film, pixels=pixels, made={}))
+            drawn.append(_rows(_of_patches(found, grid), holds))
+        run.tell(NAME, number + 1, len(data))
     if not drawn:
         raise TrainingError(
             f"no synthetic cluster of up to {TRAINING_CLUSTERS_MM.high:g} mm found room in the "
             "training images: check their pixel spacing, or lower min_foreground"
         )
-    patch = Ordinary.of(*_stacked(plain))
-    negative, positive = patch(*_stacked(plain)), patch(*_stacked(drawn))
+    module.patch.learn(*_stacked(plain))
+    module.cell.learn(*_stacked(spots))
+    negative, positive = (_above(module.patch, *_stacked(rows)) for rows in (plain, drawn))
     labels = np.repeat([0, 1], [len(negative), len(positive)])
     regression = LogisticRegression(C=config.c, class_weight="balanced")
     regression.fit(np.vstack([negative, positive]), labels)
-    return Calcification(
-        replace(
-            card,
-            config={**card.config, METHOD: asdict(config)},
-            score_unit=SCORE_UNIT,
-            patch_pooling=PATCH_POOLING,
-            seed=seed,
-        ),
-        patch,
-        Ordinary.of(*_stacked(spots)),
-        regression.coef_[0],
-        float(regression.intercept_[0]),
-    )
+    module.coefficients.copy_(torch.from_numpy(regression.coef_[0]))
+    module.intercept.copy_(torch.from_numpy(regression.intercept_)[0])
 
 
-def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -> ImageDetector:
-    """The detector that was saved as ``card`` and ``tensors``.
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What clusters are drawn on, on the CPU: (H, W) arrays.
 
-    Raises:
-        ModelError: they are not of this method.
+    ``tissue`` bool; ``deviation`` float32 is that of the filter's response, see :class:`Specks`.
     """
-    arrays = {name: t.cpu().numpy() for name, t in tensors.items()}
-    try:
-        _CONFIG.validate_python(card.config.get(METHOD))
-        patch, cell = (
-            Ordinary(*(arrays[f"{of}.{n}"] for n in Ordinary.__annotations__))
-            for of in ("patch", "cell")
-        )
-        if arrays["coefficients"].shape != (len(FEATURES),):
-            raise ValueError(f"it has coefficients of shape {arrays['coefficients'].shape}")
-        return Calcification(
-            card, patch, cell, arrays["coefficients"], float(arrays["intercept"][0])
-        )
-    except (ValidationError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"the model is not one of {METHOD} that this patchad can read: {error}; train anew"
-        ) from None
+
+    tissue: Mask
+    deviation: Floats
 
 
 def draw_clusters(
-    film: Prepared, cells: Cells, count: int, rng: np.random.Generator
+    film: Prepared, cells: Ground, count: int, rng: np.random.Generator
 ) -> tuple[Prepared, list[Region]]:
     """Draw up to ``count`` clusters that don't overlap into an image; also where they are.
 
-    ``cells`` are those of the image as it was.
+    ``cells`` is what was found of the image as it was.
     """
     if film.spacing_mm is None:
         return film, []
@@ -288,16 +250,59 @@ def _holds(grid: PatchGrid, region: Region) -> Mask:
     return holds
 
 
-def _some_cells(cells: Cells, rng: np.random.Generator) -> tuple[Array, Array]:
+def _terms(places: Tensor, centre: Tensor, width: Tensor) -> Tensor:
+    """1, the covariates ``places`` (…, 4) and their products: (…, 15)."""
+    z = ((places - centre) / width).clamp(-3, 3)
+    return torch.cat([torch.ones_like(z[..., :1]), z, z[..., _FIRST] * z[..., _SECOND]], -1)
+
+
+def _of_patches(specks: Specks, grid: PatchGrid) -> Pair:
+    """The features (N, 4) and places (N, 4) of a grid's patches."""
+    values, places = to_host(*specks.windows(grid))
+    return values.astype(np.float64), places.astype(np.float64)
+
+
+def _some_cells(specks: Specks, rng: np.random.Generator) -> Pair:
     """The narrow density (K, 1) and place (K, 4) of some cells of tissue."""
-    of = np.flatnonzero(cells.share.ravel() > 0)
+    share, narrow, places = to_host(specks.share, specks.narrow, specks.places)
+    of = np.flatnonzero(share > 0)
     some = rng.choice(of, min(len(of), _CELLS_A_FILM), replace=False)
-    return cells.narrow.reshape(-1, 1)[some], cells.places()[some]
+    found = narrow.reshape(-1, 1)[some], places.reshape(-1, len(COVARIATES))[some]
+    return found[0].astype(np.float64), found[1].astype(np.float64)
 
 
-def _rows(both: tuple[Array, Array], which: Mask) -> tuple[Array, Array]:
+def _above(ordinary: Ordinary, values: Array, places: Array) -> Array:
+    """As films are screened: in float32, on the device of ``ordinary``."""
+    given = (torch.from_numpy(part).to(ordinary.centre) for part in (values, places))
+    (above,) = to_host(ordinary(*given))
+    return above.astype(np.float64)
+
+
+def _rows(both: Pair, which: Mask) -> Pair:
     return both[0][which], both[1][which]
 
 
-def _stacked(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+def _stacked(parts: list[Pair]) -> Pair:
     return np.vstack([p[0] for p in parts]), np.vstack([p[1] for p in parts])
+
+
+METHOD = Method(
+    name=NAME,
+    family="filters",
+    paper="density of bright specks, weighed against synthetic clusters; filters after Marr & "
+    "Hildreth, Theory of edge detection, Proc. R. Soc. Lond. B 1980, doi 10.1098/rspb.1980.0020",
+    needs=Needs(
+        "negative mammograms of known pixel spacing; no labels of lesions",
+        body_parts=("breast",),
+        spacing=True,
+        before=(tissue, place),
+    ),
+    gives=Gives(
+        "image",
+        "a score a patch, and a map of where specks gather; blind to anything that is no speck",
+        map=True,
+    ),
+    config=Config,
+    build=build,
+    learn=learn,
+)

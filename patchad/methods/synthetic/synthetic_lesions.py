@@ -10,61 +10,39 @@ relative to what is around. The network is asked, at each cell, whether it lies 
 channels that hardly depend on the film's brightness and contrast.
 """
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from patchad.core.grid import PatchGrid
-from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.learn.checkpoint import Checkpoint, epoch_generator
-from patchad.learn.loop import load_optimiser, optimiser_tensors
+from patchad.core.host import to_host
+from patchad.errors import RequestError
+from patchad.learn.loop import Step, train
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
-from patchad.methods import About
+from patchad.methods.parts.cells import Cells, cells, enlarged
 from patchad.methods.parts.lesion_films import (
     CHANNELS,
-    Film,
+    Canvas,
     Planted,
     channels,
     cut_crops,
     mirrored,
     plant,
 )
-from patchad.methods.parts.pooling import max_pool, mean_pool
-from patchad.methods.parts.scale import Standard
-from patchad.model.card import ModelCard, card_as_dict
-from patchad.model.detector import ImageDetector
+from patchad.methods.parts.pools import max_pool, mean_pool
+from patchad.methods.parts.scale import NegativeScale
+from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response
-from patchad.prepare.filters import Floats
-from patchad.prepare.preprocess import Prepared
-from patchad.prepare.resize import resize
-from patchad.progress import Progress, silent
+from patchad.prepare.film import Film, tissue
 
-METHOD = "synthetic_lesions"
-
-ABOUT = About(
-    name=METHOD,
-    paper="after Li et al., CutPaste, CVPR 2021, and Tan et al., Detecting Outliers with Foreign "
-    "Patch Interpolation, MELBA 2022; UNet: Ronneberger et al., MICCAI 2015",
-    needs="negative images with pixel spacing, of two patients at least; no labels of lesions",
-    gives="a map of what looks like the masses that were drawn into negatives (logits), pooled "
-    "into a score a patch",
-)
-POOLING = (
-    "Mean of three, each in standard deviations of negative patches: the logit's maximum over the "
-    "patch (counted twice) and its means over the middle half and quarter of the sides, of the "
-    "tissue alone. Means over the middle place a lesion best where the stride is a quarter of the "
-    "patch or less."
-)
-UNIT = "standard deviations from the median of negatives"
+NAME = "synthetic_lesions"
 
 _WIDTHS = (12, 24, 32, 32)
 _SHRINKS = 2 ** (len(_WIDTHS) - 1)
@@ -72,10 +50,11 @@ _DICE = 0.3  # weight beside the cross-entropy
 _POOL, _RENEWED = 32, 2  # films that crops are cut from, and how many of them a step replaces
 _MOST_FILMS = 2000  # that lesions are drawn into; of more, as many are chosen at random
 _SAMPLED = 17  # every so many logits of a film are looked at for their scale
-_EVERY = 100  # steps between checkpoints
+_EPOCH = 100  # steps
+_FEWEST = 20  # steps of an epoch, where 100 doesn't divide all of them; below, all are one
 _PLANTING, _CUTTING, _CHOOSING = 1, 2, 3  # streams of random numbers
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
-_WEIGHTS = np.array([0.5, 0.25, 0.25], np.float32)  # of the three pools
+_WEIGHTS = (0.5, 0.25, 0.25)  # of the three pools
 
 
 @dataclass(frozen=True)
@@ -95,82 +74,74 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise RequestError(f"{METHOD}.steps must be at least 1, got {self.steps}")
+            raise RequestError(f"{NAME}.steps must be at least 1, got {self.steps}")
         if self.batch_size < 2:
-            raise RequestError(f"{METHOD}.batch_size must be at least 2, got {self.batch_size}")
+            raise RequestError(f"{NAME}.batch_size must be at least 2, got {self.batch_size}")
         if not 0 < self.learning_rate < math.inf:
-            raise RequestError(f"{METHOD}.learning_rate must be positive, got {self.learning_rate}")
+            raise RequestError(f"{NAME}.learning_rate must be positive, got {self.learning_rate}")
         if not 1 <= self.radius_mm[0] <= self.radius_mm[1] <= 40:
             raise RequestError(
-                f"{METHOD}.radius_mm rises within 1..40, since a crop has 51 mm, got "
-                f"{self.radius_mm}"
+                f"{NAME}.radius_mm rises within 1..40, since a crop has 51 mm, got {self.radius_mm}"
             )
         if not 0 < self.contrast[0] <= self.contrast[1] < math.inf:
-            raise RequestError(f"{METHOD}.contrast rises from above 0, got {self.contrast}")
+            raise RequestError(f"{NAME}.contrast rises from above 0, got {self.contrast}")
 
 
-@dataclass(frozen=True, eq=False)
-class SyntheticLesions:
-    """The trained network with the scale of negatives: an :class:`ImageDetector`.
+class SyntheticLesions(nn.Module):
+    """The network with the scale of negatives: a film → logits and their pools.
 
     ``maps`` is the scale of the logits, ``pools`` that of the three pooled ones.
     """
 
-    card: ModelCard
-    network: nn.Module
-    maps: Standard
-    pools: Standard
+    unit = "standard deviations from the median of negatives"
+    pooling = (
+        "Mean of three, each in standard deviations of negative patches: the logit's maximum over "
+        "the patch (counted twice) and its means over the middle half and quarter of the sides, of "
+        "the tissue alone. Means over the middle place a lesion best where the stride is a quarter "
+        "of the patch or less."
+    )
 
-    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
-        """The logits and their pools, both in standard deviations of negatives."""
-        cells = self.logits(image)
-        dense = resize(np.where(np.isnan(cells), np.nanmin(cells), cells), grid.shape)
-        return Response(
-            np.where(image.tissue, self.maps(dense[..., None])[..., 0], np.float32(np.nan)),
-            self.pools(pool_logits(cells, grid)) @ _WEIGHTS,
-        )
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = UNet()
+        self.maps = NegativeScale(1)
+        self.pools = NegativeScale(len(_WEIGHTS))
 
-    def logits(self, image: Prepared) -> Floats:
+    def forward(self, film: Film, grid: PatchGrid) -> Response:
+        """The logits and their pools, both in standard deviations of negatives.
+
+        Raises:
+            ImageError: the pixel spacing is unknown.
+        """
+        logits = self.logits(film)
+        dense = enlarged(self.maps(logits[..., None])[..., 0], film.shape)
+        pooled = self.pools(pool_logits(logits, grid))
+        return Response(dense.where(film.tissue, torch.nan), pooled @ pooled.new_tensor(_WEIGHTS))
+
+    def logits(self, film: Film) -> Tensor:
         """The network's logits, a cell each (about 0.8 mm): (h, w) float32, NaN outside the tissue.
 
         They are the mean over the film and its three mirror images.
         """
-        film = Film.of(image)
-        seen = channels(film.filled(film.pixels))
-        rows, cols = film.tissue.shape
-        seen = np.pad(seen, [(0, 0), (0, -rows % _SHRINKS), (0, -cols % _SHRINKS)], mode="edge")
-        batch = np.stack([mirrored(seen, axes) for axes in _MIRRORS])
-        with torch.inference_mode():
-            answers = self.network(_to(batch, _device_of(self.network)))[:, 0].float().cpu().numpy()
-        back = [np.flip(one, axes) for one, axes in zip(answers, _MIRRORS, strict=True)]
-        return film.whole(np.mean(back, 0)[:rows, :cols])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The network's weights, and the scales of map and pools."""
-        weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        return {**weights, **self.maps.tensors("maps"), **self.pools.tensors("pools")}
+        part = Cells.of(film)
+        seen = channels(part.filled(part.means(film.pixels)))
+        rows, cols = part.tissue.shape
+        seen = functional.pad(seen, (0, -cols % _SHRINKS, 0, -rows % _SHRINKS), mode="replicate")
+        batch = torch.stack([mirrored(seen, axes) for axes in _MIRRORS])
+        answers = self.network(_laid_out(batch, batch.device))[:, 0].float()
+        back = [one.flip(axes) for one, axes in zip(answers, _MIRRORS, strict=True)]
+        return part.whole(torch.stack(back).mean(0)[:rows, :cols])
 
 
-def fit(
-    config: Config,
-    data: TrainingSet,
-    *,
-    card: ModelCard,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    progress: Progress = silent,
-) -> ImageDetector:
+def build(config: Config, setting: Setting) -> SyntheticLesions:
+    """The network before training, and no scale yet."""
+    return SyntheticLesions()
+
+
+def learn(module: SyntheticLesions, config: Config, data: TrainingSet, run: Run) -> None:
     """Train the network on lesions drawn into negatives, then learn the scale of negatives.
 
-    Args:
-        config: this method's own table.
-        data: negatives.
-        card: a draft, without calibration.
-        seed: decides weights, lesions and crops.
-        device: where the network is trained and answers; lesions are drawn on the CPU.
-        checkpoint: a file, written every 100 steps; resumed from where it exists. It stays.
-        progress: told of the steps and their loss, and of the films scored.
+    Step s draws with a generator made from (seed, s) alone, and so does each planted film.
 
     Raises:
         ImageError: a training image has no pixel spacing.
@@ -179,70 +150,64 @@ def fit(
     """
     chosen = np.arange(len(data))
     if len(data) > _MOST_FILMS:
-        rng = np.random.default_rng([seed, _CHOOSING])
+        rng = np.random.default_rng([run.seed, _CHOOSING])
         chosen = np.sort(rng.choice(len(data), _MOST_FILMS, replace=False))
-    films = [Film.of(data.film(int(number))) for number in chosen]
-    network = build_network(seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    asked = [
-        METHOD,
-        asdict(config),
-        seed,
-        len(data),
-        card_as_dict(replace(card, notes=(), versions={})),
-    ]
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    _train(network, films, config, seed, checkpoint, digest, progress)
-    detector = SyntheticLesions(
-        replace(
-            card,
-            config={**card.config, METHOD: asdict(config)},
-            score_unit=UNIT,
-            patch_pooling=POOLING,
-        ),
-        network.eval().requires_grad_(False),
-        Standard.none(1),
-        Standard.none(len(_WEIGHTS)),
+    films = [Canvas.of(data.film(int(number))) for number in chosen]
+    network, pool = module.network, dict[int, Planted]()
+
+    def draw(step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        first = step.number * _RENEWED
+        for gone in [number for number in pool if number < first]:
+            del pool[gone]
+        for number in range(first, first + _POOL):
+            if number not in pool:
+                pool[number] = _planted(films, config, run.seed, number)
+        rng = np.random.default_rng([run.seed, _CUTTING, step.number])
+        return cut_crops(rng, list(pool.values()), config.batch_size)
+
+    def losses(batch: tuple[Tensor, Tensor, Tensor], step: Step) -> Iterator[tuple[str, Tensor]]:
+        seen, lesion, weight = batch
+        logits = network(_laid_out(seen, run.device))[:, 0].float()
+        yield "adamw", outline_loss(logits, lesion.to(run.device), weight.to(run.device))
+
+    steps = epoch_length(config.steps)
+    train(
+        run,
+        {"network": network},
+        {"adamw": torch.optim.AdamW(network.parameters(), config.learning_rate)},
+        epochs=config.steps // steps,
+        steps=steps,
+        draw=draw,
+        losses=losses,
+        rate=lambda n: config.learning_rate * 0.5 * (1 + math.cos(math.pi * n / config.steps)),
     )
     maps, pools = [], []
-    for number, (image, grid, keep) in enumerate(data.films(card), start=1):
-        cells = detector.logits(image)
-        maps.append(cells[np.isfinite(cells)][::_SAMPLED, None])
-        pools.append(pool_logits(cells, grid)[keep])
-        progress(f"{METHOD}: scale", number, len(data), math.nan)
-    return replace(
-        detector, maps=Standard.of(np.concatenate(maps)), pools=Standard.of(np.concatenate(pools))
-    )
+    with torch.inference_mode():
+        for number, (film, grid, keep) in enumerate(data.films(run, METHOD.needs.before), start=1):
+            logits = module.logits(film)
+            known = logits[logits.isfinite()][::_SAMPLED, None]
+            values, pooled = to_host(known, pool_logits(logits, grid)[keep])
+            maps.append(values)
+            pools.append(pooled)
+            run.tell("scale of negatives", number, len(data))
+    module.maps.learn(np.concatenate(maps))
+    module.pools.learn(np.concatenate(pools))
 
 
-def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -> ImageDetector:
-    """The detector that was saved as ``card`` and ``tensors``.
-
-    Raises:
-        ModelError: they are not of this method.
-    """
-    network = build_network(0)
-    start = "network."
-    try:
-        TypeAdapter(Config).validate_python(card.config.get(METHOD))
-        network.load_state_dict(
-            {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-        )
-        maps, pools = (Standard.restored(tensors, name) for name in ("maps", "pools"))
-    except (ValidationError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"the model is not one of {METHOD} that this patchad can read: {error}; train anew"
-        ) from None
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return SyntheticLesions(card, network.eval().requires_grad_(False), maps, pools)
+def epoch_length(steps: int) -> int:
+    """How many of ``steps`` make an epoch, after which there is a checkpoint: they are all equal."""
+    length = math.gcd(steps, _EPOCH)
+    return length if length >= _FEWEST else steps
 
 
-def pool_logits(cells: Floats, grid: PatchGrid) -> Floats:
+def pool_logits(logits: Tensor, grid: PatchGrid) -> Tensor:
     """Maximum over each patch, means over its middle half and quarter: (N, 3) float32.
 
-    Of the tissue's logits ``cells`` (h, w); the lowest of the film where there is no tissue.
+    Of the tissue's ``logits`` (h, w); the lowest of the film where there is no tissue.
     """
-    pools = [max_pool(cells, grid), mean_pool(cells, grid, 0.5), mean_pool(cells, grid, 0.25)]
-    return np.nan_to_num(np.stack(pools, -1), nan=float(np.nanmin(cells)))
+    pools = [max_pool(logits, grid), mean_pool(logits, grid, 0.5), mean_pool(logits, grid, 0.25)]
+    found = torch.stack(pools, -1)
+    return found.where(found.isfinite(), logits.nan_to_num(torch.inf).amin())
 
 
 class UNet(nn.Module):
@@ -271,13 +236,6 @@ class UNet(nn.Module):
         return logits
 
 
-def build_network(seed: int) -> UNet:
-    """The network before training, on the CPU."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(epoch_generator(seed, 0).initial_seed())
-        return UNet()
-
-
 def outline_loss(logits: Tensor, lesion: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy, a weighted mean over the cells, + 0.3 Dice loss over the batch: a scalar.
 
@@ -291,71 +249,7 @@ def outline_loss(logits: Tensor, lesion: Tensor, weight: Tensor) -> Tensor:
     return entropy + _DICE * dice
 
 
-def _train(
-    network: nn.Module,
-    films: list[Film],
-    config: Config,
-    seed: int,
-    checkpoint: Path | None,
-    digest: str,
-    progress: Progress,
-) -> None:
-    """Train ``network`` in place.
-
-    Step s draws with a generator made from (seed, s) alone, and so does each planted film, so that
-    a training that goes on from its checkpoint ends as one that ran through.
-    """
-    network.train()
-    device = _device_of(network)
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate)
-    state = Checkpoint.read(checkpoint, digest) if checkpoint else None
-    done = 0
-    if state is not None:
-        done = state.epoch
-        network.load_state_dict(state.network)
-        load_optimiser(optimiser, state.optimiser)
-    pool: dict[int, Planted] = {}
-    total = torch.zeros((), device=device)
-    for step in range(done, config.steps):
-        first = step * _RENEWED
-        pool = {
-            n: pool.get(n) or _planted(films, config, seed, n) for n in range(first, first + _POOL)
-        }
-        rng = np.random.default_rng([seed, _CUTTING, step])
-        seen, lesion, weight = cut_crops(rng, list(pool.values()), config.batch_size)
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        optimiser.param_groups[0]["lr"] = rate
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            # bfloat16 has float32's range, so gradients need no scaling
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = network(_to(seen, device))[:, 0]
-            loss = outline_loss(
-                logits.float(),
-                torch.from_numpy(lesion).to(device),
-                torch.from_numpy(weight).to(device),
-            )
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        total += loss.detach()
-        if (step + 1) % _EVERY == 0 or step + 1 == config.steps:
-            since = max(done, step - step % _EVERY)
-            mean = float(total) / (step + 1 - since)
-            total.zero_()
-            if not math.isfinite(mean):
-                raise TrainingError(
-                    f"the loss became {mean} before step {step + 1}: lower the learning rate "
-                    f"({config.learning_rate:g})"
-                )
-            if checkpoint:
-                tensors = optimiser_tensors(optimiser)
-                Checkpoint(digest, 0, (), step + 1, mean, network.state_dict(), tensors).write(
-                    checkpoint
-                )
-            progress(METHOD, step + 1, config.steps, mean)
-
-
-def _planted(films: list[Film], config: Config, seed: int, number: int) -> Planted:
+def _planted(films: list[Canvas], config: Config, seed: int, number: int) -> Planted:
     """The planted film of this number in the pool."""
     rng = np.random.default_rng([seed, _PLANTING, number])
     film = films[int(rng.integers(len(films)))]
@@ -373,9 +267,29 @@ def _level(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+def _laid_out(batch: Tensor, device: torch.device) -> Tensor:
+    """On the device, as convolutions are fastest."""
+    return batch.to(device, memory_format=torch.channels_last)
 
 
-def _to(batch: Floats, device: torch.device) -> Tensor:
-    return torch.from_numpy(batch).to(device).contiguous(memory_format=torch.channels_last)
+METHOD = Method(
+    name=NAME,
+    family="synthetic",
+    paper="after Li et al., CutPaste, CVPR 2021, and Tan et al., Detecting Outliers with Foreign "
+    "Patch Interpolation, MELBA 2022; UNet: Ronneberger et al., MICCAI 2015",
+    needs=Needs(
+        "negative images with pixel spacing, of two patients at least; no labels of lesions",
+        body_parts=("breast",),
+        spacing=True,
+        before=(tissue, cells),
+    ),
+    gives=Gives(
+        "image",
+        "a map of what looks like the masses that were drawn into negatives (logits), pooled into "
+        "a score a patch",
+        map=True,
+    ),
+    config=Config,
+    build=build,
+    learn=learn,
+)
