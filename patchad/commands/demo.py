@@ -32,7 +32,7 @@ from patchad.store.run import overlay_path, read_run
 BodyPart = Literal["breast", "chest"]
 TRAIN_PATIENTS, TEST_PATIENTS = 12, 16  # of each study, two films each: it takes minutes, no more
 
-# What is shown of each body part: a configuration and what is set in it, by the name of its folders.
+# What is shown of each body part, by the name of its folders: a configuration, and what is set.
 # In a chest the step from lung to bone drowns what local contrast still shows the autoencoder.
 SHOWN: Mapping[BodyPart, Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "breast": {"wei2018": ("demo", ()), "mammography": ("demo_mammography", ())},
@@ -75,7 +75,7 @@ class Demo:
         lines = [_NOTE]
         for body_part, evaluations in self.evaluations.items():
             folder = self.out / body_part
-            rows = [("AUROC", *_LEVELS)]
+            rows: list[tuple[str, ...]] = [("AUROC", *_LEVELS)]
             rows += [
                 ("  " * row.baseline + row.name, *row.figures) for row in compared(evaluations)
             ]
@@ -224,12 +224,11 @@ def _pictures(out: Path, body_part: str, names: list[str]) -> Iterator[dict[str,
     """Of a few films with a lesion: each configuration's overlay, as a path from ``out``."""
     folder = out / body_part
     tested = _tested(folder / "phantoms" / "manifest.csv")
-    first = {
-        row.patient_id: number
-        for number, row in reversed([*enumerate(tested)])
-        if row.label == "positive"
-    }
-    for number in sorted(first.values())[:_PICTURED]:
+    first: dict[str, int] = {}
+    for number, row in enumerate(tested):
+        if row.label == "positive":
+            first.setdefault(row.patient_id, number)
+    for number in [*first.values()][:_PICTURED]:
         yield {
             name: overlay_path(
                 folder / f"run-{name}", read_run(folder / f"run-{name}").rows[number].id
