@@ -51,7 +51,7 @@ from patchad.export.dicom.taken import (
 )
 from patchad.export.write import write_image_kinds
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.detector import ModelCard, TrainingData
+from patchad.model.card import ModelCard, TrainingData
 from patchad.model.rarity import Rarity
 from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import Fault, How, Limits, Ready, read_ahead

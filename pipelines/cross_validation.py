@@ -35,8 +35,10 @@ from patchad.files.whole import write_whole
 from patchad.methods import load
 from patchad.methods.configure import read_config
 from patchad.methods.fused import Fused
+from patchad.model.card import card_as_dict, card_from_dict
 from patchad.model.config import CalibrationConfig
-from patchad.model.detector import card_as_dict, card_from_dict, save, score
+from patchad.model.detector import score
+from patchad.model.folder import save
 from patchad.prepare.preprocess import prepare
 from patchad.read.manifest import read_manifest
 from patchad.read.read import read_entry

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from patchad.errors import RequestError
-from patchad.export.marks_table import read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.methods.fused import Fused
 from patchad.model.calibration import Shares
+from patchad.store.marks_table import read_marks, write_marks_table
 from patchad.store.run import Run, heatmap_path, patches_path, write_run
 
 Shift = tuple[float, float]  # centre and spread

@@ -11,6 +11,7 @@ from patchad.commands.calibrate import NegativeImage, calibrate, told_of
 from patchad.commands.two_breasts import Side
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
+from patchad.engine.screener import Scored
 from patchad.errors import TrainingError
 from patchad.model.calibration import (
     Shares,
@@ -22,7 +23,6 @@ from patchad.model.calibration import (
     promised_rate,
 )
 from patchad.model.config import CalibrationConfig
-from patchad.model.detector import Scored
 
 
 def negative(patient: str, *values: float) -> NegativeImage:

@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from patchad.core.image import Heatmap
 from patchad.errors import RequestError
-from patchad.export.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.methods.fused import Fused
 from patchad.methods.parts.scale import Standard
 from patchad.read.manifest import read_manifest
+from patchad.store.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.store.run import ImageRow, Run, heatmap_path, patches_path, read_run, write_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))  # scripts, not a package

@@ -16,11 +16,11 @@ from patchad.commands.negatives import Negative, Tiles
 from patchad.commands.train import Trained, train
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores, Source
+from patchad.engine.screener import Scored
 from patchad.errors import ModelError, RequestError
-from patchad.learn.training_set import PatchBank
+from patchad.learn.patch_bank import PatchBank
 from patchad.methods.configure import read_config
 from patchad.model.config import Config
-from patchad.model.detector import Scored
 from patchad.read.manifest import ManifestRow, read_manifest
 
 CPU = torch.device("cpu")

@@ -22,7 +22,9 @@ from patchad.methods import load
 from patchad.methods.configure import read_config
 from patchad.methods.fused import Config, Fused, Member
 from patchad.methods.parts.scale import Standard
-from patchad.model.detector import Response, read_card, save, score
+from patchad.model.detector import score
+from patchad.model.folder import read_card, save
+from patchad.model.scoring import Response
 from patchad.prepare.preprocess import Prepared, prepare
 from patchad.read.read import read_radiograph
 

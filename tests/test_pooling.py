@@ -1,10 +1,24 @@
 import numpy as np
 import pytest
+from builders import stitch, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchad.core.grid import PatchGrid, stitch
-from patchad.methods.parts.pooling import max_pool, mean_pool, smooth_patches
+from patchad.core.grid import PatchGrid
+from patchad.core.turn import MIRRORED
+from patchad.methods.parts import pools
+
+
+def max_pool(values, grid, middle=1.0):
+    return pools.max_pool(tensor(values), grid, middle).numpy()
+
+
+def mean_pool(values, grid, middle=1.0):
+    return pools.mean_pool(tensor(values), grid, middle).numpy()
+
+
+def smooth_patches(values, grid, sigma):
+    return pools.smooth_patches(tensor(values), grid, sigma).numpy()
 
 
 def test_pools_by_hand() -> None:
@@ -72,3 +86,34 @@ def test_smoothing_keeps_unscored_patches_out() -> None:
     assert np.isnan(smooth[[1, 3]]).all()
     assert smooth[0] + smooth[2] == pytest.approx(4)
     assert 1 < smooth[0] < 2
+
+
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.integers(4, 32),
+    st.floats(0.1, 1),
+    st.booleans(),
+)
+def test_pools_are_those_of_the_cells_of_each_patch(
+    shape: tuple[int, int], cells: tuple[int, int], size: int, middle: float, mirrored: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    grid = PatchGrid(shape, size, max(1, size // 3))
+    grid = grid.turned(MIRRORED) if mirrored else grid
+    values = rng.normal(size=cells).astype(np.float32)
+    values[rng.random(cells) < 0.3] = np.nan
+    highest, mean = max_pool(values, grid, middle), mean_pool(values, grid, middle)
+    for number, (row, col, height, width) in enumerate(grid.boxes(cells)):
+        margin = height * (1 - middle) / 2, width * (1 - middle) / 2
+        top = min(round(row + margin[0]), cells[0] - 1)
+        left = min(round(col + margin[1]), cells[1] - 1)
+        bottom = max(round(row + height - margin[0]), top + 1)
+        right = max(round(col + width - margin[1]), left + 1)
+        part = values[top:bottom, left:right]
+        if np.isnan(part).all():
+            assert np.isnan(highest[number])
+            assert np.isnan(mean[number])
+        else:
+            assert highest[number] == np.nanmax(part)
+            assert mean[number] == pytest.approx(np.nanmean(part), abs=1e-5)

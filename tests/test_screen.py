@@ -10,10 +10,12 @@ import patchad
 from patchad.core.grid import PatchGrid, stitch
 from patchad.core.image import Radiograph
 from patchad.core.turn import AS_STORED, MIRRORED
-from patchad.engine.screener import mismatches
+from patchad.engine.mismatch import mismatches
 from patchad.errors import ImageError, MismatchError, ModelError, RequestError
 from patchad.methods import load
-from patchad.model.detector import ModelCard, Response, read_model
+from patchad.model.card import ModelCard
+from patchad.model.folder import read_model
+from patchad.model.scoring import Response
 from patchad.phantoms.phantom import chest
 from patchad.prepare.preprocess import Prepared, prepare
 from patchad.prepare.resize import resize

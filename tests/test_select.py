@@ -9,7 +9,7 @@ from patchad.commands.select import pseudo_auroc, train_best
 from patchad.errors import RequestError
 from patchad.methods.configure import read_config
 from patchad.model.config import Config
-from patchad.model.detector import read_card
+from patchad.model.folder import read_card
 from patchad.model.trained_on import among
 from patchad.read.manifest import read_manifest
 from patchad.read.read import read_entry

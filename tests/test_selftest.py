@@ -14,8 +14,9 @@ from test_detector import CARD
 from typer.testing import CliRunner
 
 from patchad.cli.app import app
-from patchad.commands.selftest import measure, selftest, summary
-from patchad.commands.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
+from patchad.commands.selftest import measure, selftest
+from patchad.commands.selftest_lesions import Wanted, all_wanted, find_places, packed
+from patchad.commands.selftest_words import summary
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Radiograph, Region, Source
 from patchad.errors import OutputError, RequestError
@@ -27,7 +28,7 @@ from patchad.evaluation.detail import (
     mark_threshold,
     marks_and_places,
 )
-from patchad.lesions import shapes as synthesis
+from patchad.lesions.recipes import SELFTEST, Graded, Recipe, draw
 from patchad.model.trained_on import pack_digests
 from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import Limits
@@ -37,7 +38,7 @@ from patchad.read.read import read_entry
 SPACING = (0.5, 0.5)
 SHAPE = (400, 320)
 BASE, STEP = 0.4, 0.05
-MASS = Kind("mass", synthesis.mass, (12,))
+MASS = Graded(Recipe("mass", "breast"), (12,))
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def test_lesions_at_once_lie_apart_and_inside_and_all_get_their_turn(seed: int) 
     mask[20:180, :80] = True
     radiograph = Radiograph(np.where(mask, 0.5, 0).astype(np.float32), (0.5, 0.5), Source("x", ""))
     places = find_places(radiograph, mask, "breast", (0.5, 0.5))
-    wanted = [Wanted(MASS, size, 1.0) for size in (4.0, 8.0, 16.0, 200.0) for _ in range(5)]
+    wanted = [Wanted(MASS.recipe, size, 1.0) for size in (4.0, 8.0, 16.0, 200.0) for _ in range(5)]
     batches = list(packed(np.random.default_rng(seed), wanted, places, (40, 30)))
     drawn = [one.diameter_mm for batch in batches for one, _ in batch]
     assert sorted(drawn) == [4.0] * 5 + [8.0] * 5 + [16.0] * 5  # 200 mm fit nowhere
@@ -239,15 +240,27 @@ def test_chest_lesions_lie_in_the_dark_parts_within_the_body() -> None:
 
 
 def test_kinds_are_those_that_are_found_in_the_body_part() -> None:
-    assert {kind.name for kind in KINDS["breast"]} == {
+    assert {kind.recipe.kind for kind in SELFTEST["breast"]} == {
         "mass", "spiculated mass", "architectural distortion", "calcifications",
     }  # fmt: skip
-    assert {kind.name for kind in KINDS["chest"]} == {"nodule", "consolidation"}
+    assert {kind.recipe.kind for kind in SELFTEST["chest"]} == {"nodule", "consolidation"}
     rng = np.random.default_rng(0)
-    for kinds in KINDS.values():
+    for body_part, kinds in SELFTEST.items():
         for kind in kinds:
-            lesion = kind.draw(rng, diameter_mm=kind.diameters_mm[0], spacing_mm=(0.5, 0.5))
-            assert lesion.kind == kind.name
+            drawn = draw(rng, kind.recipe, (0.5, 0.5), diameter_mm=kind.diameters_mm[0])
+            assert drawn.lesion.kind == kind.recipe.kind
+            assert kind.recipe.body_part == body_part
+
+
+def test_every_size_and_contrast_is_wanted_evenly_in_every_image() -> None:
+    kinds = [MASS, Graded(Recipe("nodule", "chest"), (8, 15))]
+    wanted = all_wanted(kinds, (1, 2), at_least=5, images=2)  # 3 an image, so that 2 give 5
+    assert wanted[:6] == [
+        Wanted(kind.recipe, size, contrast)
+        for kind, size in ((MASS, 12.0), (kinds[1], 8.0), (kinds[1], 15.0))
+        for contrast in (1.0, 2.0)
+    ]
+    assert wanted == wanted[:6] * 3
 
 
 def test_without_spacing_no_millimetres(films) -> None:
@@ -289,8 +302,8 @@ def patchad(*arguments: object):
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """One kind and size instead of all, for the tests to be quick."""
-    kind = Kind("spiculated mass", synthesis.spiculated_mass, (8,))
-    monkeypatch.setitem(KINDS, "breast", (kind,))
+    kind = Graded(Recipe("spiculated mass", "breast"), (8,))
+    monkeypatch.setitem(SELFTEST, "breast", (kind,))
 
 
 def test_the_command(study, few, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
 from patchad.methods.configure import read_config
 from patchad.model.config import Config
-from patchad.model.detector import read_model
+from patchad.model.folder import read_model
 from patchad.prepare import workers
 from patchad.read.manifest import read_manifest
 

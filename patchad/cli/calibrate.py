@@ -39,7 +39,7 @@ def calibrate(
         from patchad.commands.calibrate import told_of
         from patchad.commands.recalibrate import recalibrate
         from patchad.device import choose_device
-        from patchad.model.detector import card_as_dict
+        from patchad.model.card import card_as_dict
         from patchad.prepare.workers import Limits
 
         made = recalibrate(

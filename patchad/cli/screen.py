@@ -69,8 +69,8 @@ def screen(
         from patchad.commands.screen import screen_run
         from patchad.device import choose_device
         from patchad.engine.screener import ScreenOptions
-        from patchad.export.marks_table import run_in_words
         from patchad.prepare.workers import Limits
+        from patchad.store.marks_table import run_in_words
 
         run = screen_run(
             inputs,

@@ -39,7 +39,7 @@ def selftest(
         check_inputs([on])
         check_model(model)
         from patchad.commands.selftest import selftest as test_model
-        from patchad.commands.selftest import summary
+        from patchad.commands.selftest_words import summary
         from patchad.device import choose_device
         from patchad.prepare.workers import Limits
 

@@ -62,7 +62,7 @@ def train(
         from patchad.commands.calibrate import told_of
         from patchad.commands.select import train_best
         from patchad.device import choose_device
-        from patchad.model.detector import card_as_dict
+        from patchad.model.card import card_as_dict
         from patchad.prepare.workers import Limits
 
         configs = {Path(name).stem: read_config(name, overrides) for name in names}

@@ -1,18 +1,21 @@
-"""The methods: one file a published method, found by the name that a configuration gives."""
+"""The methods: one file a published method, in the folder of its family.
+
+A method is added by its file, whose last lines are its ``METHOD``, and by one line of ``TABLE``.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from patchad.errors import RequestError
+from patchad.errors import ModelError, RequestError
 
 if TYPE_CHECKING:  # the names of methods are there without torch, which takes seconds to import
     import torch
 
+    from patchad.model.card import ModelCard
     from patchad.model.detector import Detector
+    from patchad.model.method import Method
 
 # Where each method is; the one place that lists them.
 TABLE: Mapping[str, str] = {
@@ -28,31 +31,22 @@ TABLE: Mapping[str, str] = {
 METHODS = tuple(TABLE)
 
 
-@dataclass(frozen=True)
-class About:
-    """A method in words: its paper, what it needs to be trained, what it gives."""
-
-    name: str
-    paper: str
-    needs: str
-    gives: str
-
-
-def module_of(name: str) -> ModuleType:
-    """The module of a method: it holds ``ABOUT``, ``Config``, ``fit`` and ``restore``.
+def method_of(name: str) -> "Method":
+    """The method of this name.
 
     Raises:
-        RequestError: no method has this name.
+        RequestError: no method has it.
     """
     if name not in TABLE:
         raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
     # Imported here: a method may bring in libraries that the others don't need.
-    return import_module(f"patchad.methods.{TABLE[name].replace('/', '.')}")
+    method: Method = import_module(f"patchad.methods.{TABLE[name].replace('/', '.')}").METHOD
+    return method
 
 
-def about() -> list[About]:
-    """All methods, in words."""
-    return [module_of(name).ABOUT for name in METHODS]
+def all_methods() -> "list[Method]":
+    """All methods, in the order of the table."""
+    return [method_of(name) for name in METHODS]
 
 
 def load(folder: Path, device: "torch.device") -> "Detector":
@@ -62,8 +56,35 @@ def load(folder: Path, device: "torch.device") -> "Detector":
         ModelError: the folder holds no model that this patchad can use.
         RequestError: its method is unknown here.
     """
-    from patchad.model.detector import read_model
+    from patchad.model.folder import read_model
 
     card, tensors = read_model(folder)
-    detector: Detector = module_of(card.method).restore(card, tensors, device)
-    return detector
+    return restore(card, tensors, device)
+
+
+def restore(
+    card: "ModelCard", tensors: "Mapping[str, torch.Tensor]", device: "torch.device"
+) -> "Detector":
+    """The detector that was saved as ``card`` and ``tensors``.
+
+    Raises:
+        ModelError: they do not go together.
+        RequestError: the card's method is unknown here.
+    """
+    from patchad.learn.fitting import build
+    from patchad.model.detector import Detector
+    from patchad.model.folder import load_into
+    from patchad.model.method import setting_of
+    from patchad.model.options import parse
+
+    method = method_of(card.method)
+    try:
+        options: Any = parse(method.config, card.config.get(method.name), f"{method.name}.")
+        module = build(method, options, setting_of(card), 0)
+    except RequestError as error:
+        raise ModelError(
+            f"the card does not describe a {method.name} that this patchad can use ({error}): "
+            "train anew"
+        ) from None
+    load_into(module, tensors, method.name)
+    return Detector(card, method, options, module.to(device).eval().requires_grad_(False))

@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeGuard, get_type_hints
 
 from patchad.errors import RequestError
-from patchad.methods import METHODS, module_of
+from patchad.methods import METHODS, method_of
 from patchad.methods.declared import FUSED, body_parts, declared_options, members, trainable
 from patchad.model.config import Config
 from patchad.model.configurations import (
@@ -56,7 +56,7 @@ def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config
     """Check a configuration's content and write out its defaults; see :func:`read_config`."""
     method, own, rest = _parts(content, source)
     _check(method, own, rest, source)
-    options = parse(module_of(method).Config, own, f"{source}: {method}.")
+    options: Any = parse(method_of(method).config, own, f"{source}: {method}.")
     return parse(Config, {**rest, "options": options}, f"{source}: ")
 
 

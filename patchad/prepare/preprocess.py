@@ -138,7 +138,17 @@ class Prepared:
     @property
     def known_spacing(self) -> tuple[float, float]:
         """``spacing_mm``; an ImageError where nobody said it."""
-        return _known(self.spacing_mm, "by a method that measures in mm")
+        return require_spacing(self.spacing_mm, "by a method that measures in mm")
+
+
+def require_spacing(spacing: tuple[float, float] | None, why: str) -> tuple[float, float]:
+    """``spacing`` (row, col) in mm; an ImageError that says ``why`` it is needed if unknown."""
+    if spacing is None:
+        raise ImageError(
+            f"the pixel spacing is needed {why}, and the file doesn't say it: give a "
+            "spacing_mm column in the manifest, or --spacing-mm"
+        )
+    return spacing
 
 
 def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
@@ -176,7 +186,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     look = look_at(pixels, mask, body_part, step, scale)
     shape, target = turn.pair(radiograph.shape), preprocessing.spacing_mm
     if target is not None:
-        spacing = _known(spacing, f"to resample to {target:g} mm")
+        spacing = require_spacing(spacing, f"to resample to {target:g} mm")
         shape = _resampled_shape(shape, spacing, target)
         spacing = (target, target)
     elif spacing is None and step[0] != step[1]:  # square at least
@@ -194,39 +204,11 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
         case "percentiles":
             pixels = _stretch(pixels, mask, preprocessing.percentiles)
         case "local":
-            spacing = _known(spacing, "for a local radius in mm")
+            spacing = require_spacing(spacing, "for a local radius in mm")
             radius = preprocessing.local_radius_mm
             pixels = _local(pixels, mask, (radius / spacing[0], radius / spacing[1]))
     foreground = Foreground(mask, found.method, found.threshold, found.measures)
     return Prepared(pixels, foreground, brightness, spacing, turn, cautions, assumed, look)
-
-
-def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a heatmap (H', W') float32 from the prepared frame to the source's ``shape`` (H, W).
-
-    Linear between pixel centres, r ↦ (r + 0.5) · H' / H − 0.5, among the values that are numbers;
-    NaN where the nearest one is NaN. Returns (H, W) float32 in the unit of ``values``.
-    """
-    if values.shape == shape:
-        return values
-    spoken = np.isfinite(values)
-    total = resize(np.where(spoken, values, np.float32(0)), shape)
-    weight = resize(spoken.astype(np.float32), shape)
-    row, col = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip(shape, values.shape, strict=True)
-    )
-    nearest = spoken[np.ix_(row, col)] & (weight > 0)
-    return np.divide(total, weight, out=np.full(shape, np.nan, np.float32), where=nearest)
-
-
-def _known(spacing: tuple[float, float] | None, why: str) -> tuple[float, float]:
-    if spacing is None:
-        raise ImageError(
-            f"the pixel spacing is needed {why}, and the file doesn't say it: give a "
-            "spacing_mm column in the manifest, or --spacing-mm"
-        )
-    return spacing
 
 
 def _resampled_shape(

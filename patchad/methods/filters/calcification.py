@@ -19,10 +19,12 @@ from patchad.core.grid import PatchGrid
 from patchad.core.image import Region
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.learn.training_set import TrainingSet
-from patchad.lesions.shapes import calcification_cluster, insert
+from patchad.lesions.recipes import TRAINING_CLUSTERS, TRAINING_CLUSTERS_MM, apply, draw
 from patchad.methods import About
 from patchad.methods.parts.specks import FEATURES, Array, Cells, find_specks
-from patchad.model.detector import ImageDetector, ModelCard, Response
+from patchad.model.card import ModelCard
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.filters import Mask
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize
@@ -44,8 +46,6 @@ ABOUT = About(
 )
 
 _CELLS_A_FILM = 2000  # that the map's ordinary values are regressed on
-_CLUSTER_MM = (2.0, 11.0)  # diameters of synthetic clusters, uniform
-_AMPLITUDE = (8.0, 80.0)  # of their brightest speck, in local deviations, log-uniform
 _LIMIT = 20.0  # of a feature, in deviations: no single one decides
 
 
@@ -201,8 +201,8 @@ def fit(
         progress("learning calcifications", number + 1, len(data), math.nan)
     if not drawn:
         raise TrainingError(
-            f"no synthetic cluster of up to {_CLUSTER_MM[1]:g} mm found room in the training "
-            "images: check their pixel spacing, or lower min_foreground"
+            f"no synthetic cluster of up to {TRAINING_CLUSTERS_MM.high:g} mm found room in the "
+            "training images: check their pixel spacing, or lower min_foreground"
         )
     patch = Ordinary.of(*_stacked(plain))
     negative, positive = patch(*_stacked(plain)), patch(*_stacked(drawn))
@@ -265,19 +265,15 @@ def draw_clusters(
         if len(regions) == count:
             break
         row, col = (int(n) for n in places[rng.integers(len(places))])
-        lesion = calcification_cluster(
-            rng, diameter_mm=rng.uniform(*_CLUSTER_MM), spacing_mm=film.spacing_mm
-        )
-        amplitude = np.exp(rng.uniform(*np.log(_AMPLITUDE))) * cells.deviation[row, col]
-        half = [n // 2 for n in lesion.mask.shape]
+        drawn = draw(rng, TRAINING_CLUSTERS, film.spacing_mm)
+        half = [n // 2 for n in drawn.lesion.mask.shape]
         box = np.s_[
             max(row - half[0], 0) : row + half[0] + 1, max(col - half[1], 0) : col + half[1] + 1
         ]
-        if free[box].sum() < 0.9 * lesion.mask.size:
+        if free[box].sum() < 0.9 * drawn.lesion.mask.size:
             continue
-        pixels, region = insert(
-            pixels, cells.tissue, lesion, (row, col), amplitude=float(amplitude)
-        )
+        around = float(cells.deviation[row, col])
+        pixels, region = apply(pixels, cells.tissue, drawn, (row, col), deviation=around)
         regions.append(region)
         free[box] = False
     return replace(film, pixels=pixels), regions

@@ -30,7 +30,9 @@ from patchad.learn.training_set import TrainingSet
 from patchad.methods import About
 from patchad.methods.parts.pooling import max_pool
 from patchad.methods.parts.scale import Standard
-from patchad.model.detector import ImageDetector, ModelCard, Response
+from patchad.model.card import ModelCard
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.filters import Floats, Mask, masked_gaussian, sigma_pixels
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize

@@ -9,41 +9,30 @@ ReLU; squared error; Adam with 1e-3 and β 0.9, 0.999; batches of 200, 500 epoch
 its root mean squared error over all pixels.
 """
 
-import hashlib
-import json
 import logging
 import math
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from monai.networks.nets.autoencoder import AutoEncoder
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.learn.loop import Checkpoint, Schedule, epoch_generator, train_epochs
+from patchad.errors import RequestError
+from patchad.learn.checkpoint import epoch_generator
+from patchad.learn.loop import Step, train
+from patchad.learn.run import GivenUp, Run
 from patchad.learn.training_set import TrainingSet
-from patchad.methods import About
-from patchad.model.detector import ModelCard, PatchDetector, card_as_dict
+from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.prepare.preprocess import Intensity
-from patchad.progress import Progress, silent
 
-METHOD = "wei2018"
+NAME = "wei2018"
 SCORE_UNITS: dict[Intensity, str] = {
     "voi": "RMSE of intensity [0, 1]",
     "percentiles": "RMSE of intensity [0, 1] between percentiles of the foreground",
     "local": "RMSE of local contrast (0.1 is one local standard deviation)",
 }
-
-ABOUT = About(
-    name=METHOD,
-    paper="Wei et al., Anomaly detection for medical images based on a one-class classification, "
-    "SPIE Medical Imaging 2018, doi 10.1117/12.2293408",
-    needs="negative images, of two patients at least; no labels of lesions",
-    gives="a score a patch (the RMSE of an autoencoder's reconstruction), stitched into a heatmap",
-)
 
 Activation = Literal["relu", "leaky_relu"]
 
@@ -51,8 +40,9 @@ _CHANNELS = (2, 4, 8, 16, 32)
 _SHRINKS = 2 ** len(_CHANNELS)  # patch side / side of the code
 _NEGATIVE_SLOPE = 0.01  # of leaky_relu
 _PROBED = 64  # training patches that the checks look at
-_JUDGED_AFTER = {"dead": 300, "undertrained": 1000}  # steps; see fit
-_SEED_STEP = 1_000_000  # between the seeds of restarts, away from the 0, 1, 2 of a study
+_JUDGED_AFTER = {"dead": 300, "undertrained": 1000}  # steps; see learn
+_LEAKY = "use --config wei2018_leaky, whose units cannot die"
+_LONGER = f"raise {NAME}.epochs or {NAME}.learning_rate"
 _log = logging.getLogger(__name__)
 
 
@@ -76,55 +66,52 @@ class Config:
         for name in ("epochs", "batch_size", "restarts", "patches_per_epoch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise RequestError(f"{METHOD}.{name} must be at least 1, got {value}")
+                raise RequestError(f"{NAME}.{name} must be at least 1, got {value}")
         if not 0 < self.learning_rate < math.inf:
-            raise RequestError(f"{METHOD}.learning_rate must be positive, got {self.learning_rate}")
+            raise RequestError(f"{NAME}.learning_rate must be positive, got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise RequestError(f"{METHOD}.betas must lie in [0, 1), got {self.betas}")
+            raise RequestError(f"{NAME}.betas must lie in [0, 1), got {self.betas}")
         if self.activation not in get_args(Activation):
-            raise RequestError(
-                f"{METHOD}.activation is relu or leaky_relu, not {self.activation!r}"
-            )
+            raise RequestError(f"{NAME}.activation is relu or leaky_relu, not {self.activation!r}")
 
 
-_CONFIG = TypeAdapter(Config)
+class Wei2018(nn.Module):
+    """The autoencoder: patches (N, 1, S, S) in [0, 1] → the RMSE of each one's reconstruction (N,).
+
+    ``unit`` is the unit of the score.
+    """
+
+    pooling = ""
+
+    def __init__(self, activation: Activation, unit: str) -> None:
+        super().__init__()
+        self.network = autoencoder(activation)
+        self.unit = unit
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Root mean squared error of each patch, in the unit of the pixels."""
+        return rmse(self.network(patches).float(), patches)
 
 
-@dataclass(frozen=True, eq=False)
-class Wei2018:
-    """A trained autoencoder: a :class:`patchad.model.detector.PatchDetector`."""
+def build(config: Config, setting: Setting) -> Wei2018:
+    """The autoencoder before training.
 
-    card: ModelCard
-    network: nn.Module
-
-    def score(self, patches: Tensor) -> Tensor:
-        """Root mean squared error of each patch (N, 1, S, S) in [0, 1]: (N,), same unit."""
-        reconstructions: Tensor = self.network(patches)
-        return rmse(reconstructions, patches)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The weights and biases by layer."""
-        return self.network.state_dict()
+    Raises:
+        RequestError: a patch size that the network cannot halve five times.
+    """
+    check_patch_size(setting.patch_size)
+    return Wei2018(config.activation, SCORE_UNITS[setting.preprocessing.intensity])
 
 
-def fit(
-    config: Config,
-    data: TrainingSet,
-    *,
-    card: ModelCard,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    progress: Progress = silent,
-) -> PatchDetector:
+def learn(module: Wei2018, config: Config, data: TrainingSet, run: Run) -> None:
     """Train the autoencoder on negative patches.
 
     A network whose output no longer depends on its input is dead. With ReLU and so few channels
     that happens to some seeds, at their start or on the way, and no step can mend it, since no
     gradient reaches the first layer: looked for after each epoch. At the end, a network must redraw
     training patches better than each patch's own mean does; if not it is dead where all its
-    reconstructions are nearly one picture, and undertrained where they aren't. Either way it is
-    given up, and training starts again with seed + 1,000,000, then + 2,000,000 ….
+    reconstructions are nearly one picture, and undertrained where they aren't. Either way the try
+    is given up.
 
     Short trainings are judged more mildly at the end: below 300 steps nearly one picture, below
     1,000 an error above the own means' is no fault. Live networks linger at the picture of the mean
@@ -132,101 +119,48 @@ def fit(
     own mean on mini-MIAS (12 seeds), about 400 to 700 on locally normalised films (3 seeds).
     Another seed would be as short: the card says «undertrained» and the log warns.
 
-    Args:
-        config: this method's own table.
-        data: where patches are drawn, and how many tile the foreground.
-        card: a draft, without calibration.
-        seed: decides weights and patches.
-        device: where the bank is.
-        checkpoint: a file, written after each epoch; resumed from where it exists. It stays.
-        progress: told of each epoch and its mean squared error.
-
-    Returns:
-        The detector; its card has the seed that was used in the end, and notes on restarts.
-
     Raises:
-        RequestError: a patch size that the network cannot halve five times; a checkpoint of
-            another training.
-        TrainingError: no try gave a usable network, or the loss is no longer a number.
+        GivenUp: the network is dead, or redraws no better than means.
     """
-    check_patch_size(card.patch_size)
-    schedule = Schedule(
-        config.epochs,
-        config.patches_per_epoch or data.patches,
-        config.batch_size,
-        config.learning_rate,
-        config.betas,
+    bank, network = data.bank.to(run.device), module.network
+    patches = config.patches_per_epoch or data.patches
+    steps = math.ceil(patches / config.batch_size)
+    probe = bank.cut(bank.draw(_PROBED, epoch_generator(run.seed, 0)))
+
+    def draw(step: Step) -> Tensor:
+        count = min(config.batch_size, patches - step.index * config.batch_size)
+        return bank.draw(count, step.generator)
+
+    def losses(drawn: Tensor, step: Step) -> Iterator[tuple[str, Tensor]]:
+        yield "adam", squared_error(network, bank.cut(drawn))
+
+    def health(epoch: int) -> str:
+        if not is_dead(network, probe):
+            return ""
+        return f"dead after epoch {epoch}: it redraws every patch as the same picture"
+
+    train(
+        run,
+        {"network": network},
+        {"adam": torch.optim.Adam(network.parameters(), config.learning_rate, config.betas)},
+        epochs=config.epochs,
+        steps=steps,
+        draw=draw,
+        losses=losses,
+        health=health,
+        remedy=_LEAKY,
     )
-    digest = _digest(config, data, card, seed)
-    state = Checkpoint.read(checkpoint, digest) if checkpoint else None
-    first, notes = (state.attempt, state.notes) if state else (0, ())
-    for attempt in range(first, config.restarts):
-        own_seed = seed + attempt * _SEED_STEP
-        probe = data.bank.draw(_PROBED, epoch_generator(own_seed, 0))
-        network = build_network(config.activation, own_seed).to(device)
-        epochs = train_epochs(
-            network,
-            data.bank,
-            loss=squared_error,
-            schedule=schedule,
-            seed=own_seed,
-            checkpoint=checkpoint,
-            digest=digest,
-            attempt=attempt,
-            notes=notes,
-        )
-        stage = "training" if attempt == 0 else f"training, try {attempt + 1}"
-        fault = ""
-        for epoch, loss in epochs:
-            progress(stage, epoch, config.epochs, loss)
-            if is_dead(network, probe):
-                fault = f"dead after epoch {epoch}: it redraws every patch as the same picture"
-                break
-        if not fault and (shortfall := _compare_with_means(network, probe)):
-            kind = "dead" if is_flat(network, probe) else "undertrained"
-            if schedule.steps < _JUDGED_AFTER[kind]:
-                short = f"Undertrained, after only {schedule.steps} steps: {shortfall}."
-                notes = _noted(notes, short)
-            else:
-                fault = f"{kind} at the end: {shortfall}"
-        if not fault:
-            config_used = {**card.config, METHOD: asdict(config)}
-            return Wei2018(
-                replace(
-                    card,
-                    config=config_used,
-                    score_unit=SCORE_UNITS[card.preprocessing.intensity],
-                    seed=own_seed,
-                    notes=(*card.notes, *notes),
-                ),
-                network.eval().requires_grad_(False),
-            )
-        given_up = (
-            f"Try {attempt + 1} of {config.restarts}, seed {own_seed}, was given up; {fault}."
-        )
-        notes = _noted(notes, given_up)
-    raise TrainingError(_advice(notes))
+    shortfall = _compare_with_means(network, probe)
+    if not shortfall:
+        return
+    kind = "dead" if is_flat(network, probe) else "undertrained"
+    if config.epochs * steps >= _JUDGED_AFTER[kind]:
+        raise GivenUp(f"{kind} at the end: {shortfall}", _LEAKY if kind == "dead" else _LONGER)
+    run.note(f"Undertrained, after only {config.epochs * steps} steps: {shortfall}.")
 
 
-def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -> PatchDetector:
-    """The detector that was saved as ``card`` and ``tensors``.
-
-    Raises:
-        ModelError: they are not of this method.
-    """
-    try:
-        config = _CONFIG.validate_python(card.config.get(METHOD))
-        network = build_network(config.activation, 0)
-        network.load_state_dict(tensors)
-    except (ValidationError, RuntimeError) as error:
-        raise ModelError(
-            f"the model is not one of {METHOD} that this patchad can read: {error}; train anew"
-        ) from None
-    return Wei2018(card, network.to(device).eval().requires_grad_(False))
-
-
-def build_network(activation: Activation, seed: int) -> nn.Module:
-    """The paper's autoencoder, on the CPU: (N, 1, S, S) → (N, 1, S, S), S a multiple of 32.
+def autoencoder(activation: Activation) -> nn.Module:
+    """The paper's autoencoder: (N, 1, S, S) → (N, 1, S, S), S a multiple of 32.
 
     Eleven layers as the paper counts (input, five down, five up); shapes below for S = 128. The
     last layer is linear. Kernels are 3 × 3 and start as MONAI's blocks do (PyTorch's default). With
@@ -234,26 +168,24 @@ def build_network(activation: Activation, seed: int) -> nn.Module:
     He or Glorot, or with the last bias at the data's mean, were not shown to lose fewer in the end.
     """
     leaky = ("LEAKYRELU", {"negative_slope": _NEGATIVE_SLOPE})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(epoch_generator(seed, 0).initial_seed())
-        return AutoEncoder(
-            spatial_dims=2,
-            in_channels=1,  # 128 × 128 × 1
-            channels=_CHANNELS,  # 64 × 64 × 2, 32 × 32 × 4, 16 × 16 × 8, 8 × 8 × 16, 4 × 4 × 32
-            out_channels=1,  # and back the same way to 128 × 128 × 1
-            strides=(2,) * len(_CHANNELS),
-            kernel_size=3,
-            up_kernel_size=3,
-            act="RELU" if activation == "relu" else leaky,
-            norm=None,  # type: ignore[arg-type]  # MONAI hands it to Convolution, which takes None
-        )
+    return AutoEncoder(
+        spatial_dims=2,
+        in_channels=1,  # 128 × 128 × 1
+        channels=_CHANNELS,  # 64 × 64 × 2, 32 × 32 × 4, 16 × 16 × 8, 8 × 8 × 16, 4 × 4 × 32
+        out_channels=1,  # and back the same way to 128 × 128 × 1
+        strides=(2,) * len(_CHANNELS),
+        kernel_size=3,
+        up_kernel_size=3,
+        act="RELU" if activation == "relu" else leaky,
+        norm=None,  # type: ignore[arg-type]  # MONAI hands it to Convolution, which takes None
+    )
 
 
 def check_patch_size(size: int) -> None:
     """Refuse patches that cannot be halved five times (RequestError)."""
     if size < _SHRINKS or size % _SHRINKS:
         raise RequestError(
-            f"{METHOD} halves a patch {len(_CHANNELS)} times, so patch_size must be a multiple of "
+            f"{NAME} halves a patch {len(_CHANNELS)} times, so patch_size must be a multiple of "
             f"{_SHRINKS}; got {size} (the paper's is 128)"
         )
 
@@ -303,26 +235,18 @@ def _compare_with_means(network: nn.Module, patches: Tensor) -> str:
     return f"RMSE {own:.4f} on training patches, not below {mean:.4f} of each patch's own mean"
 
 
-def _noted(notes: tuple[str, ...], note: str) -> tuple[str, ...]:
-    _log.warning(note)
-    return (*notes, note)
-
-
-def _advice(notes: tuple[str, ...]) -> str:
-    """The message of a training that was given up."""
-    said = " ".join(notes)
-    remedies = [f"raise {METHOD}.epochs or {METHOD}.learning_rate"] * ("undertrained" in said)
-    remedies += ["use --config wei2018_leaky, whose units cannot die"] * ("dead" in said)
-    return f"no try gave a usable network. {said} {', or '.join(remedies).capitalize()}."
-
-
-def _digest(config: Config, data: TrainingSet, card: ModelCard, seed: int) -> str:
-    """Names a training: whatever must be the same for a resumed one to end the same."""
-    asked = [
-        asdict(config),
-        seed,
-        data.patches,
-        len(data.bank),
-        card_as_dict(replace(card, notes=(), versions={})),
-    ]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+METHOD = Method(
+    name=NAME,
+    family="reconstruction",
+    paper="Wei et al., Anomaly detection for medical images based on a one-class classification, "
+    "SPIE Medical Imaging 2018, doi 10.1117/12.2293408",
+    needs=Needs("negative images, of two patients at least; no labels of lesions"),
+    gives=Gives(
+        "patch",
+        "a score a patch (the RMSE of an autoencoder's reconstruction), stitched into a heatmap",
+        onnx=True,
+    ),
+    config=Config,
+    build=build,
+    learn=learn,
+)

@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from patchad.core.grid import PatchGrid
 from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.learn.loop import Checkpoint, epoch_generator, load_optimiser, optimiser_tensors
+from patchad.learn.checkpoint import Checkpoint, epoch_generator
+from patchad.learn.loop import load_optimiser, optimiser_tensors
 from patchad.learn.training_set import TrainingSet
 from patchad.methods import About
 from patchad.methods.parts.lesion_films import (
@@ -39,7 +40,9 @@ from patchad.methods.parts.lesion_films import (
 )
 from patchad.methods.parts.pooling import max_pool, mean_pool
 from patchad.methods.parts.scale import Standard
-from patchad.model.detector import ImageDetector, ModelCard, Response, card_as_dict
+from patchad.model.card import ModelCard, card_as_dict
+from patchad.model.detector import ImageDetector
+from patchad.model.scoring import Response
 from patchad.prepare.filters import Floats
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize
