@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from patchad.errors import RequestError
-from patchad.methods import METHODS, module_of
+from patchad.methods import METHODS, method_of
 from patchad.methods.configure import check_config, read_config, resolve
 from patchad.methods.declared import (
     body_parts,
@@ -163,7 +163,7 @@ def test_the_nearest_configuration_is_named() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_declared_options_are_those_of_the_method(method: str) -> None:
     declared = get_type_hints(declared_options(method))
-    real = get_type_hints(module_of(method).Config)
+    real = get_type_hints(method_of(method).config)
     assert [*declared] == [*real]
     assert {name: real[name] for name in real if declared[name] is not Any} == {
         name: kind for name, kind in declared.items() if kind is not Any
@@ -254,6 +254,18 @@ def test_members_have_names_of_their_own() -> None:
     }
     assert members("fused", own) == {"dae": ("dae", {"steps": 3}), "second": ("dae", {})}
     assert members("dae", own) == {}
+    config = read_config(
+        "chest",
+        ["fused.members.second.method=dae", "fused.members.second.options.steps=3"],
+    )
+    second = config.options.members["second"]
+    assert (second.method, second.weight, second.options.steps) == ("dae", 1.0, 3)
+    assert config.options.members["dae"].options.steps == 400
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declared_body_parts_are_those_of_the_method(method: str) -> None:
+    assert body_parts(method) == method_of(method).needs.body_parts
 
 
 @pytest.mark.parametrize("method", trainable())
@@ -262,7 +274,7 @@ def test_every_method_trains_by_its_name(method: str) -> None:
     assert config.method == method
     assert len(purpose_of(method)) > 20
     if method not in packaged():
-        assert config.options == module_of(method).Config()
+        assert config.options == method_of(method).config()
         use = {"breast": "mammography", "chest": "chest"}[config.preprocessing.body_part]
         assert config.preprocessing == read_config(use).preprocessing
         assert config.preprocessing.body_part == body_parts(method)[0]
