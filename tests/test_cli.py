@@ -310,7 +310,7 @@ def test_train_names_packaged_configurations_and_methods() -> None:
         ("inspect --voi l", ["lut"]),
         ("screen --voi w", ["window"]),
         ("train --config wei", ["wei2018", "wei2018_leaky"]),
-        ("train --config d", ["demo", "dae"]),
+        ("train --config da", ["dae"]),
         ("train --config ./my", ["./my.toml"]),
         ("eval", ["evaluate"]),
         ("evaluate --only", ["--only-screened"]),
