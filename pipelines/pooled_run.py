@@ -45,7 +45,7 @@ class Scale:
         number = [*fused.config.members].index(name)
         patches, maps, images = (
             (float(scale.centre[number]), float(scale.spread[number]))
-            for scale in (fused.scales[level] for level in ("patches", "maps", "images"))
+            for scale in (fused.patches, fused.maps, fused.images)
         )
         # Members without an image score of their own are pooled from patches, which shifts alike.
         return cls(patches, maps, patches if images == AS_IS else images)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from builders import stitch
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLosslessSV1
 
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening, Voi
 from patchad.export.write import write_image_kinds
 from patchad.model.calibration import Calibration, MarkCalibration, Shares

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import stitch
 from PIL import Image
 
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening
 from patchad.errors import RequestError
 from patchad.export.layer import palette

@@ -138,13 +138,13 @@ def draft_card(
 
 def require_one_kind(images: list[Negative], config: Config) -> None:
     """Refuse images whose scales or intents cannot be one model's."""
-    _one_intent(images)
+    one_intent(images)
     known = np.array([n.spacing_mm for n in images if n.spacing_mm is not None])
     if len(known) and config.preprocessing.spacing_mm is None:
         _require_one_scale(known, np.median(known, axis=0), len(images))
 
 
-def _one_intent(images: list[Negative]) -> bool:
+def one_intent(images: list[Negative]) -> bool:
     """Whether the images hold raw detector values; refuses some that do beside some that don't."""
     raw = sum(bool(n.source.for_processing) for n in images)
     if raw not in (0, len(images)):
@@ -187,7 +187,7 @@ def _describe(training: list[Negative], aside: list[Negative], plan: Plan) -> Tr
         modalities=tuple(sorted({n.source.modality for n in everything} - {""})),
         spacing_mm=(row, col) if known else None,
         brightness=(min(brightness), max(brightness)),
-        for_processing=_one_intent(everything),
+        for_processing=one_intent(everything),
         trained_on=pack_digests(negative.source.digest for negative in training),
         fit=fit_of([(negative.look, negative.patient) for negative in everything]),
     )

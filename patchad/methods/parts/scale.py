@@ -1,49 +1,36 @@
 """Numbers as negatives have them: 0 is a negative's median, 1 its standard deviation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 _LEAST = 1e-6  # of the spread: a constant stays a constant
 
 
-@dataclass(frozen=True, eq=False)
-class Standard:
-    """The median ``centre`` and standard deviation ``spread`` of K features: (K,) float64 each."""
+class NegativeScale(nn.Module):
+    """The median ``centre`` and standard deviation ``spread`` of K features: (K,) float32 each.
 
-    centre: NDArray[np.float64]
-    spread: NDArray[np.float64]
+    Until :meth:`learn` it leaves features as they are.
+    """
 
-    @classmethod
-    def of(cls, samples: NDArray[np.floating[Any]]) -> "Standard":
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(count))
+        self.register_buffer("spread", torch.ones(count))
+
+    def learn(self, samples: NDArray[np.floating[Any]]) -> None:
         """Learn from ``samples`` (n, K) of negatives; NaN is left out."""
         samples = samples.astype(np.float64)
-        spread = np.nanstd(samples, axis=0)
-        return cls(np.nanmedian(samples, axis=0), np.maximum(spread, _LEAST))
+        self.centre.copy_(torch.from_numpy(np.nanmedian(samples, axis=0)))
+        spread = np.maximum(np.nanstd(samples, axis=0), _LEAST)
+        self.spread.copy_(torch.from_numpy(spread))
 
-    @classmethod
-    def none(cls, count: int) -> "Standard":
-        """Leaves ``count`` features as they are."""
-        return cls(np.zeros(count), np.ones(count))
-
-    def __call__(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def forward(self, values: Tensor) -> Tensor:
         """``values`` (…, K) in standard deviations from the median: (…, K) float32."""
-        return ((values - self.centre) / self.spread).astype(np.float32)
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Both parts as ``name.centre`` and ``name.spread``, for a model folder."""
-        return {
-            f"{name}.centre": torch.from_numpy(self.centre),
-            f"{name}.spread": torch.from_numpy(self.spread),
-        }
-
-    @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor], name: str) -> "Standard":
-        """From what :meth:`tensors` gave; KeyError where it is missing."""
-        centre, spread = (tensors[f"{name}.{part}"].cpu() for part in ("centre", "spread"))
-        return cls(centre.double().numpy(), spread.double().numpy())
+        return (values - self.centre) / self.spread
