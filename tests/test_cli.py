@@ -265,7 +265,7 @@ def test_ctrl_c_is_130_and_json_too(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("patchad.methods.about", stop)
+    monkeypatch.setattr("patchad.methods.all_methods", stop)
     monkeypatch.setattr("patchad.commands.select.train_best", stop)
     arguments = [resumes, *([place["manifest"]] if hint else [])]
     result = patchad(*arguments, "--json")
@@ -310,7 +310,7 @@ def test_train_names_packaged_configurations_and_methods() -> None:
         ("inspect --voi l", ["lut"]),
         ("screen --voi w", ["window"]),
         ("train --config wei", ["wei2018", "wei2018_leaky"]),
-        ("train --config d", ["demo", "dae"]),
+        ("train --config da", ["dae"]),
         ("train --config ./my", ["./my.toml"]),
         ("eval", ["evaluate"]),
         ("evaluate --only", ["--only-screened"]),
@@ -370,7 +370,7 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
     def fault() -> None:
         raise ZeroDivisionError(read)  # as a library does that quotes what it read
 
-    monkeypatch.setattr("patchad.methods.about", fault)
+    monkeypatch.setattr("patchad.methods.all_methods", fault)
     result = patchad("-v", "methods")
     assert result.exit_code == 2
     assert "unexpected ZeroDivisionError at patchad/cli/methods.py:" in result.stderr
@@ -395,7 +395,7 @@ def test_what_the_system_refuses_is_no_fault_of_patchad(
     def refuse() -> None:
         raise error
 
-    monkeypatch.setattr("patchad.methods.about", refuse)
+    monkeypatch.setattr("patchad.methods.all_methods", refuse)
     result = patchad("methods")
     assert result.exit_code == 2
     assert said in result.stderr

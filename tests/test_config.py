@@ -254,6 +254,18 @@ def test_members_have_names_of_their_own() -> None:
     }
     assert members("fused", own) == {"dae": ("dae", {"steps": 3}), "second": ("dae", {})}
     assert members("dae", own) == {}
+    config = read_config(
+        "chest",
+        ["fused.members.second.method=dae", "fused.members.second.options.steps=3"],
+    )
+    second = config.options.members["second"]
+    assert (second.method, second.weight, second.options.steps) == ("dae", 1.0, 3)
+    assert config.options.members["dae"].options.steps == 400
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declared_body_parts_are_those_of_the_method(method: str) -> None:
+    assert body_parts(method) == method_of(method).needs.body_parts
 
 
 @pytest.mark.parametrize("method", trainable())
