@@ -1,6 +1,6 @@
 """What tests build from nothing: settings, prepared films, training sets, runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchad.core import patches
 from patchad.core.grid import PatchGrid, Weighting
@@ -20,7 +20,9 @@ from patchad.learn.run import Run
 from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.lesions.shapes import insert, opacity
 from patchad.methods import method_of
-from patchad.model.method import Setting
+from patchad.model.card import ModelCard
+from patchad.model.detector import Detector
+from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.phantoms.phantom import chest
 from patchad.prepare.film import Film
 from patchad.prepare.preprocess import Prepared, Preprocessing
@@ -98,6 +100,17 @@ def stitch(
 def run_with(seed: int = 0, setting: Setting | None = None, **rest: Any) -> Run:
     """A run on the CPU that tells nobody and keeps no checkpoint."""
     return Run(seed, CPU, setting or setting_with(), **rest)
+
+
+def detector_with(card: ModelCard, score: Callable[[Tensor], Tensor]) -> Detector:
+    """A detector whose function scores patches (N, 1, S, S): (N,)."""
+    method = Method(
+        card.method, "reconstruction", "none", Needs("nothing"), Gives("patch", "a score"),
+        type(None), lambda config, setting: nn.Module(), lambda module, config, data, run: None,
+    )  # fmt: skip
+    module = nn.Module()
+    module.forward = score  # type: ignore[method-assign]
+    return Detector(card, method, None, module)
 
 
 def fitted(name: str, config: Any, data: TrainingSet, run: Run | None = None) -> Fitted:

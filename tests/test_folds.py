@@ -45,14 +45,14 @@ def cross(study, config: Config, tmp_path_factory) -> tuple[Trained, Path, list[
     banks: list[weakref.ref] = []
     make = PatchBank.of
 
-    def watched(parts, size, device):
+    def watched(parts, size):
         def counted():
             for part in parts:
                 gc.collect()
                 alive.append(sum(bank() is not None for bank in banks))
                 yield part
 
-        bank = make(counted(), size, device)
+        bank = make(counted(), size)
         banks.append(weakref.ref(bank))
         return bank
 

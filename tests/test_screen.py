@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import means, stitch
+from builders import cut, means, stitch
 from PIL import Image
 from torch import nn
 
@@ -52,9 +52,9 @@ def test_scores_are_the_rmse_of_each_patch(film: Path, detector) -> None:
     radiograph = read_radiograph(film)
     grid = result.scores.grid
     which = np.flatnonzero(result.scores.scored)[[0, 5, -1]]
-    patches = torch.from_numpy(grid.cut(radiograph.pixels, which))[:, None]
+    patches = torch.from_numpy(cut(grid, radiograph.pixels, which))[:, None]
     with torch.inference_mode():
-        errors = (detector.network(patches) - patches).square().mean((1, 2, 3)).sqrt()
+        errors = (detector.module.network(patches) - patches).square().mean((1, 2, 3)).sqrt()
     np.testing.assert_allclose(result.scores.values[which], errors.numpy(), rtol=1e-5)
 
 

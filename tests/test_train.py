@@ -226,7 +226,7 @@ def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_pat
         ],
     )
     card = train(study.manifest, tmp_path / "model", config, device=CPU).card
-    assert (card.preprocessing.voi, card.format) == ("full", 3)
+    assert (card.preprocessing.voi, card.format) == ("full", 4)
     assert card.config["preprocessing"]["voi"] == "full"
     films = [row.path for row in read_manifest(study.manifest) if row.split == "test"][:1]
     model = tmp_path / "model"
