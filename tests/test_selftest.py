@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +135,6 @@ def test_the_contrast_at_which_half_are_found(shares, contrast) -> None:
     assert half_found(levels) == pytest.approx(contrast, nan_ok=True)
 
 
-@dataclass(frozen=True)
 @pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
 def test_found_are_those_that_outshine_the_third_brightest_spot(
     films, tmp_path: Path, right: bool
