@@ -30,7 +30,7 @@ from patchad.store.layouts import DEMO
 from patchad.store.run import overlay_path, read_run
 
 BodyPart = Literal["breast", "chest"]
-TRAIN_PATIENTS, TEST_PATIENTS = 12, 16  # of each study, two films each: it takes minutes, no more
+TRAIN_PATIENTS, TEST_PATIENTS = 12, 12  # of each study, two films each: it takes minutes, no more
 
 # What is shown of each body part, by the name of its folders: a configuration, and what is set.
 # In a chest the step from lung to bone drowns what local contrast still shows the autoencoder.
