@@ -30,6 +30,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pydicom
+import torch
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
 from pydicom.data import get_testdata_files
@@ -38,8 +39,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid
 from patchad.core.image import Heatmap, PatchScores, Screening
+from patchad.core.patches import stitch
 from patchad.errors import ImageError
 from patchad.export.dicom.taken import (
     ITEMS,
@@ -51,7 +53,7 @@ from patchad.export.dicom.taken import (
 )
 from patchad.export.write import write_image_kinds
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.detector import ModelCard, TrainingData
+from patchad.model.card import ModelCard, TrainingData
 from patchad.model.rarity import Rarity
 from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import Fault, How, Limits, Ready, read_ahead
@@ -264,10 +266,11 @@ def make_objects(ready: Ready, folder: Path, *, deidentify: bool) -> tuple[int, 
     grid = PatchGrid(radiograph.shape, 32, 32)
     scores = np.linspace(0, 2, len(grid), dtype=np.float32)
     shares = np.ones(len(grid), np.float32)
+    sewn = stitch(grid, torch.from_numpy(scores.copy()), weighting="mean", mask=None)
     screening = Screening(
         source=radiograph.source,
         scores=PatchScores(grid, scores, shares),
-        heatmap=Heatmap(stitch(grid, scores, weighting="mean"), "units", radiograph.spacing_mm),
+        heatmap=Heatmap(sewn.numpy(), "units", radiograph.spacing_mm),
         score=2.0,
         percentile=75.0,
         flagged=True,

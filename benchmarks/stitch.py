@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from monai.inferers.merger import AvgMerger
 
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid
+from patchad.core.patches import stitch
 
 REPEATS = 5
 GRID = PatchGrid((4096, 3328), 128, 64)  # a digital mammogram at the default stride
@@ -22,7 +23,7 @@ GRID = PatchGrid((4096, 3328), 128, 64)  # a digital mammogram at the default st
 
 def with_patchad(values: np.ndarray) -> np.ndarray:
     """One number a patch, as patchad holds them."""
-    return stitch(GRID, values, weighting="mean")
+    return stitch(GRID, torch.from_numpy(values), weighting="mean", mask=None).numpy()
 
 
 def with_monai(values: np.ndarray) -> np.ndarray:

@@ -28,14 +28,16 @@ from patchad.commands.evaluate import evaluate
 from patchad.commands.screen import screen_run
 from patchad.commands.train import train
 from patchad.commands.two_breasts import Side, compare_breasts, with_two_breasts
-from patchad.core.grid import PatchGrid
-from patchad.engine.screener import ScreenOptions
+from patchad.engine.screener import Screener, ScreenOptions
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole
-from patchad.methods import load
-from patchad.methods.configure import CalibrationConfig, read_config
+from patchad.methods import load, method_of
+from patchad.methods.configure import read_config
 from patchad.methods.fused import Fused
-from patchad.model.detector import card_as_dict, card_from_dict, save, score
+from patchad.model.card import card_as_dict, card_from_dict
+from patchad.model.config import CalibrationConfig
+from patchad.model.detector import Detector
+from patchad.model.folder import save
 from patchad.prepare.preprocess import prepare
 from patchad.read.manifest import read_manifest
 from patchad.read.read import read_entry
@@ -220,13 +222,13 @@ def _run_arm(
 def _scale(arm: CrossArm, run: Run, models: Path, device: torch.device) -> Scale:
     """What brings the arm's folds to one scale; see ``NOTES``."""
     if arm.member:
-        return Scale.of_member(_fused(models / Path(arm.config).stem, device), arm.member)
+        return Scale.of_member(_fused(models / Path(arm.config).stem, device).module, arm.member)
     return Scale.of_negatives(run) if arm.standardise else Scale()
 
 
-def _fused(model: Path, device: torch.device) -> Fused:
+def _fused(model: Path, device: torch.device) -> Detector:
     found = load(model, device)
-    if not isinstance(found, Fused):
+    if not isinstance(found.module, Fused):
         raise RequestError(f"{model} holds no fused detector, so it has no members")
     return found
 
@@ -288,14 +290,20 @@ def save_member(
 ) -> None:
     """Save one member of a fused model as a model, calibrated on the same negatives set aside."""
     fused = _fused(model, device)
-    member = fused.members[[*fused.config.members].index(name)]
-    card = fused.card
-    aside = []
+    number = [*fused.options.members].index(name)
+    member, module = fused.options.members[name], fused.module.members[number]
+    card = replace(
+        fused.card,
+        method=member.method,
+        config={**fused.card.config, member.method: asdict(member.options)},
+        score_unit=module.unit,
+        patch_pooling=module.pooling,
+    )
+    single = Detector(card, method_of(member.method), member.options, module)
+    screener, aside = Screener(single), []
     for row in read_manifest(training):
         if row.split == "validation":
-            prepared = prepare(read_entry(row), card.preprocessing)
-            grid = PatchGrid(prepared.pixels.shape, card.patch_size, card.stride)
-            scored = score(member, prepared, grid)
+            scored = screener.score(prepare(read_entry(row), card.preprocessing))
             side = Side(row.patient_id, row.study_id, row.view, row.laterality)
             aside.append(NegativeImage.of(row.patient_id, side, scored))
-    save(member, folder, calibrate(aside, rule))
+    save(single, folder, calibrate(aside, rule))

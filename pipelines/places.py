@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchad.evaluation.figures import estimate
+from patchad.evaluation.estimate import estimate
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import auroc, rank, resample, weighted_mean
 from patchad.evaluation.truth import lay_beside

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from patchad.errors import RequestError
-from patchad.export.marks_table import read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
 from patchad.methods.fused import Fused
 from patchad.model.calibration import Shares
+from patchad.store.marks_table import read_marks, write_marks_table
 from patchad.store.run import Run, heatmap_path, patches_path, write_run
 
 Shift = tuple[float, float]  # centre and spread
@@ -45,7 +45,7 @@ class Scale:
         number = [*fused.config.members].index(name)
         patches, maps, images = (
             (float(scale.centre[number]), float(scale.spread[number]))
-            for scale in (fused.scales[level] for level in ("patches", "maps", "images"))
+            for scale in (fused.patches, fused.maps, fused.images)
         )
         # Members without an image score of their own are pooled from patches, which shifts alike.
         return cls(patches, maps, patches if images == AS_IS else images)

@@ -28,8 +28,9 @@ from patchad.errors import RequestError
 from patchad.files.claim import claimed
 from patchad.files.clearing import Layout
 from patchad.files.whole import write_whole
-from patchad.methods.configure import Config, read_config
-from patchad.model.detector import ModelCard, versions
+from patchad.methods.configure import read_config
+from patchad.model.card import ModelCard, versions
+from patchad.model.config import Config
 
 STUDY = Layout("study", ("results.md", "results.csv", "facts.csv"))
 log = logging.getLogger("study")

@@ -9,7 +9,8 @@ import torch
 from hypothesis import settings
 
 from patchad.commands.train import train
-from patchad.methods.configure import Config, read_config
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.phantoms.phantom import phantom_set
 
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from builders import stitch
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLosslessSV1
 
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening, Voi
 from patchad.export.write import write_image_kinds
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.detector import ModelCard, TrainingData
+from patchad.model.card import ModelCard, TrainingData
 from patchad.model.rarity import Rarity
 from patchad.phantoms.phantom import chest, mammogram, write_dicom
 from patchad.prepare.preprocess import Preprocessing
@@ -122,6 +123,10 @@ def film(path: Path, case: str) -> Path:
             del data.ImageLaterality
     data.save_as(path)
     return path
+
+
+def no_picture() -> np.ndarray:
+    raise AssertionError("nothing here draws an overlay")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,16 @@ from patchad import methods
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Foreground
 from patchad.errors import ImageError, ModelError, RequestError, TrainingError
-from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet, foreground_corners
+from patchad.learn.patch_bank import PatchBank, foreground_corners
+from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.lesions.shapes import calcification_cluster, insert
 from patchad.methods.filters import calcification
 from patchad.methods.filters.calcification import Config, Ordinary, draw_clusters
 from patchad.methods.parts.specks import find_specks
 from patchad.model import detector as models
-from patchad.model.detector import Detector, ImageDetector, ModelCard, Response, TrainingData
+from patchad.model.card import ModelCard, TrainingData
+from patchad.model.detector import Detector, ImageDetector
+from patchad.model.scoring import Response
 from patchad.phantoms import phantom
 from patchad.prepare.preprocess import Prepared, Preprocessing
 

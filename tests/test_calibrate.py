@@ -11,8 +11,8 @@ from patchad.commands.calibrate import NegativeImage, calibrate, told_of
 from patchad.commands.two_breasts import Side
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
+from patchad.engine.screener import Scored
 from patchad.errors import TrainingError
-from patchad.methods.configure import CalibrationConfig
 from patchad.model.calibration import (
     Shares,
     conformal_rank,
@@ -22,7 +22,7 @@ from patchad.model.calibration import (
     pool,
     promised_rate,
 )
-from patchad.model.detector import Scored
+from patchad.model.config import CalibrationConfig
 
 
 def negative(patient: str, *values: float) -> NegativeImage:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from patchad.cli import console
 from patchad.cli.app import app, main
-from patchad.cli.console import voice
+from patchad.cli.console import output
+from patchad.methods.declared import trainable
 from patchad.model.configurations import packaged, purpose
 from patchad.read.manifest import read_manifest
 
@@ -100,6 +101,9 @@ train {film} --config wei2081 | no configuration 'wei2081' (did you mean wei2018
 train {film} --config {typo} | typo.toml: wei2018.epoch: no such option (did you mean epochs?)
 train {film} --set epochs=5 | epochs: no such option (did you mean wei2018.epochs?)
 train {film} --set wei2018.epochs=five | wei2018.epochs: Input should be a valid integer
+train {film} --config fused | fused puts other methods together, and names none itself
+train {film} --config mammography --set steps=5 | fused.members.synthetic_lesions.options.steps?
+train {film} --config ade | no configuration 'ade' (did you mean dae?)
 train {film} --set epochs | --set takes KEY=VALUE, such as wei2018.epochs=5; got 'epochs'
 train {film} --config mammography --set wei2018.epochs=5 | wei2018 is not its method, which is fused
 evaluate nowhere --truth {manifest} | nowhere is not a whole run (it does not exist)
@@ -235,15 +239,15 @@ def test_json_has_the_rows_of_a_run_though_some_failed(study, place, tmp_path: P
 
 
 def test_json_holds_no_nan_and_no_numpy(capsys: pytest.CaptureFixture[str]) -> None:
-    console.voice.begin(["--json"])
-    console.tell(
+    console.output.begin(["--json"])
+    console.print_result(
         {
             "a": math.nan, "b": [np.float32(0.5), np.inf, np.array([1, 2])], "c": Path("x"),
             "d": (True, None), 3: Wrong("why"),
         },
         [],
     )  # fmt: skip
-    console.voice.begin([])
+    console.output.begin([])
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
         "a": None, "b": [0.5, None, [1, 2]], "c": "x", "d": [True, None], "3": {"reason": "why"},
     }  # fmt: skip
@@ -261,7 +265,7 @@ def test_ctrl_c_is_130_and_json_too(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("patchad.methods.about", stop)
+    monkeypatch.setattr("patchad.methods.all_methods", stop)
     monkeypatch.setattr("patchad.commands.select.train_best", stop)
     arguments = [resumes, *([place["manifest"]] if hint else [])]
     result = patchad(*arguments, "--json")
@@ -288,10 +292,13 @@ def test_nobody_reading_the_output_is_no_fault(place, asked: str) -> None:
     assert "Broken" not in said
 
 
-def test_train_names_the_packaged_configurations() -> None:
+def test_train_names_packaged_configurations_and_methods() -> None:
     shown = " ".join(patchad("train", "--help").output.split())
     for name, path in packaged().items():
         assert f"{name}: {purpose(path)}" in shown
+    for name in trainable():
+        assert f"{name}: " in shown
+    assert " fused: " not in shown
 
 
 @pytest.mark.parametrize(
@@ -303,6 +310,7 @@ def test_train_names_the_packaged_configurations() -> None:
         ("inspect --voi l", ["lut"]),
         ("screen --voi w", ["window"]),
         ("train --config wei", ["wei2018", "wei2018_leaky"]),
+        ("train --config da", ["dae"]),
         ("train --config ./my", ["./my.toml"]),
         ("eval", ["evaluate"]),
         ("evaluate --only", ["--only-screened"]),
@@ -350,7 +358,7 @@ def test_the_run_holds_the_command_as_typed_even_if_it_is_no_text(
     monkeypatch.setattr(sys, "argv", ["/usr/bin/patchad", *typed])
     with pytest.raises(SystemExit) as ended:
         main()
-    monkeypatch.setattr(voice, "command", ())
+    monkeypatch.setattr(output, "command", ())
     assert ended.value.code == 0
     assert r"results: " + str(tmp_path) + r"/a\udcff" in capfd.readouterr().out
     assert json.loads((out / "run.json").read_text())["command"] == ["patchad", *typed]
@@ -362,10 +370,10 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
     def fault() -> None:
         raise ZeroDivisionError(read)  # as a library does that quotes what it read
 
-    monkeypatch.setattr("patchad.methods.about", fault)
+    monkeypatch.setattr("patchad.methods.all_methods", fault)
     result = patchad("-v", "methods")
     assert result.exit_code == 2
-    assert "unexpected ZeroDivisionError at patchad/cli/models.py:" in result.stderr
+    assert "unexpected ZeroDivisionError at patchad/cli/methods.py:" in result.stderr
     assert "Doe" not in result.output
     assert "Traceback" not in result.stderr
 
@@ -378,7 +386,7 @@ def test_a_fault_of_patchad_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> 
             "/films cannot be used (Permission den",
         ),
         (OSError(28, "No space left on device"), "a file cannot be used (No space left on device)"),
-        (OSError("odd"), "the system refused (OSError at patchad/cli/models.py:"),
+        (OSError("odd"), "the system refused (OSError at patchad/cli/methods.py:"),
     ],
 )
 def test_what_the_system_refuses_is_no_fault_of_patchad(
@@ -387,7 +395,7 @@ def test_what_the_system_refuses_is_no_fault_of_patchad(
     def refuse() -> None:
         raise error
 
-    monkeypatch.setattr("patchad.methods.about", refuse)
+    monkeypatch.setattr("patchad.methods.all_methods", refuse)
     result = patchad("methods")
     assert result.exit_code == 2
     assert said in result.stderr

@@ -5,16 +5,33 @@ from typing import Any, get_type_hints
 import pytest
 
 from patchad.errors import RequestError
-from patchad.methods import METHODS, module_of
+from patchad.methods import METHODS, method_of
 from patchad.methods.configure import check_config, read_config, resolve
-from patchad.methods.declared import declared_options
-from patchad.model.configurations import packaged, purpose
+from patchad.methods.declared import (
+    body_parts,
+    declared_options,
+    members,
+    purpose_of,
+    trainable,
+)
+from patchad.model.configurations import merge, packaged, purpose
 
 
 def test_every_packaged_configuration_is_valid() -> None:
     assert "wei2018" in packaged()
     for name in packaged():
         read_config(name)
+
+
+RESOLVED = json.loads(Path(__file__).with_name("resolved_configurations.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted(RESOLVED))
+def test_a_packaged_configuration_resolves_to_what_results_were_measured_with(name: str) -> None:
+    content = json.loads(json.dumps(read_config(name).as_dict()))
+    for member in content.get("fused", {}).get("members", {}).values():
+        member.pop("method", None)  # its name, here
+    assert content == RESOLVED[name]
 
 
 def test_wei2018_is_as_published() -> None:
@@ -104,6 +121,29 @@ def test_a_packaged_configuration_says_in_a_line_what_it_is_for(name: str) -> No
             "steps=5",
             "(did you mean fused.members.synthetic_lesions.options.steps?)",
         ),
+        (
+            "mammography",
+            "fused.members.synthetic_lesions.steps=5",
+            "(did you mean fused.members.synthetic_lesions.options.steps?)",
+        ),
+        (
+            "mammography",
+            "fused.members.calcification.options.steps=5",
+            "(did you mean fused.members.synthetic_lesions.options.steps?)",
+        ),
+        ("mammography", "fused.steps=5", "fused.members.synthetic_lesions.options.steps?)"),
+        ("mammography", "fused.members.dea.weight=1", "'dea' for a member (did you mean dae?)"),
+        ("mammography", "fused.members.fused.weight=1", "no method 'fused' for a member"),
+        ("wei2018", "epoch=5", "epoch: no such option (did you mean wei2018.epochs?)"),
+        ("wei2018", "preprocessing.stride=5", "(did you mean stride?)"),
+        ("wei2018", "preprocessing.held_out=0.2", "(did you mean split.held_out?)"),
+        ("wei2018", "wei2018.folds=3", "(did you mean calibration.folds?)"),
+        ("wei2018", "base=chest", "base: no such option"),
+        (
+            "mammography",
+            "fused.members.dae=false",
+            "there is none of this name; there are convergence, synthetic_lesions, calcification",
+        ),
     ],
 )
 def test_what_was_meant_is_said_before_and_when_the_method_is_there(
@@ -123,7 +163,7 @@ def test_the_nearest_configuration_is_named() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_declared_options_are_those_of_the_method(method: str) -> None:
     declared = get_type_hints(declared_options(method))
-    real = get_type_hints(module_of(method).Config)
+    real = get_type_hints(method_of(method).config)
     assert [*declared] == [*real]
     assert {name: real[name] for name in real if declared[name] is not Any} == {
         name: kind for name, kind in declared.items() if kind is not Any
@@ -139,3 +179,110 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         read_config(str(path))
     with pytest.raises(RequestError, match="no configuration"):
         read_config(str(tmp_path / "missing.toml"))
+
+
+def test_a_base_is_merged_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "site.toml").write_text(
+        'base = "wei2018"\nstride = 32\n[preprocessing]\nspacing_mm = 0.1\n'
+        "[wei2018]\nbetas = [0.5, 0.9]\n"
+    )
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "parts/site.toml"\n[preprocessing]\nvoi = "lut"\n')
+    config, published = read_config(str(mine), ["wei2018.epochs=2"]), read_config("wei2018")
+    assert (config.stride, config.patch_size) == (32, published.patch_size)
+    assert (config.preprocessing.voi, config.preprocessing.spacing_mm) == ("lut", 0.1)
+    assert config.options.betas == (0.5, 0.9)
+    assert (config.options.epochs, config.options.batch_size) == (2, 200)
+    assert config.calibration == published.calibration
+
+
+def test_tables_are_merged_and_everything_else_is_replaced() -> None:
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+    assert merge(base, {"a": {"y": [3], "z": {"deep": 1}}}, "") == {
+        "a": {"x": 1, "y": [3], "z": {"deep": 1}},
+        "b": 3,
+    }
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
+    with pytest.raises(RequestError, match="mine: b is not a table; it is 3"):
+        merge(base, {"b": {"x": 1}}, "mine")
+
+
+def test_bases_in_a_circle_are_named(tmp_path: Path) -> None:
+    for name, base in {"a": "b", "b": "c", "c": "b"}.items():
+        (tmp_path / f"{name}.toml").write_text(f'base = "{base}.toml"\n')
+    with pytest.raises(RequestError, match=r"circle: .*a\.toml → .*b\.toml → .*c\.toml → .*b\.to"):
+        read_config(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ('"use/mamogram"', r"no base 'use/mamogram' \(did you mean use/mammogram\?\)"),
+        ("3", "a name or a path in quotes; got 3"),
+        ('"use/chest"', "method is None"),
+    ],
+)
+def test_a_wrong_base_is_named(tmp_path: Path, base: str, said: str) -> None:
+    (tmp_path / "mine.toml").write_text(f"base = {base}\n")
+    with pytest.raises(RequestError, match=said):
+        read_config(str(tmp_path / "mine.toml"))
+
+
+def test_another_method_than_the_bases_leaves_its_table_behind(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "mammography"\nmethod = "convergence"\n')
+    assert read_config(str(mine)).method == "convergence"
+    assert read_config(str(mine)).preprocessing == read_config("mammography").preprocessing
+
+
+def test_a_member_can_be_taken_away(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "mammography"\n[fused.members]\ncalcification = false\n')
+    assert [*read_config(str(mine)).options.members] == ["convergence", "synthetic_lesions"]
+    config = read_config("mammography", ["fused.members.convergence=false"])
+    assert [*config.options.members] == ["synthetic_lesions", "calcification"]
+
+
+def test_members_have_names_of_their_own() -> None:
+    own = {
+        "members": {
+            "dae": {"weight": 2, "options": {"steps": 3}},
+            "second": {"method": "dae"},
+            "wrong": 3,
+        }
+    }
+    assert members("fused", own) == {"dae": ("dae", {"steps": 3}), "second": ("dae", {})}
+    assert members("dae", own) == {}
+    config = read_config(
+        "chest",
+        ["fused.members.second.method=dae", "fused.members.second.options.steps=3"],
+    )
+    second = config.options.members["second"]
+    assert (second.method, second.weight, second.options.steps) == ("dae", 1.0, 3)
+    assert config.options.members["dae"].options.steps == 400
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declared_body_parts_are_those_of_the_method(method: str) -> None:
+    assert body_parts(method) == method_of(method).needs.body_parts
+
+
+@pytest.mark.parametrize("method", trainable())
+def test_every_method_trains_by_its_name(method: str) -> None:
+    config = read_config(method)
+    assert config.method == method
+    assert len(purpose_of(method)) > 20
+    if method not in packaged():
+        assert config.options == method_of(method).config()
+        use = {"breast": "mammography", "chest": "chest"}[config.preprocessing.body_part]
+        assert config.preprocessing == read_config(use).preprocessing
+        assert config.preprocessing.body_part == body_parts(method)[0]
+
+
+def test_fused_alone_has_no_members() -> None:
+    with pytest.raises(RequestError, match="use mammography or chest") as caught:
+        check_config("fused")
+    for name in ("mammography", "chest"):
+        assert name in str(caught.value)
+        assert read_config(name).method == "fused"

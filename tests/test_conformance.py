@@ -37,7 +37,7 @@ from pydicom.uid import JPEGLosslessSV1, RLELossless
 
 from patchad.commands.push import push
 from patchad.export.write import write_image_kinds, write_run_kinds
-from patchad.model.detector import card_as_dict
+from patchad.model.card import card_as_dict
 from patchad.read.quiet import quiet
 from patchad.read.read import read_radiograph
 from patchad.store.run import done_row, write_run

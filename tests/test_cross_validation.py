@@ -14,11 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from patchad.core.image import Heatmap
 from patchad.errors import RequestError
-from patchad.export.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.export.tiff import read_heatmap, write_heatmap
-from patchad.methods.fused import Fused
-from patchad.methods.parts.scale import Standard
+from patchad.methods.parts.scale import NegativeScale
 from patchad.read.manifest import read_manifest
+from patchad.store.marks_table import COLUMNS, read_marks, write_marks_table
 from patchad.store.run import ImageRow, Run, heatmap_path, patches_path, read_run, write_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))  # scripts, not a package
@@ -142,19 +141,24 @@ def test_folds_are_pooled_on_one_scale(tmp_path: Path) -> None:
 
 
 def test_members_are_on_the_scale_of_their_fusion() -> None:
-    def fusion(images: Standard) -> Fused:
-        scales = {
-            "patches": Standard(np.array([1.0, 2.0]), np.array([3.0, 4.0])),
-            "maps": Standard(np.array([5.0, 6.0]), np.array([7.0, 8.0])),
-            "images": images,
-        }
-        config = SimpleNamespace(members={"dae": None, "convergence": None})
-        return Fused(None, config, (), scales, np.zeros(0))
+    def scale(centre: tuple[float, float], spread: tuple[float, float]) -> NegativeScale:
+        found = NegativeScale(2)
+        found.centre.copy_(torch.tensor(centre))
+        found.spread.copy_(torch.tensor(spread))
+        return found
 
-    pooled = pooled_run.Scale.of_member(fusion(Standard.none(2)), "convergence")
+    def fusion(images: NegativeScale) -> SimpleNamespace:
+        return SimpleNamespace(
+            config=SimpleNamespace(members={"dae": None, "convergence": None}),
+            patches=scale((1, 2), (3, 4)),
+            maps=scale((5, 6), (7, 8)),
+            images=images,
+        )
+
+    pooled = pooled_run.Scale.of_member(fusion(NegativeScale(2)), "convergence")
     assert pooled == pooled_run.Scale((2, 4), (6, 8), (2, 4))
-    own = Standard(np.array([0.5, 9.0]), np.array([0.1, 9.0]))
-    assert pooled_run.Scale.of_member(fusion(own), "dae").images == (0.5, 0.1)
+    own = pooled_run.Scale.of_member(fusion(scale((0.5, 9), (0.25, 9))), "dae")
+    assert own.images == (0.5, 0.25)
 
 
 def test_places_count_only_where_the_heatmap_speaks(tmp_path: Path) -> None:

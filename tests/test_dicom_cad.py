@@ -27,7 +27,7 @@ from test_dicom_out import (
 from patchad.commands.export import export
 from patchad.errors import ImageError, RequestError
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
-from patchad.model.detector import card_as_dict
+from patchad.model.card import card_as_dict
 from patchad.store.run import done_row, write_run
 
 PATIENT = {

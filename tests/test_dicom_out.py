@@ -19,6 +19,7 @@ from dicom_builders import (
     assert_conforms,
     film,
     items,
+    no_picture,
     pixels_of,
     screened,
     write,
@@ -28,8 +29,9 @@ from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 
 from patchad.errors import ImageError
-from patchad.export.dicom.ko import key_objects
-from patchad.export.dicom.object import Maker, finding, obstacle, write_object
+from patchad.export.dicom.header import obstacle
+from patchad.export.dicom.ko import Selection, key_objects
+from patchad.export.dicom.object import Maker, finding, write_object
 from patchad.export.write import write_image_kinds
 from patchad.phantoms.phantom import mammogram, write_dicom
 from patchad.read.read import read_radiograph
@@ -238,7 +240,7 @@ def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
     grey = np.rint(read_radiograph(breast.film).pixels * 255).astype(np.uint8)
     Image.fromarray(grey).save(tmp_path / "film.png")
     radiograph, screening = screened(tmp_path / "film.png", LESIONS)
-    assert finding(screening, CARD) is None
+    assert finding(screening, CARD, no_picture) is None
     told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
     assert told.passed_over == ""  # nobody expects any
     assert (tmp_path / "overlays" / "a.png").exists()
@@ -277,10 +279,10 @@ def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) ->
     _, screening = screened(path, LESIONS)
     write_dicom(mammogram(np.random.default_rng(1), shape=SHAPE), path, patient_id="other")
     with pytest.raises(ImageError, match="no longer the one that was screened"):
-        finding(screening, CARD)
+        finding(screening, CARD, no_picture)
     path.unlink()
     with pytest.raises(ImageError, match="is gone"):
-        finding(screening, CARD)
+        finding(screening, CARD, no_picture)
 
 
 def test_a_modality_and_a_voi_table_are_taken_over(breast: Written, tmp_path: Path) -> None:
@@ -310,7 +312,7 @@ def test_key_objects_are_the_flagged_images_of_a_study(breast: Written, tmp_path
     headers[1].SOPInstanceUID = headers[1].file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     maker = Maker(CARD)
     path = tmp_path / "dicom" / "study" / "ko.dcm"
-    write_object(path, headers[0], maker, lambda: key_objects(headers, maker))
+    write_object(path, headers[0], maker, lambda: key_objects(Selection(headers, maker)))
     selection = pydicom.dcmread(path)
     (title,) = selection.ConceptNameCodeSequence
     assert title.CodeMeaning == "For Research"
@@ -321,7 +323,9 @@ def test_key_objects_are_the_flagged_images_of_a_study(breast: Written, tmp_path
     assert not any("ConceptNameCodeSequence" in image for image in images)
     assert selection.StudyInstanceUID == breast.header.StudyInstanceUID
     assert selection.PatientID == breast.header.PatientID
-    again, other = key_objects(headers[::-1], maker), key_objects(headers[:1], maker)
+    again, other = (
+        key_objects(Selection(chosen, maker)) for chosen in (headers[::-1], headers[:1])
+    )
     assert again.SOPInstanceUID == selection.SOPInstanceUID != other.SOPInstanceUID
     assert again.SeriesInstanceUID == other.SeriesInstanceUID
     assert_conforms(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_builders import CARD, KINDS, LESIONS, assert_conforms, film, screened
+from dicom_builders import CARD, KINDS, LESIONS, assert_conforms, film, no_picture, screened
 from hostile_headers import NAMED, complete, spoilt
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -56,7 +56,7 @@ def test_a_header_with_one_illegal_element_gives_legal_objects(
         if illegal:
             name = pydicom.datadict.dictionary_description(illegal)
             assert any(name in note and "not legal" in note for note in taken.notes)
-        found = Finding(taken, screening, Maker(CARD))
+        found = Finding(taken, screening, Maker(CARD), no_picture)
         path = tmp_path / "dicom" / str(number) / "gsps.dcm"
         write_object(path, taken.header, found.maker, partial(presentation_state, found))
     assert_conforms(tmp_path)

@@ -7,18 +7,19 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_builders import CARD, KINDS, LESIONS, film, screened, write
+from dicom_builders import CARD, KINDS, LESIONS, film, no_picture, screened, write
 
 from patchad.commands.export import export
 from patchad.commands.screen import screen_run
 from patchad.core.image import PatchScores, Screening
 from patchad.core.turn import MIRRORED
 from patchad.engine.screener import ScreenOptions
-from patchad.export.dicom.ko import key_objects
+from patchad.export.dicom.ko import Selection, key_objects
 from patchad.export.dicom.object import Finding, Maker, finding
+from patchad.export.dicom.sr import KIND as SR
 from patchad.export.dicom.taken import take_over
 from patchad.export.write import write_image_kinds, write_run_kinds
-from patchad.model.detector import ModelCard, card_as_dict
+from patchad.model.card import ModelCard, card_as_dict
 from patchad.read.manifest import read_manifest
 from patchad.store.run import done_row, write_run
 
@@ -34,7 +35,7 @@ def screening(breast: Path) -> Screening:
 
 
 def found(screening: Screening, card: ModelCard = CARD, **how: bool) -> Finding:
-    made = finding(screening, card, **how)
+    made = finding(screening, card, no_picture, **how)
     assert made is not None
     return made
 
@@ -93,7 +94,7 @@ def test_a_score_that_differs_by_rounding_alone_is_the_same(screening: Screening
 def test_another_threshold_another_model_another_version(screening: Screening, monkeypatch) -> None:
     before, series = (
         found(screening).uid("sr"),
-        Maker(CARD).identity("sr", "")["series_instance_uid"],
+        Maker(CARD).identity(SR)["series_instance_uid"],
     )
     stricter = dataclasses.replace(CARD.calibrated, image_threshold=1.75)
     for card in (
@@ -106,7 +107,7 @@ def test_another_threshold_another_model_another_version(screening: Screening, m
     monkeypatch.setattr("patchad.export.dicom.object.__version__", "0.0.0")
     assert found(screening).uid("sr") != before
     # what a series says of its equipment is true of all that is in it
-    assert Maker(CARD).identity("sr", "")["series_instance_uid"] != series
+    assert Maker(CARD).identity(SR)["series_instance_uid"] != series
 
 
 def test_those_of_a_selection_are_of_the_images_in_it(breast: Path) -> None:
@@ -114,7 +115,7 @@ def test_those_of_a_selection_are_of_the_images_in_it(breast: Path) -> None:
     headers[1].SOPInstanceUID = "1.2.3"
     maker = Maker(CARD)
     both, again, one = (
-        key_objects(chosen, maker) for chosen in (headers, headers[::-1], headers[:1])
+        key_objects(Selection(chosen, maker)) for chosen in (headers, headers[::-1], headers[:1])
     )
     assert both.SOPInstanceUID == again.SOPInstanceUID
     assert both.SOPInstanceUID != one.SOPInstanceUID

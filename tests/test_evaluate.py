@@ -13,10 +13,11 @@ from sklearn import metrics as reference
 from patchad.commands.evaluate import evaluate, summary
 from patchad.core.image import Heatmap
 from patchad.errors import OutputError, RequestError
-from patchad.export.marks_table import stored_marks, write_marks
+from patchad.export.stored_marks import stored_marks
 from patchad.export.tiff import write_heatmap
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
 from patchad.model.rarity import Rarity
+from patchad.store.marks_table import write_marks
 from patchad.store.run import ImageRow, heatmap_path, patches_path, write_run
 
 CPU = torch.device("cpu")

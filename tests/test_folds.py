@@ -16,10 +16,11 @@ from patchad.commands.negatives import Negative, Tiles
 from patchad.commands.train import Trained, train
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores, Source
+from patchad.engine.screener import Scored
 from patchad.errors import ModelError, RequestError
-from patchad.learn.training_set import PatchBank
-from patchad.methods.configure import Config, read_config
-from patchad.model.detector import Scored
+from patchad.learn.patch_bank import PatchBank
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.read.manifest import ManifestRow, read_manifest
 
 CPU = torch.device("cpu")
@@ -44,14 +45,14 @@ def cross(study, config: Config, tmp_path_factory) -> tuple[Trained, Path, list[
     banks: list[weakref.ref] = []
     make = PatchBank.of
 
-    def watched(parts, size, device):
+    def watched(parts, size):
         def counted():
             for part in parts:
                 gc.collect()
                 alive.append(sum(bank() is not None for bank in banks))
                 yield part
 
-        bank = make(counted(), size, device)
+        bank = make(counted(), size)
         banks.append(weakref.ref(bank))
         return bank
 

@@ -4,26 +4,27 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from builders import prepared, setting_with
+from torch import nn
 
 from patchad.commands.export import export
 from patchad.commands.screen import screen_run
 from patchad.commands.train import train
 from patchad.core.grid import PatchGrid
-from patchad.core.image import Foreground
 from patchad.engine.marks import marks
-from patchad.engine.screener import ScreenOptions, screen
+from patchad.engine.screener import Screener, ScreenOptions, screen
 from patchad.errors import ModelError, RequestError
-from patchad.methods import load
+from patchad.methods import load, method_of
 from patchad.methods.configure import read_config
 from patchad.methods.fused import Config, Fused, Member
-from patchad.methods.parts.scale import Standard
-from patchad.model.detector import Response, read_card, save, score
-from patchad.prepare.preprocess import Prepared, prepare
+from patchad.model.folder import save, write_model
+from patchad.model.scoring import Response
+from patchad.prepare.film import Film, tissue
+from patchad.prepare.preprocess import prepare
 from patchad.read.read import read_radiograph
 
 CPU = torch.device("cpu")
@@ -49,60 +50,77 @@ def run(study, model: Path, tmp_path_factory) -> Path:
     return out
 
 
-class Planted:
-    """Says its map; a stand-in for a member."""
+class Planted(nn.Module):
+    """Gives its map and its patch scores; a stand-in for a member."""
 
-    def __init__(self, card, values, patches, scale=1.0, shift=0.0):
-        self.card = card
-        self.values, self.patches = scale * values + shift, scale * patches + shift
+    unit, pooling = "none", "none"
 
-    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+    def __init__(self, values: torch.Tensor, patches: torch.Tensor) -> None:
+        super().__init__()
+        self.values, self.patches = values, patches
+
+    def forward(self, film: Film, grid: PatchGrid) -> Response:
         return Response(self.values, self.patches)
 
-    def tensors(self):
-        return {}
+
+def fusion(config: Config, *members: Planted) -> Fused:
+    """A fusion of stand-ins, whose methods are of the image kind."""
+    module = Fused(config, setting_with(min_foreground=0.1))
+    module.members = nn.ModuleList(members)
+    return module
 
 
-def test_an_affine_change_of_a_member_changes_nothing(model: Path) -> None:
-    rng = np.random.default_rng(0)
-    card = replace(load(model, CPU).card, min_foreground=0.1)
-    grid = PatchGrid((64, 64), 32, 16)
-    image = Prepared(
-        np.zeros((64, 64), np.float32), Foreground(np.ones((64, 64), bool), "", 0.0), 0.5, (1, 1)
+def film_with(spacing_mm: tuple[float, float] | None) -> Film:
+    image = prepared(np.zeros((64, 64), np.float32), spacing_mm=spacing_mm)
+    return Film.of(image, CPU, [tissue] if spacing_mm else [])
+
+
+def test_an_affine_change_of_a_member_changes_nothing() -> None:
+    generator, grid = torch.Generator().manual_seed(0), PatchGrid((64, 64), 32, 16)
+    planes = torch.randn(2, 64, 64, generator=generator)
+    pools = torch.randn(2, len(grid), generator=generator)
+    config = Config(
+        {"one": Member("convergence"), "other": Member("convergence", 0.5)}, film_offset=False
     )
-    planes = rng.normal(size=(2, 64, 64)).astype(np.float32)
-    pools = rng.normal(size=(2, len(grid))).astype(np.float32)
 
-    def fused(scale: float, shift: float) -> Fused:
-        first = Planted(card, planes[0], pools[0], scale, shift)
-        second = Planted(card, planes[1], pools[1])
-        members = {"convergence": Member(1.0), "wei2018": Member(0.5)}
-        standards = {
-            "patches": Standard.of(np.stack([first.patches, second.patches], -1)),
-            "maps": Standard.of(np.stack([first.values.ravel(), second.values.ravel()], -1)),
-            "images": Standard.none(2),
-            "covariates": Standard.none(7),
-        }
-        return Fused(card, Config(members), (first, second), standards, np.zeros(7))
+    def answer(scale: float, shift: float) -> Response:
+        first = Planted(scale * planes[0] + shift, scale * pools[0] + shift)
+        second = Planted(planes[1], pools[1])
+        module = fusion(config, first, second)
+        module.patches.learn(torch.stack([first.patches, second.patches], -1).numpy())
+        maps = torch.stack([first.values.flatten(), second.values.flatten()], -1)
+        module.maps.learn(maps.numpy())
+        response: Response = module(film_with((1.0, 1.0)), grid)
+        return response
 
-    plain, changed = (fused(*change).respond(image, grid) for change in ((1, 0), (40, -7)))
-    np.testing.assert_allclose(plain.patches, changed.patches, atol=1e-4)
-    np.testing.assert_allclose(plain.map, changed.map, atol=1e-4)
+    plain, changed = answer(1, 0), answer(40, -7)
+    torch.testing.assert_close(plain.patches, changed.patches, atol=1e-4, rtol=0)
+    torch.testing.assert_close(plain.map, changed.map, atol=1e-4, rtol=0)
     # by hand: (value − median) / deviation, weighted 1 and ½
-    z = [(p - np.median(p)) / p.std() for p in pools]
-    np.testing.assert_allclose(plain.patches, z[0] + 0.5 * z[1], atol=1e-5)
+    z = [(p - np.median(p)) / p.std() for p in pools.numpy()]
+    np.testing.assert_allclose(plain.patches.numpy(), z[0] + 0.5 * z[1], atol=1e-5)
+
+
+def test_the_film_s_offset_is_taken_off_all_scores() -> None:
+    grid = PatchGrid((64, 64), 32, 16)
+    ones = Planted(torch.ones(64, 64), torch.ones(len(grid)))
+    module = fusion(Config({"one": Member("convergence")}), ones)
+    module.slopes[-1] = 0.25  # of the member's median patch score, which is 1
+    response = module(film_with((1.0, 1.0)), grid)
+    torch.testing.assert_close(response.patches, torch.full((len(grid),), 0.75))
+    torch.testing.assert_close(response.map, torch.full((64, 64), 0.75))
 
 
 def test_what_was_saved_scores_alike(study, model: Path, tmp_path: Path) -> None:
     detector = load(model, CPU)
     save(detector, tmp_path / "again")
     film = read_radiograph(sorted(study.folder.rglob("*.dcm"))[0])
-    prepared = prepare(film, detector.card.preprocessing)
-    grid = PatchGrid(prepared.pixels.shape, 32, 16)
-    first, second = (score(d, prepared, grid) for d in (detector, load(tmp_path / "again", CPU)))
+    image = prepare(film, detector.card.preprocessing)
+    again = load(tmp_path / "again", CPU)
+    first, second = (Screener(one).score(image) for one in (detector, again))
     np.testing.assert_array_equal(first.scores.values, second.scores.values)
     np.testing.assert_array_equal(first.map, second.map)
-    assert np.isnan(first.map[~prepared.tissue]).all()
+    assert np.isnan(first.map[~image.tissue]).all()
     assert "maximum in the patch" in detector.card.patch_pooling
 
 
@@ -167,9 +185,7 @@ def test_the_report_tells_marks_with_their_area(run: Path) -> None:
 
 
 def test_weights_of_another_method_are_refused(model: Path, tmp_path: Path) -> None:
-    detector = load(model, CPU)
-    tensors = {"fused/slopes": torch.zeros(6)}
-    save(SimpleNamespace(card=detector.card, tensors=lambda: tensors), tmp_path / "broken")
+    write_model(load(model, CPU).card, {"slopes": torch.zeros(6)}, tmp_path / "broken")
     with pytest.raises(ModelError, match="train anew"):
         load(tmp_path / "broken", CPU)
 
@@ -192,17 +208,18 @@ def test_wrong_members_are_named(override: str, said: str) -> None:
 def test_the_resolved_members_stand_in_the_card(model: Path) -> None:
     content = json.loads((model / "card.json").read_text())
     member = content["config"]["fused"]["members"]["convergence"]
-    assert member == {"weight": 2.0, "options": {"rings_mm": [[0.6, 4.0], [0.6, 6.4], [1.2, 9.6]]}}
+    assert member == {
+        "method": "convergence",
+        "weight": 2.0,
+        "options": {"rings_mm": [[0.6, 4.0], [0.6, 6.4], [1.2, 9.6]]},
+    }
 
 
-def test_without_an_offset_no_spacing_is_needed(study) -> None:
-    config = Config({"convergence": Member()}, film_offset=False)
-    card = read_card(study.model)
-    film = Prepared(
-        np.zeros((64, 64), np.float32), Foreground(np.ones((64, 64), bool), "", 0.0), 0.5, None
-    )
+def test_without_an_offset_no_spacing_is_needed() -> None:
     grid = PatchGrid((64, 64), 32, 16)
-    member = Planted(card, np.ones((64, 64), np.float32), np.ones(len(grid), np.float32))
-    scales = {name: Standard.none(1) for name in ("patches", "maps", "images", "covariates")}
-    fused = Fused(card, config, (member,), scales, np.zeros(1))
-    np.testing.assert_array_equal(fused.respond(film, grid).patches, 1)
+    member = Planted(torch.ones(64, 64), torch.ones(len(grid)))
+    module = fusion(Config({"one": Member("convergence")}, film_offset=False), member)
+    assert module(film_with(None), grid).patches.tolist() == [1] * len(grid)
+    config = Config({"one": Member("position_gaussian")}, film_offset=False)
+    assert not method_of("fused").needs_with(config).spacing
+    assert method_of("fused").needs_with(replace(config, film_offset=True)).spacing

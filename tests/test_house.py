@@ -180,7 +180,7 @@ print('loaded:', *sorted(set({sorted(SLOW_TO_IMPORT)}) & set(sys.modules)))
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.*")), ids=lambda path: path.name)
 def test_packaged_configurations_are_whole(path):
     from patchad.methods.configure import read_config
 

@@ -17,10 +17,10 @@ from patchad.core.turn import AS_STORED, MIRRORED
 from patchad.engine.marks import Mark, find_marks, marks_of
 from patchad.errors import RequestError
 from patchad.export.geojson import write_geojson
-from patchad.export.marks_table import COLUMNS, read_marks, write_marks
 from patchad.export.verdict import label_of, marks_in_words, rarity_in_words
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
 from patchad.model.rarity import Rarity
+from patchad.store.marks_table import COLUMNS, read_marks, write_marks
 
 SIZE, STRIDE, SHAPE = 32, 16, (160, 128)
 UNKNOWN = (math.nan, math.nan)

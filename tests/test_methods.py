@@ -1,34 +1,275 @@
 """What every method keeps to, whoever wrote it."""
 
 import json
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from builders import (
+    CHEST,
+    CPU,
+    chest_film,
+    kept_on_device,
+    prepared,
+    run_with,
+    same,
+    setting_with,
+    state,
+    training_set,
+)
 
-from patchad.errors import RequestError
-from patchad.methods import METHODS, about, module_of
+import patchad.engine.screener as screening
+from patchad.core.host import to_host
+from patchad.engine.screener import Screener
+from patchad.errors import ModelError, RequestError
+from patchad.learn.fitting import Fitted, build, fit
+from patchad.learn.training_set import TrainingSet
+from patchad.methods import METHODS, all_methods, method_of, restore
 from patchad.methods.configure import read_config
+from patchad.model.card import ModelCard, TrainingData
 from patchad.model.configurations import packaged
+from patchad.model.detector import Detector
+from patchad.model.folder import load_into
+from patchad.model.method import Setting
+from patchad.model.options import parse
+from patchad.phantoms.phantom import mammogram
+
+# What a method is told to be quick; one that isn't here is quick by itself.
+QUICK = {
+    "wei2018": {
+        "epochs": 2, "batch_size": 8, "patches_per_epoch": 20, "activation": "leaky_relu",
+    },
+    "synthetic_lesions": {"steps": 40, "batch_size": 2},
+    "dae": {"channels": [4, 8], "steps": 20, "batch_size": 2},
+    "synthetic_opacities": {"copies": 1},
+    "calcification": {"clusters": 2},
+    "fused": {
+        "smoothing": 0.2,
+        "members": {
+            "one": {"method": "wei2018", "options": {
+                "epochs": 1, "batch_size": 8, "patches_per_epoch": 8, "activation": "leaky_relu"}},
+            "other": {"method": "wei2018", "weight": 0.5, "options": {
+                "epochs": 2, "batch_size": 8, "patches_per_epoch": 8, "activation": "leaky_relu"}},
+        },
+    },
+}  # fmt: skip
+BREAST = setting_with(stride=16)
+
+
+def setting_of(name: str) -> Setting:
+    return BREAST if "breast" in method_of(name).needs.body_parts else CHEST
+
+
+@cache
+def films_of(setting: Setting) -> TrainingSet:
+    if setting is CHEST:
+        return training_set([chest_film(seed) for seed in range(6)], CHEST.patch_size)
+    films = []
+    for seed in range(4):
+        one = mammogram(np.random.default_rng(seed), shape=(320, 256), spacing_mm=0.5)
+        films.append(prepared(one.pixels, one.foreground, (0.5, 0.5)))
+    return training_set(films)
+
+
+def config_of(name: str) -> object:
+    return parse(method_of(name).config, QUICK.get(name, {}), f"{name}.")
+
+
+def fitted(name: str, **rest: object) -> Fitted:
+    setting = setting_of(name)
+    return fit(method_of(name), config_of(name), films_of(setting), run_with(3, setting, **rest))
+
+
+@cache
+def once(name: str) -> Fitted:
+    """A fit of the method that several tests look at, and don't change."""
+    return fitted(name)
+
+
+def detector_of(name: str, one: Fitted) -> Detector:
+    setting, method, options = setting_of(name), method_of(name), config_of(name)
+    card = ModelCard(
+        method=name,
+        config={"method": name, name: json.loads(json.dumps(options, default=vars))},
+        score_unit=one.unit,
+        seed=one.seed,
+        data=TrainingData("ab", 3, 2, "by patient", ("MG",), (0.5, 0.5), (0.3, 0.6)),
+        **vars(setting),
+    )
+    return Detector(card, method, options, one.module)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is(name: str) -> None:
-    module = module_of(name)
-    assert module.METHOD == module.ABOUT.name == name
-    assert all(getattr(module.ABOUT, field.name) for field in fields(module.ABOUT))
-    assert is_dataclass(module.Config)
-    assert module.Config.__dataclass_params__.frozen
-    assert callable(module.fit)
-    assert callable(module.restore)
+    method = method_of(name)
+    assert method.name == name
+    assert method.paper
+    assert method.needs.words
+    assert method.gives.words
+    assert set(method.needs.body_parts) <= {"breast", "chest"}
+    assert method.needs.body_parts
+    assert is_dataclass(method.config)
+    assert method.config.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
-def test_all_are_listed_with_their_papers() -> None:
-    assert [one.name for one in about()] == list(METHODS)
+def test_all_are_listed_in_the_folder_of_their_family() -> None:
+    assert [one.name for one in all_methods()] == list(METHODS)
+    from patchad.methods import TABLE
+
+    for one in all_methods():
+        if one.family != "fusion":
+            assert TABLE[one.name] == f"{one.family}/{one.name}"
 
 
 def test_an_unknown_one_is_named() -> None:
-    with pytest.raises(RequestError, match="nosuch"):
-        module_of("nosuch")
+    with pytest.raises(RequestError, match="no method 'nosuch': use one of wei2018"):
+        method_of("nosuch")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_seed_gives_one_model(name: str) -> None:
+    assert same(state(fitted(name).module), state(once(name).module))
+
+
+def stops(name: str) -> Iterator[int]:
+    """Epochs after which a training can be killed: those it tells of."""
+    epochs: set[int] = set()
+
+    def listen(stage: str, done: int, total: int, value: float) -> None:
+        if "training" in stage:
+            epochs.add(done)
+
+    fitted(name, progress=listen)
+    yield from sorted(epochs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_killed_after_any_epoch_and_resumed_it_ends_bit_equal(name: str, tmp_path: Path) -> None:
+    for at in stops(name):
+
+        def kill(stage: str, done: int, total: int, value: float, at: int = at) -> None:
+            if "training" in stage and done == at:
+                raise KeyboardInterrupt
+
+        file = tmp_path / f"{at}" / "training.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            fitted(name, checkpoint=file, progress=kill)
+        assert list(file.parent.iterdir())
+        assert same(state(fitted(name, checkpoint=file).module), state(once(name).module))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_everything_learnt_is_saved_and_every_tensor_is_checked(name: str) -> None:
+    one, setting = once(name), setting_of(name)
+    tensors = state(one.module)
+
+    def load(changed: dict[str, torch.Tensor]) -> torch.nn.Module:
+        skeleton = build(method_of(name), config_of(name), setting, 99)
+        load_into(skeleton, changed, name)
+        return skeleton.eval()
+
+    assert same(state(load(tensors)), tensors)
+    for key, tensor in tensors.items():
+        without = {k: t for k, t in tensors.items() if k != key}
+        taller = torch.zeros((*tensor.shape, 2), dtype=tensor.dtype)
+        other = tensor.to(torch.float64 if tensor.dtype != torch.float64 else torch.float32)
+        for changed in (without, {**tensors, key: taller}, {**tensors, key: other}):
+            with pytest.raises(ModelError, match="train anew"):
+                load(changed)
+    with pytest.raises(ModelError, match="foreign"):
+        load({**tensors, "foreign": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_restored_detector_scores_alike(name: str) -> None:
+    detector = detector_of(name, once(name))
+    again = restore(detector.card, state(detector.module), CPU)
+    film = films_of(setting_of(name)).film(0)
+    first, second = (Screener(one).score(film) for one in (detector, again))
+    np.testing.assert_array_equal(first.scores.values, second.scores.values)
+    assert first.scores.scored.any()
+    assert first.scores.values.dtype == np.float32
+    assert (first.map is None) == (method_of(name).gives.kind == "patch")
+    if first.map is not None:
+        assert second.map is not None
+        np.testing.assert_array_equal(first.map, second.map)
+        assert first.map.shape == film.pixels.shape
+        assert np.isfinite(first.map).any()
+        assert method_of(name).gives.map
+    if not method_of(name).gives.image:
+        assert np.isnan(first.image)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scoring_stays_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the prepared image to scores, map, baselines and stitching, but for ``to_host``."""
+    detector = detector_of(name, once(name))
+    film = films_of(setting_of(name)).film(0)
+    setting, method = setting_of(name), method_of(name)
+    from patchad.core.baselines import patch_statistics
+    from patchad.model.scoring import score
+    from patchad.prepare.film import Film
+
+    on_device = Film.of(film, CPU, method.needs_with(detector.options).before)
+    with kept_on_device():
+        answer = score(method, detector.module, setting, on_device, setting.grid(on_device.shape))
+        dense = answer.dense(on_device, setting)
+        patch_statistics(on_device.pixels, answer.grid)
+    assert to_host(dense)[0].shape == film.pixels.shape
+    assert screening.to_host is to_host  # the one function that brings results to the host
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_results_do_not_hang_on_what_is_scored_together(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = films_of(setting_of(name)).film(1)
+    detector = detector_of(name, once(name))
+    whole = Screener(detector).score(film).scores.values
+    monkeypatch.setattr("patchad.model.scoring.AT_ONCE", 3)
+    parts = Screener(detector).score(film).scores.values
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_millimetres_says_that_they_are_needed(name: str) -> None:
+    needs = method_of(name).needs_with(config_of(name))
+    detector = detector_of(name, once(name))
+    film = replace(films_of(setting_of(name)).film(0), spacing_mm=None)
+    if needs.spacing:
+        from patchad.errors import ImageError
+
+        with pytest.raises(ImageError, match="spacing"):
+            Screener(detector).score(film)
+    else:
+        assert Screener(detector).score(film).scores.scored.any()
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "fused"])
+def test_every_method_can_be_named_as_a_configuration(name: str) -> None:
+    config = read_config(name)
+    assert config.method == name
+    assert config.options == method_of(name).config()
+    assert config.preprocessing.body_part in method_of(name).needs.body_parts
+
+
+def test_two_seeds_of_one_method_stand_side_by_side() -> None:
+    module = once("fused").module
+    one, other = (state(member) for member in module.members)  # type: ignore[union-attr]
+    assert one.keys() == other.keys()
+    assert not same(one, other)
+    assert "1 × one" in once("fused").pooling
+    assert "0.5 × other" in once("fused").pooling
+
+
+def test_the_stages_of_members_have_their_names() -> None:
+    stages: list[str] = []
+    fitted("fused", progress=lambda stage, *_: stages.append(stage))
+    assert [*dict.fromkeys(stages)] == ["one: training", "other: training", "scale"]
 
 
 @pytest.mark.parametrize("name", sorted(packaged()))

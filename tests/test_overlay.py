@@ -13,7 +13,7 @@ from patchad.core.image import Heatmap, Radiograph, Source
 from patchad.engine.marks import Mark
 from patchad.errors import ImageError
 from patchad.export import overlay as module
-from patchad.export.overlay import (
+from patchad.export.layer import (
     LONG_SIDE,
     OUTLINE,
     blend,
@@ -21,10 +21,9 @@ from patchad.export.overlay import (
     film_grey,
     layer,
     levels,
-    overlay,
     palette,
-    write_overlay,
 )
+from patchad.export.overlay import overlay, write_overlay
 
 CYAN = (0, 255, 255)
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchad.core.image import Radiograph, Source
+from patchad.engine.stored import resampled
 from patchad.errors import ImageError, RequestError
-from patchad.prepare.preprocess import MOST_PIXELS, Preprocessing, prepare, to_source_frame
+from patchad.prepare.preprocess import MOST_PIXELS, Preprocessing, prepare
 
 
 def film(pixels, spacing=(0.2, 0.2)):
@@ -170,17 +171,17 @@ def test_the_prepared_image_is_read_only():
 
 def test_a_heatmap_of_the_same_shape_stays_as_it_is():
     values = np.array([[1, np.nan], [3, 4]], np.float32)
-    np.testing.assert_array_equal(to_source_frame(values, (2, 2)), values)
+    np.testing.assert_array_equal(resampled(values, (2, 2)), values)
 
 
 def test_a_heatmap_is_linear_between_centres():
-    out = to_source_frame(np.array([[0.0, 4.0]], np.float32), (1, 4))
+    out = resampled(np.array([[0.0, 4.0]], np.float32), (1, 4))
     np.testing.assert_allclose(out, [[0, 1, 3, 4]])
 
 
 def test_nan_stays_where_the_nearest_value_is_nan_and_pulls_at_nothing():
     values = np.array([[2, np.nan], [2, np.nan]], np.float32)
-    out = to_source_frame(values, (4, 4))
+    out = resampled(values, (4, 4))
     np.testing.assert_allclose(out[:, :2], 2)
     assert np.isnan(out[:, 2:]).all()
 
@@ -193,7 +194,7 @@ shapes = st.tuples(st.integers(1, 50), st.integers(1, 50))
 def test_constants_come_back_as_constants_and_nan_where_they_were(old, new, value, seed):
     values = np.full(old, value, np.float32)
     values[np.random.default_rng(seed).random(old) < 0.3] = np.nan
-    out = to_source_frame(values, new)
+    out = resampled(values, new)
     row, col = (
         np.floor((np.arange(n) + 0.5) * o / n).astype(int) for n, o in zip(new, old, strict=True)
     )
@@ -212,7 +213,7 @@ def test_constants_come_back_as_constants_and_nan_where_they_were(old, new, valu
 def test_a_ramp_survives_the_round_trip(shape, factor):
     row = (np.arange(shape[0], dtype=np.float32) + 0.5)[:, None] * np.ones(shape[1], np.float32)
     there = tuple(max(1, round(n * factor)) for n in shape)
-    back = to_source_frame(to_source_frame(row, there), shape)
+    back = resampled(resampled(row, there), shape)
     # A ramp's value is its position: within half a pixel away from the repeated edge.
     assert np.abs(back - row)[2:-2].max() <= 0.5
 
@@ -222,7 +223,7 @@ def test_a_lesion_keeps_its_place_through_preparation_and_back():
     pixels[150:153, 60:63] = 0.9
     source = film(pixels)
     done = prepare(source, Preprocessing(spacing_mm=0.3))
-    back = to_source_frame(done.pixels, source.shape)
+    back = resampled(done.pixels, source.shape)
     peak = np.maximum(back - 0.4, 0) * (np.hypot(*(np.mgrid[:300, :240] - [[[151]], [[61]]])) < 9)
     rows, cols = np.mgrid[:300, :240]
     assert (peak * rows).sum() / peak.sum() == pytest.approx(151, abs=0.5)
@@ -250,7 +251,7 @@ def test_pixels_without_spacing_become_square_by_their_aspect() -> None:
     assert done.pixels.shape == (200, 200)
     assert done.spacing_mm is None
     assert done.look.measures["image_aspect"] == 0
-    assert to_source_frame(done.pixels, oblong.shape).shape == (100, 200)
+    assert resampled(done.pixels, oblong.shape).shape == (100, 200)
     given = replace(oblong, spacing_mm=(0.2, 0.2))  # what is known goes first
     assert prepare(given, Preprocessing()).pixels.shape == (100, 200)
 

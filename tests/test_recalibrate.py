@@ -13,7 +13,8 @@ from patchad.cli.app import app
 from patchad.commands.evaluate import evaluate, summary
 from patchad.commands.screen import screen_run
 from patchad.engine.screener import ScreenOptions
-from patchad.model.detector import card_as_dict, read_model
+from patchad.model.card import card_as_dict
+from patchad.model.folder import read_model
 from patchad.model.trained_on import among
 from patchad.phantoms.phantom import phantom_set
 from patchad.read.manifest import read_manifest

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import stitch
 from PIL import Image
 
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core.grid import PatchGrid
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening
 from patchad.errors import RequestError
-from patchad.export.overlay import palette
+from patchad.export.layer import palette
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.files.names import new_id
 from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.detector import ModelCard, TrainingData, card_as_dict
+from patchad.model.card import ModelCard, TrainingData, card_as_dict
 from patchad.model.rarity import Rarity
 from patchad.prepare.preprocess import Preprocessing
 from patchad.read.read import read_radiograph

@@ -1,21 +1,28 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import cut, means, stitch
 from PIL import Image
+from torch import nn
 
 import patchad
-from patchad.core.grid import PatchGrid, stitch
+from patchad.core import patches
+from patchad.core.grid import PatchGrid
 from patchad.core.image import Radiograph
 from patchad.core.turn import AS_STORED, MIRRORED
-from patchad.engine.screener import mismatches
+from patchad.engine.mismatch import mismatches
 from patchad.errors import ImageError, MismatchError, ModelError, RequestError
 from patchad.methods import load
-from patchad.model.detector import ModelCard, Response, read_model
+from patchad.model.detector import Detector
+from patchad.model.folder import read_model
+from patchad.model.method import Gives, Method, Needs
+from patchad.model.scoring import Response
 from patchad.phantoms.phantom import chest
-from patchad.prepare.preprocess import Prepared, prepare
+from patchad.prepare.film import Film
+from patchad.prepare.preprocess import prepare
 from patchad.prepare.resize import resize
 from patchad.read.manifest import read_manifest
 from patchad.read.read import read_radiograph
@@ -45,9 +52,9 @@ def test_scores_are_the_rmse_of_each_patch(film: Path, detector) -> None:
     radiograph = read_radiograph(film)
     grid = result.scores.grid
     which = np.flatnonzero(result.scores.scored)[[0, 5, -1]]
-    patches = torch.from_numpy(grid.cut(radiograph.pixels, which))[:, None]
+    patches = torch.from_numpy(cut(grid, radiograph.pixels, which))[:, None]
     with torch.inference_mode():
-        errors = (detector.network(patches) - patches).square().mean((1, 2, 3)).sqrt()
+        errors = (detector.module.network(patches) - patches).square().mean((1, 2, 3)).sqrt()
     np.testing.assert_allclose(result.scores.values[which], errors.numpy(), rtol=1e-5)
 
 
@@ -219,18 +226,19 @@ def test_regions_of_a_mirrored_film_lie_where_the_film_has_them(film: Path, dete
     assert np.abs(np.subtract(peak, (row, col))).max() <= 24
 
 
-@dataclass(frozen=True, eq=False)
-class Brightness:
-    """An image detector whose map is the picture, and whose patches are its means."""
+class Brightness(nn.Module):
+    """Its map is the picture, and its patches are the means."""
 
-    card: ModelCard
+    unit, pooling = "brightness", "mean"
 
-    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
-        spoken = np.where(image.foreground.mask, image.pixels, np.nan).astype(np.float32)
-        return Response(spoken, grid.means(image.pixels).astype(np.float32))
+    def forward(self, film: Film, grid: PatchGrid) -> Response:
+        return Response(film.pixels.where(film.mask, torch.nan), patches.means(grid, film.pixels))
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return {}
+
+BRIGHTNESS = Method(
+    "brightness", "filters", "none", Needs("nothing"), Gives("image", "a map", map=True),
+    type(None), lambda config, setting: Brightness(), lambda module, config, data, run: None,
+)  # fmt: skip
 
 
 def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detector) -> None:
@@ -238,13 +246,13 @@ def test_a_map_of_a_mirrored_film_lies_where_the_film_has_it(film: Path, detecto
     card = replace(detector.card, preprocessing=preprocessing, patch_pooling="mean")
     read = read_radiograph(film)
     assert read.source.directions[0] == "P"  # a right breast
-    result = patchad.screen(read, Brightness(card))
+    result = patchad.screen(read, Detector(card, BRIGHTNESS, None, Brightness()))
     spoken = np.isfinite(result.heatmap.values)
     assert spoken.mean() > 0.2
     np.testing.assert_array_equal(result.heatmap.values[spoken], read.pixels[spoken])
-    means = PatchGrid((256, 208), 32, 16, MIRRORED).means(read.pixels)
+    brightness = means(PatchGrid((256, 208), 32, 16, MIRRORED), read.pixels)
     scored = result.scores.scored
-    np.testing.assert_allclose(result.scores.values[scored], means[scored], rtol=1e-5)
+    np.testing.assert_allclose(result.scores.values[scored], brightness[scored], rtol=1e-5)
 
 
 def test_a_file_is_held_to_caps_and_read_at_the_depth_that_is_said(

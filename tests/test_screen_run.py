@@ -18,13 +18,15 @@ from patchad.core.turn import QUARTERS, Turn
 from patchad.engine.screener import ScreenOptions
 from patchad.errors import ModelError, OutputError, RequestError
 from patchad.export import DEFAULT_KINDS
-from patchad.export.marks_table import read_marks, run_in_words, stored_marks, write_marks
+from patchad.export.stored_marks import stored_marks
 from patchad.methods import load
-from patchad.model.detector import card_from_dict, read_card, save
+from patchad.model.card import card_from_dict
+from patchad.model.folder import read_card, save
 from patchad.prepare.orientation import turned
 from patchad.prepare.workers import Limits
 from patchad.read.manifest import read_manifest
 from patchad.read.read import read_radiograph
+from patchad.store.marks_table import read_marks, run_in_words, write_marks
 from patchad.store.run import ImageRow, read_run, stored_scores
 
 CPU = torch.device("cpu")

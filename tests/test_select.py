@@ -7,8 +7,9 @@ import torch
 from patchad.commands import select
 from patchad.commands.select import pseudo_auroc, train_best
 from patchad.errors import RequestError
-from patchad.methods.configure import Config, read_config
-from patchad.model.detector import read_card
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
+from patchad.model.folder import read_card
 from patchad.model.trained_on import among
 from patchad.read.manifest import read_manifest
 from patchad.read.read import read_entry

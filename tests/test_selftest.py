@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from builders import detector_with
 from PIL import Image
 from test_detector import CARD
 from typer.testing import CliRunner
 
 from patchad.cli.app import app
-from patchad.commands.selftest import measure, selftest, summary
-from patchad.commands.selftest_lesions import KINDS, Kind, Wanted, find_places, packed
+from patchad.commands.selftest import measure, selftest
+from patchad.commands.selftest_lesions import Wanted, all_wanted, find_places, packed
+from patchad.commands.selftest_words import summary
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Radiograph, Region, Source
 from patchad.errors import OutputError, RequestError
@@ -27,7 +29,7 @@ from patchad.evaluation.detail import (
     mark_threshold,
     marks_and_places,
 )
-from patchad.lesions import shapes as synthesis
+from patchad.lesions.recipes import SELFTEST, Graded, Recipe, draw
 from patchad.model.trained_on import pack_digests
 from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import Limits
@@ -37,26 +39,21 @@ from patchad.read.read import read_entry
 SPACING = (0.5, 0.5)
 SHAPE = (400, 320)
 BASE, STEP = 0.4, 0.05
-MASS = Kind("mass", synthesis.mass, (12,))
+MASS = Graded(Recipe("mass", "breast"), (12,))
 
 
-@dataclass(frozen=True)
-class Brightest:
+BRIGHTEST = replace(
+    CARD,
+    preprocessing=Preprocessing(body_part="breast"),
+    patch_size=32,
+    stride=16,
+    data=replace(CARD.data, spacing_mm=SPACING, brightness=(0.3, 0.5), modalities=()),
+)
+
+
+def brightest(card=BRIGHTEST):
     """Scores a patch by the brightest pixel of its middle half: each pixel counts for one patch."""
-
-    card = replace(
-        CARD,
-        preprocessing=Preprocessing(body_part="breast"),
-        patch_size=32,
-        stride=16,
-        data=replace(CARD.data, spacing_mm=SPACING, brightness=(0.3, 0.5), modalities=()),
-    )
-
-    def score(self, patches):
-        return patches[..., 8:24, 8:24].amax((1, 2, 3))
-
-    def tensors(self):
-        return {"none": torch.zeros(1)}
+    return detector_with(card, lambda patches: patches[..., 8:24, 8:24].amax((1, 2, 3)))
 
 
 def film(path: Path, spots: tuple[tuple[int, int], ...] = (), height: float = 0.0) -> ManifestRow:
@@ -139,14 +136,6 @@ def test_the_contrast_at_which_half_are_found(shares, contrast) -> None:
 
 
 @dataclass(frozen=True)
-class BrightestOfOneSide(Brightest):
-    """The same for films that are mirrored when their chest wall lies on the right."""
-
-    card = replace(
-        Brightest.card, preprocessing=Preprocessing(body_part="breast", canonical_side=True)
-    )
-
-
 @pytest.mark.parametrize("right", [False, True], ids=["left", "right"])
 def test_found_are_those_that_outshine_the_third_brightest_spot(
     films, tmp_path: Path, right: bool
@@ -154,9 +143,10 @@ def test_found_are_those_that_outshine_the_third_brightest_spot(
     # Untouched: three marks of 2.5 deviations, all others of 1. Two may exceed the threshold on
     # two images, so it is the third: 2.5. A mass of contrast c reaches 1 + c (12 mm are wide
     # enough for a bright pixel at its peak), so it is found from c = 2 on.
-    detector = Brightest()
+    detector = brightest()
     if right:
-        detector = BrightestOfOneSide()
+        one_side = Preprocessing(body_part="breast", canonical_side=True)
+        detector = brightest(replace(BRIGHTEST, preprocessing=one_side))
         for row in films:
             with Image.open(row.path) as picture:
                 turned = np.ascontiguousarray(np.asarray(picture)[:, ::-1])
@@ -188,7 +178,7 @@ def test_lesions_of_no_contrast_are_found_as_often_as_their_places_are_marked(
     spots = ((120, 80), (200, 140), (280, 80))
     rows = [film(tmp_path / "a.png", spots, 5), film(tmp_path / "b.png")]
     rows.append(film(tmp_path / "c.png", ((200, 100),), 3))
-    result = measure(Brightest(), rows, images=3, seed=0, kinds=[MASS], contrasts=(0,), lesions=300)
+    result = measure(brightest(), rows, images=3, seed=0, kinds=[MASS], contrasts=(0,), lesions=300)
     assert result["false_marks_an_image"] == 1
     (level,) = result["levels"]
     assert level["found"] == level["by_chance"]
@@ -199,7 +189,7 @@ def test_lesions_of_no_contrast_are_found_as_often_as_their_places_are_marked(
 
 def test_a_seed_decides_everything(films) -> None:
     def run(seed: int):
-        return measure(Brightest(), films, images=2, seed=seed, kinds=[MASS], lesions=3)
+        return measure(brightest(), films, images=2, seed=seed, kinds=[MASS], lesions=3)
 
     assert run(3) == run(3)
     assert run(3)["counts"] == run(4)["counts"]
@@ -211,7 +201,7 @@ def test_lesions_at_once_lie_apart_and_inside_and_all_get_their_turn(seed: int) 
     mask[20:180, :80] = True
     radiograph = Radiograph(np.where(mask, 0.5, 0).astype(np.float32), (0.5, 0.5), Source("x", ""))
     places = find_places(radiograph, mask, "breast", (0.5, 0.5))
-    wanted = [Wanted(MASS, size, 1.0) for size in (4.0, 8.0, 16.0, 200.0) for _ in range(5)]
+    wanted = [Wanted(MASS.recipe, size, 1.0) for size in (4.0, 8.0, 16.0, 200.0) for _ in range(5)]
     batches = list(packed(np.random.default_rng(seed), wanted, places, (40, 30)))
     drawn = [one.diameter_mm for batch in batches for one, _ in batch]
     assert sorted(drawn) == [4.0] * 5 + [8.0] * 5 + [16.0] * 5  # 200 mm fit nowhere
@@ -239,22 +229,32 @@ def test_chest_lesions_lie_in_the_dark_parts_within_the_body() -> None:
 
 
 def test_kinds_are_those_that_are_found_in_the_body_part() -> None:
-    assert {kind.name for kind in KINDS["breast"]} == {
+    assert {kind.recipe.kind for kind in SELFTEST["breast"]} == {
         "mass", "spiculated mass", "architectural distortion", "calcifications",
     }  # fmt: skip
-    assert {kind.name for kind in KINDS["chest"]} == {"nodule", "consolidation"}
+    assert {kind.recipe.kind for kind in SELFTEST["chest"]} == {"nodule", "consolidation"}
     rng = np.random.default_rng(0)
-    for kinds in KINDS.values():
+    for body_part, kinds in SELFTEST.items():
         for kind in kinds:
-            lesion = kind.draw(rng, diameter_mm=kind.diameters_mm[0], spacing_mm=(0.5, 0.5))
-            assert lesion.kind == kind.name
+            drawn = draw(rng, kind.recipe, (0.5, 0.5), diameter_mm=kind.diameters_mm[0])
+            assert drawn.lesion.kind == kind.recipe.kind
+            assert kind.recipe.body_part == body_part
+
+
+def test_every_size_and_contrast_is_wanted_evenly_in_every_image() -> None:
+    kinds = [MASS, Graded(Recipe("nodule", "chest"), (8, 15))]
+    wanted = all_wanted(kinds, (1, 2), at_least=5, images=2)  # 3 an image, so that 2 give 5
+    assert wanted[:6] == [
+        Wanted(kind.recipe, size, contrast)
+        for kind, size in ((MASS, 12.0), (kinds[1], 8.0), (kinds[1], 15.0))
+        for contrast in (1.0, 2.0)
+    ]
+    assert wanted == wanted[:6] * 3
 
 
 def test_without_spacing_no_millimetres(films) -> None:
     unknown = [replace(row, spacing_mm=None) for row in films]
-    blind = Brightest()
-    card = replace(blind.card, data=replace(blind.card.data, spacing_mm=None))
-    blind = type("Blind", (Brightest,), {"card": card})()
+    blind = brightest(replace(BRIGHTEST, data=replace(BRIGHTEST.data, spacing_mm=None)))
     with pytest.raises(RequestError, match=r"millimetres.*--spacing-mm"):
         measure(blind, unknown, images=2, seed=0)
     result = measure(blind, unknown, images=1, seed=0, spacing_mm=SPACING, kinds=[MASS], lesions=1)
@@ -263,9 +263,7 @@ def test_without_spacing_no_millimetres(films) -> None:
 
 def test_images_that_were_trained_on_are_counted(films) -> None:
     known = pack_digests([read_entry(films[0]).source.digest])
-    card = Brightest().card
-    seen = replace(card, data=replace(card.data, trained_on=known))
-    detector = type("Seen", (Brightest,), {"card": seen})()
+    detector = brightest(replace(BRIGHTEST, data=replace(BRIGHTEST.data, trained_on=known)))
     for chosen, count in ((films[:2], 1), (films[1:2], 0)):
         notes = measure(
             detector, chosen, images=2, seed=0, kinds=[MASS], contrasts=(1,), lesions=1
@@ -277,7 +275,7 @@ def test_images_that_were_trained_on_are_counted(films) -> None:
 def test_images_unlike_the_training_images_are_refused(films) -> None:
     other = [replace(row, spacing_mm=(0.2, 0.2)) for row in films]
     with pytest.raises(RequestError, match=r"no image could be tested: pixel spacing 0\.2 × 0\.2"):
-        measure(Brightest(), other, images=2, seed=0)
+        measure(brightest(), other, images=2, seed=0)
 
 
 def patchad(*arguments: object):
@@ -289,8 +287,8 @@ def patchad(*arguments: object):
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """One kind and size instead of all, for the tests to be quick."""
-    kind = Kind("spiculated mass", synthesis.spiculated_mass, (8,))
-    monkeypatch.setitem(KINDS, "breast", (kind,))
+    kind = Graded(Recipe("spiculated mass", "breast"), (8,))
+    monkeypatch.setitem(SELFTEST, "breast", (kind,))
 
 
 def test_the_command(study, few, tmp_path: Path) -> None:
@@ -330,7 +328,7 @@ def test_what_is_no_film_is_told_and_what_costs_too_much_fails(films, tmp_path: 
     Image.fromarray(np.zeros((2000, 2000), np.uint16)).save(tmp_path / "large.png")
     others = [ManifestRow(tmp_path / name) for name in ("colour.png", "large.png")]
     result = measure(
-        Brightest(),
+        brightest(),
         [*others, films[1]],
         images=3,
         seed=0,

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from patchad.errors import RequestError
 from patchad.lesions import shapes as synthesis
-from patchad.lesions.shapes import Lesion, insert, local_deviation, power_law_field
+from patchad.lesions.noise import power_law_field
+from patchad.lesions.shapes import Lesion, insert, local_deviation
 
 FINE = (0.1, 0.1)
 

@@ -12,7 +12,8 @@ from patchad import methods
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Foreground
 from patchad.errors import ImageError, ModelError, RequestError
-from patchad.learn.training_set import PackedMask, PatchBank, TrainingSet
+from patchad.learn.patch_bank import PatchBank
+from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.lesions.shapes import insert, mass
 from patchad.methods.parts import lesion_films
 from patchad.methods.parts.lesion_films import (
@@ -32,7 +33,8 @@ from patchad.methods.synthetic.synthetic_lesions import (
     pool_logits,
 )
 from patchad.model import detector as models
-from patchad.model.detector import ImageDetector, ModelCard, TrainingData
+from patchad.model.card import ModelCard, TrainingData
+from patchad.model.detector import ImageDetector
 from patchad.phantoms.phantom import mammogram
 from patchad.prepare.preprocess import Prepared, Preprocessing
 

@@ -1,30 +1,47 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from test_position_gaussian import CPU, GRID, SHAPE, draft, film, training_set, with_opacity
+from builders import (
+    CHEST,
+    CHEST_SHAPE,
+    chest_film,
+    kept_on_device,
+    on_cpu,
+    run_with,
+    training_set,
+    with_opacity,
+)
 
-from patchad.errors import ModelError, RequestError
+from patchad.errors import RequestError
+from patchad.learn.fitting import fit
 from patchad.lesions.chest import effusion, reticular_pattern
 from patchad.lesions.shapes import Lesion
-from patchad.methods import load
-from patchad.methods.synthetic import synthetic_opacities
-from patchad.methods.synthetic.synthetic_opacities import KINDS, Config, canvas, plant
-from patchad.model.detector import read_model, save
+from patchad.methods import method_of
+from patchad.methods.density.position_gaussian import FEATURES, Places
+from patchad.methods.parts import chest_frame
+from patchad.methods.parts.chest_frame import to_film
+from patchad.methods.synthetic.synthetic_opacities import (
+    KINDS,
+    METHOD,
+    Config,
+    canvas,
+    inputs,
+    plant,
+)
 
 FEW = Config(copies=1)
+GRID = CHEST.grid(CHEST_SHAPE)
 
 
 @pytest.fixture(scope="module")
 def data():
     torch.set_num_threads(1)
-    return training_set(range(100, 118))
+    return training_set([chest_film(seed) for seed in range(100, 118)])
 
 
 @pytest.fixture(scope="module")
-def detector(data):
-    return synthetic_opacities.fit(FEW, data, card=draft("synthetic_opacities"), seed=0, device=CPU)
+def module(data):
+    return fit(METHOD, FEW, data, run_with(0, CHEST)).module
 
 
 @pytest.fixture(scope="module")
@@ -87,48 +104,91 @@ def test_a_canvas_holds_what_fits_of_a_lesion():
     assert canvas(lesion, (0, 255)).sum() == added[1:, :2].sum()
 
 
-def test_a_response_speaks_near_the_lungs_and_is_finite_in_patches(detector):
-    image = film(7)
-    response = detector.respond(image, GRID)
-    spoken = np.isfinite(response.map)
-    assert response.map.shape == SHAPE
-    assert 0.1 < spoken.mean() < 0.7
-    assert not spoken[~image.foreground.mask].any()
-    assert np.isfinite(response.patches).all()
-    assert response.image == pytest.approx(np.nanstd(response.map), rel=0.15)
+def test_inputs_are_features_their_means_the_other_side_distance_and_place():
+    places = Places()
+    places.whitening.copy_(torch.eye(FEATURES))
+    features = torch.zeros(32, 32, FEATURES)
+    features[..., 2] = 3.0
+    features[:, :16, 4] = 2.0
+    found = inputs(places, features)
+    assert found.shape == (32, 32, 3 * FEATURES + 7)
+    assert torch.equal(found[..., :FEATURES], features)
+    smooth, across = found[..., FEATURES : 2 * FEATURES], found[..., 2 * FEATURES : 3 * FEATURES]
+    assert torch.allclose(smooth[..., 2], torch.tensor(3.0), atol=1e-5)
+    assert smooth[5, 15:17, 4].mean().item() == pytest.approx(1)
+    assert torch.allclose(across[..., 2], torch.zeros(()), atol=1e-5)
+    assert across[9, 0, 4].item() == pytest.approx(2, abs=1e-5)
+    assert across[9, 31, 4].item() == pytest.approx(-2, abs=1e-5)
+    distance, wide, row, side, *products = found[8, 0, -7:].tolist()
+    assert distance == pytest.approx(np.sqrt((9 + 4) / FEATURES))
+    assert wide == pytest.approx(distance, abs=1e-5)
+    assert row == pytest.approx(8 / 31 * 2 - 1)
+    assert side == 1
+    assert products == pytest.approx([row**2, 1, row])
 
 
-def test_a_planted_opacity_outranks_its_twin_where_it_is(detector):
+def test_a_response_speaks_near_the_lungs_and_is_finite_in_patches(module):
+    film = on_cpu(chest_film(7))
+    response = module(film, GRID)
+    known = response.map.isfinite()
+    assert response.map.shape == CHEST_SHAPE
+    assert 0.1 < known.float().mean() < 0.7
+    assert not known[~film.mask].any()
+    assert response.patches.isfinite().all()
+    assert response.image.item() == pytest.approx(np.nanstd(response.map.numpy()), rel=0.15)
+
+
+def test_a_planted_opacity_outranks_its_twin_where_it_is(module):
     wins = []
     for seed in range(12):
-        near = detector.registration.register(film(seed))
-        lungs = near.to_film(detector.registration.lungs.astype(np.float32), SHAPE) >= 0.5
-        clean, ill = with_opacity(seed, lungs)
-        added = ill.pixels - clean.pixels
-        one, two = (detector.respond(x, GRID).map for x in (clean, ill))
+        image = chest_film(seed)
+        clean = on_cpu(image)
+        affine = module.registration.register(clean).affine
+        lungs = to_film(module.registration.lungs.float(), affine, CHEST_SHAPE) >= 0.5
+        ill = with_opacity(image, lungs.numpy(), seed)
+        added = ill.pixels - image.pixels
+        one, two = (module(film, GRID).map.numpy() for film in (clean, on_cpu(ill)))
         there = (added > 0.5 * added.max()) & np.isfinite(one) & np.isfinite(two)
         wins.append(two[there].mean() > one[there].mean())
     assert np.mean(wins) >= 0.9
 
 
-def test_it_comes_back_the_same_from_its_folder(detector, tmp_path: Path):
-    save(detector, tmp_path)
-    back = load(tmp_path, CPU)
-    one, two = detector.respond(film(3), GRID), back.respond(film(3), GRID)
-    assert np.array_equal(one.map, two.map, equal_nan=True)
-    assert np.array_equal(one.patches, two.patches)
-    assert one.image == two.image
-    card, tensors = read_model(tmp_path)
-    del tensors["weights"]
-    with pytest.raises(ModelError, match="train anew"):
-        synthetic_opacities.restore(card, tensors, CPU)
+def test_it_comes_back_the_same_from_its_tensors_and_keeps_to_the_device(module):
+    back = METHOD.build(FEW, CHEST)
+    back.load_state_dict(module.state_dict())
+    one, film = module(on_cpu(chest_film(3)), GRID), on_cpu(chest_film(3))
+    with torch.inference_mode(), kept_on_device():
+        two = back(film, GRID)
+    assert torch.equal(one.map.nan_to_num(-9), two.map.nan_to_num(-9))
+    assert torch.equal(one.patches, two.patches)
+    assert torch.equal(one.image, two.image)
 
 
-def test_a_seed_gives_the_same_weights(data, detector):
-    again = synthetic_opacities.fit(
-        FEW, data, card=draft("synthetic_opacities"), seed=0, device=CPU
-    )
-    assert torch.equal(again.tensors()["weights"], detector.tensors()["weights"])
+def test_a_seed_gives_the_same_weights_and_another_others(data, module):
+    again = fit(METHOD, FEW, data, run_with(0, CHEST)).module
+    assert torch.equal(again.weights, module.weights)
+    assert torch.equal(again.lowest, module.lowest)
+    other = fit(METHOD, FEW, data, run_with(1, CHEST)).module
+    assert not torch.equal(other.weights, module.weights)
+    assert torch.equal(other.places.mean, module.places.mean)
+
+
+def test_three_members_of_one_training_register_a_film_once(data, module, monkeypatch):
+    density, dae = method_of("position_gaussian"), method_of("dae")
+    members = [
+        module,
+        fit(density, density.config(), data, run_with(0, CHEST)).module,
+        fit(
+            dae, dae.config(channels=(2, 4), steps=1, batch_size=2), data, run_with(0, CHEST)
+        ).module,
+    ]
+    counted = []
+    align = chest_frame._align
+    monkeypatch.setattr(chest_frame, "_align", lambda *args: counted.append(1) or align(*args))
+    film = on_cpu(chest_film(5))
+    for member in members:
+        member(film, GRID)
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("options", [{"copies": 0}, {"penalty": 0.0}])

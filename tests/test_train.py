@@ -12,11 +12,13 @@ from PIL import Image
 
 from patchad.commands.outlier import Outliers
 from patchad.commands.screen import screen_run
-from patchad.commands.train import _one_intent, train
+from patchad.commands.train import train
+from patchad.commands.training_data import one_intent
 from patchad.engine.screener import ScreenOptions
 from patchad.errors import OutputError, RequestError
-from patchad.methods.configure import Config, read_config
-from patchad.model.detector import read_model
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
+from patchad.model.folder import read_model
 from patchad.prepare import workers
 from patchad.read.manifest import read_manifest
 
@@ -174,13 +176,13 @@ def test_a_film_that_alone_sets_the_threshold_is_named(
 @pytest.mark.parametrize(("raw", "expected"), [([True] * 2, True), ([False, None], False)])
 def test_the_card_says_whether_the_images_were_raw(raw, expected) -> None:
     images = [SimpleNamespace(source=SimpleNamespace(for_processing=value)) for value in raw]
-    assert _one_intent(images) is expected
+    assert one_intent(images) is expected
 
 
 def test_raw_and_finished_images_are_not_mixed() -> None:
     images = [SimpleNamespace(source=SimpleNamespace(for_processing=v)) for v in (True, False)]
     with pytest.raises(RequestError, match="1 of 2 training images are For Processing"):
-        _one_intent(images)
+        one_intent(images)
 
 
 def serve_badly(link, how):
@@ -224,7 +226,7 @@ def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_pat
         ],
     )
     card = train(study.manifest, tmp_path / "model", config, device=CPU).card
-    assert (card.preprocessing.voi, card.format) == ("full", 3)
+    assert (card.preprocessing.voi, card.format) == ("full", 4)
     assert card.config["preprocessing"]["voi"] == "full"
     films = [row.path for row in read_manifest(study.manifest) if row.split == "test"][:1]
     model = tmp_path / "model"

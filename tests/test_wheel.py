@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.toml"))
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.toml")
+)
 pytestmark = pytest.mark.slow
 
 
@@ -81,7 +83,8 @@ def test_the_installed_command_answers(installed):
 
 def test_the_installed_package_finds_its_configurations(installed):
     code = (
-        "from patchad.model.configurations import packaged; "
-        "print(*sorted(path.name for path in packaged().values()))"
+        "from patchad.model.configurations import packaged, read_file; "
+        "print(*sorted(path.name for path in packaged().values())); "
+        "assert read_file(packaged()['chest'])['preprocessing']['body_part'] == 'chest'"
     )
-    assert installed("python", "-c", code).split() == CONFIGS
+    assert installed("python", "-c", code).split() == [name for name in CONFIGS if "/" not in name]

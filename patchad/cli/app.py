@@ -19,15 +19,22 @@ from patchad.cli.console import (
     Quiet,
     Verbose,
     close_output,
-    refuse,
-    tell,
-    voice,
-    voiced,
+    output,
+    print_error,
+    print_result,
+    with_output_options,
 )
-from patchad.cli.inputs import manifest
-from patchad.cli.models import demo, inspect, methods, selftest, train
+from patchad.cli.demo import demo
+from patchad.cli.evaluate import evaluate
+from patchad.cli.export import export
+from patchad.cli.inspect import inspect
+from patchad.cli.manifest import manifest
+from patchad.cli.methods import methods
 from patchad.cli.options import configurations
-from patchad.cli.runs import evaluate, export, push, screen
+from patchad.cli.push import push
+from patchad.cli.screen import screen
+from patchad.cli.selftest import selftest
+from patchad.cli.train import train
 from patchad.version import __version__
 
 
@@ -36,7 +43,7 @@ class Commands(TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
         """Run the command line and exit."""
-        voice.begin(sys.argv[1:] if args is None else args)
+        output.begin(sys.argv[1:] if args is None else args)
         for stream in (sys.stdout, sys.stderr):  # a path may hold what the terminal can't show
             with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -44,7 +51,7 @@ class Commands(TyperGroup):
             code = self._run(args, *more, **{**options, "standalone_mode": False})
         except typer.Exit as end:
             code = end.exit_code
-        if _unread(sys.stdout):
+        if _nobody_reads(sys.stdout):
             code = UNREAD
         sys.exit(code)
 
@@ -57,25 +64,25 @@ class Commands(TyperGroup):
                 return UNREAD
             return end.code if isinstance(end.code, int) else REFUSED
         except (KeyboardInterrupt, typer.Abort):
-            refuse("stopped")
+            print_error("stopped")
             return INTERRUPTED
         except Exception as error:
             if not hasattr(error, "format_message"):  # that of a wrong option or command
                 raise
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "patchad"
-            refuse(_said(error), f"See `{path} --help`.")
+            print_error(_message(error), f"See `{path} --help`.")
             return REFUSED
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     nearest = getattr(error, "possibilities", None)
     if nearest:
         return f"{error.message}. Did you mean {nearest[0]}?"
     return " ".join(error.format_message().split())
 
 
-def _unread(stream: Any) -> bool:
+def _nobody_reads(stream: Any) -> bool:
     """Whether nobody reads what a stream still has to say."""
     try:
         stream.flush()
@@ -104,13 +111,13 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
-    voice.add(quiet=quiet, verbose=verbose, as_json=as_json)
+    output.add(quiet=quiet, verbose=verbose, as_json=as_json)
     if version:
-        tell({"version": __version__}, [__version__])
+        print_result({"version": __version__}, [__version__])
         raise typer.Exit
     if context.invoked_subcommand is None:
-        if voice.json:
-            refuse("no command was given", "See `patchad --help`.")
+        if output.json:
+            print_error("no command was given", "See `patchad --help`.")
         else:
             print(context.get_help())
         raise typer.Exit(REFUSED)
@@ -121,7 +128,7 @@ _COMMANDS = (
     *(selftest, export, push, inspect, methods),
 )
 for command in _COMMANDS:
-    app.command(epilog=configurations() if command is train else None)(voiced(command))
+    app.command(epilog=configurations() if command is train else None)(with_output_options(command))
 
 
 def main() -> None:

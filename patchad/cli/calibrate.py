@@ -1,4 +1,4 @@
-"""The command `patchad calibrate`: parse, one call, print, exit code."""
+"""The command `patchad calibrate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from patchad.cli.checks import check_device, check_inputs, check_model
-from patchad.cli.console import finish, spoken, tell
+from patchad.cli.console import exit_if_failed, print_result, reporting
 from patchad.cli.options import (
     MAX_PIXELS,
     AllowMismatch,
@@ -31,7 +31,7 @@ def calibrate(
     overwrite: Overwrite = False,
 ) -> None:
     """Calibrate a model on another site's negatives, without training."""
-    with spoken() as progress:
+    with reporting() as progress:
         given = spacing_of(spacing)
         check_device(device)
         check_inputs([on])
@@ -39,7 +39,7 @@ def calibrate(
         from patchad.commands.calibrate import told_of
         from patchad.commands.recalibrate import recalibrate
         from patchad.device import choose_device
-        from patchad.model.detector import card_as_dict
+        from patchad.model.card import card_as_dict
         from patchad.prepare.workers import Limits
 
         made = recalibrate(
@@ -53,7 +53,7 @@ def calibrate(
             overwrite=overwrite,
             progress=progress,
         )
-        tell(
+        print_result(
             {**card_as_dict(made.card), "failed": made.failed},
             [
                 *told_of(made.card),
@@ -61,4 +61,4 @@ def calibrate(
                 f"next: patchad screen IMAGES --model {out}",
             ],
         )
-    finish(made.failed)
+    exit_if_failed(made.failed)

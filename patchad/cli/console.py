@@ -1,4 +1,4 @@
-"""How the command line speaks: progress, results, errors and exit codes."""
+"""What the command line prints: progress, results and errors; and its exit codes."""
 
 import json
 import logging
@@ -32,28 +32,28 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON; logs go to standard error.")
 ]
-_SPEAKING = {"quiet": Quiet, "verbose": Verbose, "as_json": AsJson}
+_OPTIONS = {"quiet": Quiet, "verbose": Verbose, "as_json": AsJson}
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass
-class Voice:
-    """How loud to be, whether results are told as JSON, and whether one was; set for a command.
+class Output:
+    """How much is printed, and whether as JSON; set anew for each command.
 
-    ``command`` is the whole command line.
+    ``printed``: whether a result was. ``command`` is the whole command line.
     """
 
     quiet: bool = False
     verbose: bool = False
     json: bool = False
-    told: bool = False
+    printed: bool = False
     command: tuple[str, ...] = ()
 
     def begin(self, arguments: Sequence[str]) -> None:
         """Forget the last command. JSON is known at once, so that any error can be JSON too."""
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-        self.quiet = self.verbose = self.told = False
+        self.quiet = self.verbose = self.printed = False
         self.json, self.command = "--json" in options, ("patchad", *arguments)
 
     def add(self, *, quiet: bool, verbose: bool, as_json: bool) -> None:
@@ -65,31 +65,31 @@ class Voice:
 
 
 log = logging.getLogger(__name__)
-voice = Voice()
+output = Output()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def voiced(command: Callable[..., None]) -> Callable[..., None]:
+def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with ``--json``, ``-q`` and ``-v`` after its name too."""
 
     @wraps(command)
     def run(*, quiet: bool, verbose: bool, as_json: bool, **asked: Any) -> None:
-        voice.add(quiet=quiet, verbose=verbose, as_json=as_json)
+        output.add(quiet=quiet, verbose=verbose, as_json=as_json)
         command(**asked)
 
     own = signature(command)
     more = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in _SPEAKING.items()
+        for name, kind in _OPTIONS.items()
     ]
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, **_SPEAKING}
+    run.__annotations__ = {**command.__annotations__, **_OPTIONS}
     return run
 
 
 @contextmanager
-def spoken(*, resumes: bool = False) -> Iterator[Progress]:
-    """Errors become messages and exit codes; gives the progress bar of a command.
+def reporting(*, resumes: bool = False) -> Iterator[Progress]:
+    """Gives the progress bar of a command; makes messages and exit codes of errors.
 
     ``resumes``: the command goes on with ``--resume`` where it was stopped.
     """
@@ -99,15 +99,15 @@ def spoken(*, resumes: bool = False) -> Iterator[Progress]:
     except typer.Exit:
         raise
     except PatchadError as error:
-        refuse(str(error))
+        print_error(str(error))
         raise typer.Exit(REFUSED) from None
     except OSError as error:
         log.debug("the way to the fault", exc_info=error)
         if error.strerror is None:
-            refuse(f"the system refused ({type(error).__name__}{_place(error)})")
+            print_error(f"the system refused ({type(error).__name__}{_place(error)})")
         else:
             where = shown(error.filename) if isinstance(error.filename, str) else "a file"
-            refuse(
+            print_error(
                 f"{where} cannot be used ({error.strerror}): see who may read and write it, and "
                 "whether the disk is full"
             )
@@ -115,13 +115,13 @@ def spoken(*, resumes: bool = False) -> Iterator[Progress]:
     except Exception as error:
         # where it arose, not its text: it may quote a header, and with it the patient
         log.debug("the way to the fault:\n%s", "".join(traceback.format_tb(error.__traceback__)))
-        refuse(
+        print_error(
             f"unexpected {type(error).__name__}{_place(error)}",
             "This is a fault of patchad: please report it with -v.",
         )
         raise typer.Exit(REFUSED) from None
     except KeyboardInterrupt:
-        refuse("stopped; go on with the same command and --resume" if resumes else "stopped")
+        print_error("stopped; go on with the same command and --resume" if resumes else "stopped")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -134,17 +134,17 @@ def _place(error: BaseException) -> str:
     return f" at {Path(own[-1].filename).relative_to(_PACKAGE.parent)}:{own[-1].lineno}"
 
 
-def refuse(why: str, hint: str = "") -> None:
+def print_error(why: str, hint: str = "") -> None:
     """Say why nothing came of a command: on standard error, and as JSON if that was asked for."""
     err.print("\n".join([f"patchad: {why}", *filter(None, [hint])]), markup=False)
-    if voice.json and not voice.told:
+    if output.json and not output.printed:
         _print(json.dumps({"error": why}, indent=2))
 
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A bar on a terminal; elsewhere a plain line at each tenth of the way."""
-    if voice.quiet:
+    if output.quiet:
         yield lambda stage, done, total, value: None
     elif err.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -170,9 +170,9 @@ def _labelled(stage: str, value: float) -> str:
     return stage if value != value else f"{stage} ({value:.5g})"
 
 
-def tell(result: Mapping[str, Any], lines: Sequence[str]) -> None:
+def print_result(result: Mapping[str, Any], lines: Sequence[str]) -> None:
     """Print a command's result: as JSON if that was asked for, else in words."""
-    if voice.json:
+    if output.json:
         _print(json.dumps(_plain(result), indent=2, allow_nan=False))
     else:
         _print("\n".join(lines))
@@ -180,7 +180,7 @@ def tell(result: Mapping[str, Any], lines: Sequence[str]) -> None:
 
 def _print(text: str) -> None:
     """Print at once; where nobody reads any more (``| head``), end without a word."""
-    voice.told = True
+    output.printed = True
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -211,7 +211,7 @@ def _plain(value: Any) -> Any:
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)  # NumPy's, paths
 
 
-def finish(failed: Sequence[tuple[str, str]]) -> None:
+def exit_if_failed(failed: Sequence[tuple[str, str]]) -> None:
     """Name what failed, and exit accordingly."""
     for path, reason in failed[:10]:
         err.print(f"failed: {path}: {reason}", markup=False)

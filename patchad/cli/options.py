@@ -8,6 +8,7 @@ import typer
 
 from patchad.errors import RequestError
 from patchad.export import DEFAULT_KINDS, KINDS
+from patchad.methods.declared import purpose_of, trainable
 from patchad.model.configurations import did_you_mean, packaged, purpose
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
@@ -25,8 +26,8 @@ def _complete_kinds(incomplete: str) -> list[str]:
 
 
 def _complete_config(incomplete: str) -> list[tuple[str, str]]:
-    """Packaged names with what they are for, and TOML files."""
-    names = [(name, purpose(path)) for name, path in packaged().items()]
+    """Names with what they are for, and TOML files."""
+    names = [*_purposes().items(), *_methods().items()]
     folder, slash, _ = incomplete.rpartition("/")
     here = Path(folder + slash)
     files = [(f"{folder}{slash}{path.name}", "a file") for path in sorted(here.glob("*.toml"))]
@@ -47,8 +48,8 @@ Model = Annotated[
 Config = Annotated[
     list[str] | None,
     typer.Option(
-        help="A packaged configuration (listed below) or a TOML file. Of several the best on "
-        "unlabelled images is kept. Default: wei2018.",
+        help="A packaged configuration or a method (listed below), or a TOML file. Of several the "
+        "best on unlabelled images is kept. Default: wei2018.",
         autocompletion=_complete_config,
     ),
 ]
@@ -130,9 +131,25 @@ TwoBreasts = Annotated[
 
 
 def configurations() -> str:
-    """The packaged configurations, a line each, for the end of a help text."""
-    lines = [f"{name}: {purpose(path)}" for name, path in packaged().items()]
-    return "\n\n".join(["Packaged configurations:", *lines])
+    """What `--config` takes by name, a line each, for the end of a help text."""
+    parts = {
+        "Packaged configurations:": _purposes(),
+        "Methods, with the settings of use/mammogram or use/chest:": _methods(),
+    }
+    lines = [
+        [title, *(f"{name}: {what}" for name, what in names.items())]
+        for title, names in parts.items()
+    ]
+    return "\n\n".join(line for part in lines for line in part)
+
+
+def _purposes() -> dict[str, str]:
+    return {name: purpose(path) for name, path in packaged().items()}
+
+
+def _methods() -> dict[str, str]:
+    """Methods that train by their name and have no packaged configuration of it."""
+    return {name: purpose_of(name) for name in trainable() if name not in packaged()}
 
 
 def kinds_of(text: str) -> tuple[str, ...]:
@@ -145,7 +162,7 @@ def kinds_of(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def one_of(option: str, text: str, allowed: Sequence[str]) -> None:
+def require_one_of(option: str, text: str, allowed: Sequence[str]) -> None:
     """Refuse what an option does not take."""
     if text not in allowed:
         raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")

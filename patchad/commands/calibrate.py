@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from patchad.commands.calibrate_marks import calibrate_marks, draw_marks, mark_statement
 from patchad.commands.two_breasts import Side, calibrate_two_breasts
+from patchad.engine.screener import Scored
 from patchad.errors import TrainingError
-from patchad.methods.configure import CalibrationConfig
 from patchad.model.calibration import (
     Calibration,
     Shares,
@@ -35,7 +35,8 @@ from patchad.model.calibration import (
     promise,
     promised_rate,
 )
-from patchad.model.detector import ModelCard, Scored
+from patchad.model.card import ModelCard
+from patchad.model.config import CalibrationConfig
 
 _SAMPLED = 20_000  # values of a dense map that are kept of an image
 _DISPLAY_FROM = 0.9  # the colours begin here: nine tenths of a negative film stay clear

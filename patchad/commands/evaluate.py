@@ -16,6 +16,7 @@ from torch import Tensor
 
 from patchad.core.baselines import BASELINES
 from patchad.errors import RequestError
+from patchad.evaluation.definitions import definitions
 from patchad.evaluation.drawn import (
     Drawn,
     collect_marks,
@@ -23,9 +24,8 @@ from patchad.evaluation.drawn import (
     rarity_table,
     resolution_of,
 )
+from patchad.evaluation.estimate import Section
 from patchad.evaluation.figures import (
-    MIN_PATIENTS,
-    Section,
     froc_section,
     image_section,
     patch_section,
@@ -37,7 +37,7 @@ from patchad.evaluation.figures import (
 )
 from patchad.evaluation.files import as_text, write_pictures, write_tables
 from patchad.evaluation.metrics import resample
-from patchad.evaluation.pixels import LEVELS, tally_pixels
+from patchad.evaluation.pixels import tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.truth import Truth, lay_beside
 from patchad.export.report import write_report
@@ -183,7 +183,7 @@ def _judge(
         "model": run.settings["card"]["digest"],
         "seed": seed,
         "resamples": resamples,
-        "definitions": _definitions(calibration),
+        "definitions": definitions(calibration),
         "notes": notes,
         "counts": dict(judged.counts),
         **_json(whole[METHOD]),
@@ -308,54 +308,4 @@ def _beside(method: _Sections, baseline: _Sections) -> dict[str, Any]:
         **_json(baseline),
         "method_minus_baseline": excess,
         "beaten": None if low is None else low > 0,
-    }
-
-
-def _definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
-    pooling = calibration["pooling"]
-    pooled = "max" if pooling == "excess" else pooling
-    return {
-        "ci95": "Percentile interval of the resamples, which draw patients with replacement; "
-        "method and baselines are drawn alike, so that differences are paired. [null, null] where "
-        f"fewer than {MIN_PATIENTS} patients carry the positives or the negatives, and where all "
-        "resamples agree: neither says anything of the next patient. 'dropped' counts resamples "
-        "that lacked a class.",
-        "value": "null where a class is missing.",
-        "patch": "Positive: covers at least half of a region, or a region covers at least half of "
-        "it. Negative: all scored patches of negative images. Patches of positive images that are "
-        "not positive are not counted here. Patches that were not scored count nowhere; "
-        "froc.counts.lesions_not_scored says what that hides.",
-        "patch.within_image_auroc": "Mean, over positive images that have both, of the image's "
-        "own AUROC of positive patches against patches that touch no region.",
-        "image": f"Image scores ({pooling}) of positive against negative images; baselines are "
-        f"pooled by {pooled}.",
-        "patient": "As 'image', one sample a patient: positive if any of the patient's images is, "
-        "with the highest of their image scores.",
-        "pointing": "hits: share of positive images with regions whose highest patch has its "
-        "centre in a region; of equal patches the first in reading order. By kind: in a region of "
-        "this kind, of the images that have one. A lesion that was not scored is missed.",
-        "average_precision": "Depends on the prevalence, which counts gives; a coin reaches it.",
-        "sensitivity_at_specificity": "The highest sensitivity of a threshold with at least this "
-        "specificity on these very data: it describes the curve and is no threshold to use.",
-        "froc": "A mark is a patch whose centre lies in no higher mark (greedy). It hits a lesion "
-        "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
-        "the most at so many false marks a negative image: false marks are counted on negative "
-        "images alone; all lesions count, scored or not.",
-        "marks": "As drawn (marks.csv of the run). marks_a_negative_image counts those of negative "
-        "images; lesions_marked is the share of lesions that a mark hits: its centre lies in the "
-        "region, or its box covers half of the region, or the region half of the box. precision: "
-        "of the marks on negative images and on positive ones with regions, the share that hits a "
-        "lesion.",
-        "marks.rarity": "observed: the marks a negative image has that say they are as rare as "
-        "expected, or rarer. Both in marks an image; a model whose word holds has them equal.",
-        "threshold": "The card's, from negatives that were not judged here; above is strictly "
-        "above. Patches as under 'patch'; patient: the highest image over the image threshold.",
-        "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
-        "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
-        f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
-        "patch scores, or of the values of a dense map; Dice, exact, over all these pixels: marked "
-        "or not, against lesion or not.",
-        "by_kind": "Positives of this kind of lesion against the same negatives.",
-        "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
-        "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",
     }

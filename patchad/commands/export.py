@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchad.core.baselines import baseline_scores
+import torch
+
+from patchad.core.baselines import patch_statistics
+from patchad.core.host import to_host
 from patchad.core.image import Radiograph, Screening
 from patchad.errors import ImageError, RequestError
 from patchad.export import IMAGE_KINDS
 from patchad.export.tiff import stored_heatmap
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.model.calibration import patch_percentiles
-from patchad.model.detector import ModelCard, card_from_dict
+from patchad.model.card import ModelCard, card_from_dict
 from patchad.prepare.workers import Ready, required
 from patchad.progress import Progress, silent
 from patchad.store.layouts import open_run
@@ -91,6 +94,7 @@ def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radi
     """One image of a run that was read again, and what was said of it."""
     radiograph, prepared = read.radiograph, read.prepared.as_stored()
     scores = stored_scores(run, row)
+    found = patch_statistics(torch.tensor(prepared.pixels), scores.grid)
     return radiograph, Screening(
         source=radiograph.source,
         scores=scores,
@@ -99,6 +103,6 @@ def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radi
         percentile=math.nan if row.percentile is None else row.percentile,
         flagged=bool(row.flagged),
         patch_percentiles=patch_percentiles(card.calibrated, scores.values),
-        baselines=baseline_scores(prepared.pixels, scores.grid),
+        baselines=dict(zip(found, to_host(*found.values()), strict=True)),
         reasons=(row.reason,) if row.reason else (),
     )

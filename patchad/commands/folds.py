@@ -23,9 +23,10 @@ from patchad.commands.negatives import Negative
 from patchad.commands.two_breasts import Side
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
+from patchad.engine.screener import Scored
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.files.whole import write_whole
-from patchad.model.detector import FORMAT, Scored
+from patchad.model.card import FORMAT
 from patchad.progress import Progress
 
 # What is stored of a negative image beside its patch scores: all that says nothing of the patient.

@@ -28,7 +28,8 @@ def inspect(
         ModelError: the model cannot be read.
     """
     if path.is_dir():
-        from patchad.model.detector import card_as_dict, read_card  # torch, which no image needs
+        from patchad.model.card import card_as_dict  # torch, which no image needs
+        from patchad.model.folder import read_card
 
         return card_as_dict(read_card(path))
     if not path.exists():

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Source
+from patchad.core.patches import means
 from patchad.errors import RequestError
-from patchad.methods.configure import Config
+from patchad.model.config import Config
 from patchad.prepare.look import Look
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.workers import Ahead, Fault, Ready
@@ -221,7 +223,8 @@ def _name(row: ManifestRow) -> str:
 
 def _tiles(prepared: Prepared, config: Config, row: ManifestRow, seed: int) -> Tiles:
     grid = PatchGrid(prepared.pixels.shape, config.patch_size, config.patch_size)
-    enough = grid.means(prepared.foreground.mask) >= config.min_foreground
+    mask = torch.tensor(prepared.foreground.mask)
+    enough = means(grid, mask).numpy() >= config.min_foreground
     aside = np.zeros_like(enough)
     if config.split.by == "patch":
         aside = enough & (image_rng(row, seed, 0).random(len(grid)) < config.split.held_out)

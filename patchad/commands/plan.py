@@ -7,7 +7,7 @@ import numpy as np
 
 from patchad.commands.negatives import Negative
 from patchad.errors import RequestError
-from patchad.methods.configure import Config
+from patchad.model.config import Config
 
 LEAK = (
     "Held out by patch, as Wei et al. (2018) did: held-out patches neighbour patches that were "

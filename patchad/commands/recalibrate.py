@@ -13,14 +13,17 @@ from patchad.commands.folds import side_of
 from patchad.commands.negatives import Negative, Reader, find_negatives, survey
 from patchad.commands.outlier import find_outliers
 from patchad.commands.training_images import TrainingImages
-from patchad.core.grid import PatchGrid
-from patchad.engine.screener import mismatches
+from patchad.engine.mismatch import mismatches
+from patchad.engine.screener import Screener, no_foreground
 from patchad.errors import ImageError, MismatchError, RequestError
 from patchad.files.claim import claimed
 from patchad.methods import load
-from patchad.methods.configure import CalibrationConfig, Config, resolve
-from patchad.model.detector import Detector, ModelCard, card_as_dict, score, write_model
+from patchad.methods.configure import resolve
+from patchad.model.card import ModelCard, card_as_dict
+from patchad.model.config import CalibrationConfig, Config
+from patchad.model.detector import Detector
 from patchad.model.fit import fit_of
+from patchad.model.folder import write_model
 from patchad.model.trained_on import among, pack_digests
 from patchad.prepare.workers import DEFAULT_LIMITS, How, Limits, fault_of, readers
 from patchad.progress import Progress, silent
@@ -121,6 +124,7 @@ def _scored(
     And how many were taken though they differ from the training images.
     """
     card, scored, unlike = detector.card, [], 0
+    screener = Screener(detector)
     originals = {negative.row.path: negative for negative in images}
     for row, ready in reader.ready([negative.row for negative in images], "calibrating"):
         negative = originals[row.path]
@@ -128,13 +132,9 @@ def _scored(
             faults = mismatches(ready.radiograph, ready.prepared, card)
             if faults and not allow_mismatch:
                 raise MismatchError("; ".join(faults) + "; --allow-mismatch takes it all the same")
-            grid = PatchGrid(ready.prepared.pixels.shape, card.patch_size, card.stride)
-            found = score(detector, ready.prepared, grid)
+            found = screener.score(ready.prepared)
             if not found.scores.scored.any():
-                raise ImageError(
-                    f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} "
-                    "foreground: nothing to score"
-                )
+                raise ImageError(no_foreground(detector, ready.prepared))
         except Exception as error:  # one bad image costs itself, never the others
             fault = fault_of(error)
             if fault.trace:
@@ -175,7 +175,7 @@ def _write(
     fit = fit_of([(negative.look, negative.patient) for negative, _ in scored])
     data = detector.card.data if fit is None else replace(detector.card.data, fit=fit)
     card = replace(detector.card, data=data, calibration=replace(calibration, notes=tuple(notes)))
-    written = write_model(card, detector.tensors(), out)
+    written = write_model(card, detector.module.state_dict(), out)
     if outliers:
         log.warning(outliers.warning([row_path(negative.row.path) for negative in alone], out))
     return written

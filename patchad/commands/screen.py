@@ -15,9 +15,9 @@ from patchad.commands.export import export_run
 from patchad.commands.two_breasts import compare_breasts, with_two_breasts
 from patchad.core.grid import check_stride
 from patchad.engine.marks import Mark, marks
-from patchad.engine.screener import ScreenOptions, how_to_read, screen_prepared
+from patchad.engine.screener import Screener, ScreenOptions, how_to_read
 from patchad.errors import OutputError, RequestError
-from patchad.export.marks_table import stored_marks, write_marks
+from patchad.export.stored_marks import stored_marks
 from patchad.export.write import check_kinds, write_image_kinds, write_run_kinds
 from patchad.files.claim import Claim, claimed
 from patchad.files.clearing import clear
@@ -25,7 +25,8 @@ from patchad.files.names import new_id
 from patchad.files.request import content_of, numbered
 from patchad.files.whole import shown
 from patchad.methods import load
-from patchad.model.detector import Detector, ModelCard, card_as_dict, versions
+from patchad.model.card import ModelCard, card_as_dict, versions
+from patchad.model.detector import Detector
 from patchad.prepare.frames import every_frame
 from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
@@ -34,6 +35,7 @@ from patchad.read.manifest import ManifestRow, facts_of
 from patchad.read.read import find_images
 from patchad.store.journal import Entry, Journal
 from patchad.store.layouts import RUN
+from patchad.store.marks_table import write_marks
 from patchad.store.run import (
     ImageRow,
     Run,
@@ -253,7 +255,7 @@ def _screen_entry(
     start = time.monotonic()
     name = ""
     try:
-        screening = screen_prepared(read.radiograph, read.prepared, detector, options)
+        screening = Screener(detector).screen(read.radiograph, read.prepared, options)
         preferred = screening.source.sop_instance_uid or entry.path.stem
         name = new_id(preferred + (f"_frame{entry.frame}" if entry.frame else ""), taken)
         scored = time.monotonic()

@@ -21,14 +21,15 @@ import torch
 from patchad.commands.negatives import Named, Reader, find_negatives, survey
 from patchad.commands.train import Trained, train
 from patchad.commands.training_images import TrainingImages
-from patchad.core.grid import PatchGrid
+from patchad.engine.screener import Screener
 from patchad.errors import RequestError
 from patchad.files.claim import Claim, claimed
 from patchad.files.request import content_of
 from patchad.files.whole import shown
 from patchad.methods import load
-from patchad.methods.configure import Config
-from patchad.model.detector import Detector, read_card, read_model, score, write_model
+from patchad.model.config import Config
+from patchad.model.detector import Detector
+from patchad.model.folder import read_card, read_model, write_model
 from patchad.model.trained_on import among
 from patchad.prepare.workers import DEFAULT_LIMITS, Fault, How, Limits, read_ahead, readers
 from patchad.progress import Progress, silent
@@ -208,7 +209,7 @@ def _image_scores(
 ) -> list[float]:
     """The image scores of those that can be read and were not trained on."""
     card, calibration = detector.card, detector.card.calibrated
-    scores = []
+    screener, scores = Screener(detector), []
     how = How(card.preprocessing, spacing_mm, limits)
     for number, (row, read) in enumerate(read_ahead(rows, how), start=1):
         if isinstance(read, Fault):
@@ -217,9 +218,7 @@ def _image_scores(
         if among(card.data.trained_on, [read.radiograph.source.digest])[0]:
             log.warning("left out %s: a candidate was trained on the same pixels", row.path)
             continue
-        pixels = read.prepared.pixels
-        grid = PatchGrid((pixels.shape[0], pixels.shape[1]), card.patch_size, card.stride)
-        scored = score(detector, read.prepared, grid)
+        scored = screener.score(read.prepared)
         pooled = scored.image_score(
             calibration.pooling, calibration.top_k, calibration.patch_threshold
         )

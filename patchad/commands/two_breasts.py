@@ -18,7 +18,7 @@ from patchad.model.calibration import (
     highest_of_patients,
     image_percentile,
 )
-from patchad.model.detector import ModelCard
+from patchad.model.card import ModelCard
 from patchad.read.manifest import ManifestRow
 from patchad.store.run import ImageRow
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchad.core.grid import PatchGrid
 
@@ -19,25 +18,10 @@ if TYPE_CHECKING:  # whoever wants the names of the scores needn't load torch
 BASELINES = ("patch_mean", "patch_std", "gradient_energy")
 
 
-def baseline_scores(pixels: NDArray[np.float32], grid: PatchGrid) -> dict[str, NDArray[np.float32]]:
-    """Mean, standard deviation and mean squared gradient of each patch of ``pixels`` (H, W).
-
-    Returns one (N,) float32 a name of ``BASELINES``, in the unit of the pixels (the gradient
-    energy in its square, a pixel step). All patches are given, foreground or not.
-    """
-    values = pixels.astype(np.float64)
-    mean = grid.means(values)
-    variance = grid.means(values**2) - mean**2
-    energy = sum(
-        np.gradient(values, axis=axis) ** 2 if values.shape[axis] > 1 else np.zeros_like(values)
-        for axis in (0, 1)
-    )
-    scores = (mean, np.sqrt(np.maximum(variance, 0)), grid.means(np.asarray(energy)))
-    return {name: s.astype(np.float32) for name, s in zip(BASELINES, scores, strict=True)}
-
-
 def patch_statistics(pixels: Tensor, grid: PatchGrid) -> dict[str, Tensor]:
-    """The scores of :func:`baseline_scores`, on the device of ``pixels`` (H, W), a float tensor.
+    """Mean, standard deviation and mean squared gradient of each patch.
+
+    Of ``pixels`` (H, W), a float tensor; on its device.
 
     Returns one (N,) float32 a name of ``BASELINES``, in the unit of the pixels (the gradient
     energy in its square, a pixel step). All patches are given, foreground or not.

@@ -6,7 +6,7 @@ Pure geometry on numpy arrays: axes are (row, col), in pixels, origin at the top
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,41 +58,6 @@ class PatchGrid:
     def __len__(self) -> int:
         return len(self.corners)
 
-    def cut(
-        self, pixels: NDArray[np.float32], which: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float32]:
-        """Copy the patches ``which`` (indices; all by default) out of ``pixels`` (H, W).
-
-        Returns (N, size, size) of the dtype of ``pixels``. Where the image is smaller than a
-        patch, its edge is repeated below and to the right, or on the other side if turned so.
-        """
-        if pixels.shape != self.shape:
-            raise ValueError(f"this grid is for shape {self.shape}, the image has {pixels.shape}")
-        lacking = [max(self.size - length, 0) for length in self.shape]
-        if any(lacking):
-            sides = zip(lacking, self._reversed, strict=True)
-            aside = [(missing, 0) if reverse else (0, missing) for missing, reverse in sides]
-            pixels = np.pad(pixels, aside, mode="edge")
-        windows = np.lib.stride_tricks.sliding_window_view(pixels, (self.size, self.size))
-        corners = self.corners if which is None else self.corners[which]
-        row, col = (corners - corners.min(0, initial=0)).T  # from where the padding begins
-        patches: NDArray[np.float32] = windows[row, col]
-        return patches
-
-    def means(self, values: NDArray[np.floating[Any]] | NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The mean of ``values`` (H, W) over each patch's pixels inside the image.
-
-        Returns (N,) float64 in the unit of ``values``; of a mask, the share that is true.
-        """
-        if values.shape != self.shape:
-            raise ValueError(f"this grid is for shape {self.shape}, the image has {values.shape}")
-        total = np.zeros((self.shape[0] + 1, self.shape[1] + 1))
-        total[1:, 1:] = values.cumsum(0, dtype=np.float64).cumsum(1)
-        (r0, c0), (r1, c1) = self._begins.T, self._ends.T
-        inside = total[r1, c1] - total[r0, c1] - total[r1, c0] + total[r0, c0]
-        means: NDArray[np.float64] = inside / ((r1 - r0) * (c1 - c0))
-        return means
-
     def boxes(self, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
         """Each patch as (row, col, height, width) in the frame of ``shape``; default: its own.
 
@@ -133,53 +98,8 @@ class PatchGrid:
         return np.minimum(self.corners + self.size, self.shape)
 
 
-def stitch(
-    grid: PatchGrid,
-    values: NDArray[np.float32],
-    *,
-    weighting: Weighting = "gaussian",
-    mask: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float32]:
-    """Sew one value a patch into a picture: at each pixel the weighted mean of its patches.
-
-    Args:
-        grid: where the patches lie.
-        values: (N,) scores in the order of ``grid.corners``; NaN patches say nothing.
-        weighting: how much a patch says at a pixel, by the pixel's place in the patch.
-        mask: (H, W) bool, true where a value is wanted.
-
-    Returns:
-        (H, W) float32 in the unit of ``values``; NaN outside ``mask`` and where no patch spoke.
-        A constant comes out as that constant.
-    """
-    if values.shape != (len(grid),):
-        raise ValueError(f"one value a patch is needed: {len(grid)}, got shape {values.shape}")
-    if grid.turn != AS_STORED:  # sewn as it was scored, so that the last digit is the same
-        back = grid.turn.inverse
-        turned = None if mask is None else back.picture(mask)
-        scored = grid.turn_values(values, back)
-        sewn = stitch(grid.turned(back), scored, weighting=weighting, mask=turned)
-        return grid.turn.picture(sewn)
-    profile = window_profile(grid.size, weighting)
-    rows, cols = (np.unique(axis) for axis in grid.corners.T)
-    spoken = np.isfinite(values).reshape(len(rows), len(cols))
-    scores = np.where(spoken, values.reshape(spoken.shape), 0).astype(np.float64)
-    # The window is a product of two profiles, so patches are summed along rows first, then down.
-    total, weight = np.zeros(grid.shape), np.zeros(grid.shape)
-    for sums, heights in ((total, scores), (weight, spoken.astype(np.float64))):
-        bands = np.zeros((len(rows), grid.shape[1]))
-        for place, col in enumerate(cols):
-            part = profile[: grid.shape[1] - col]
-            bands[:, col : col + grid.size] += heights[:, place, None] * part
-        for place, row in enumerate(rows):
-            sums[row : row + grid.size] += profile[: grid.shape[0] - row, None] * bands[place]
-    seen = weight > 0 if mask is None else (weight > 0) & mask
-    picture = np.full(grid.shape, np.nan, np.float32)
-    return np.divide(total, weight, out=picture, where=seen, casting="same_kind")
-
-
 def window_profile(size: int, weighting: Weighting) -> NDArray[np.float64]:
-    """The weights of :func:`stitch` along one side of a patch: (size,) float64, all positive.
+    """The weights of a patch along one side: (size,) float64, all positive.
 
     At a pixel of the patch, the weights of its row and its column are multiplied. ``gaussian`` has
     its standard deviation at a quarter of the patch; ``hann`` is sampled at pixel centres, so that

@@ -79,7 +79,7 @@ def marks_of(
     *,
     flagged: bool,
 ) -> tuple[Mark, ...]:
-    """As :func:`marks`, from what is stored.
+    """As :func:`marks`, from its parts: the one place that decides what is outlined.
 
     A flagged image whose flag is decided by its strongest mark always has one.
 

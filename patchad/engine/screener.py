@@ -1,23 +1,34 @@
-"""Screen one image with a trained model."""
+"""The one way to score and screen an image: command, self-test and Python all call it."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from patchad.core.baselines import baseline_scores
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from patchad.core.baselines import patch_statistics
 from patchad.core.grid import PatchGrid, check_stride
-from patchad.core.image import Radiograph, Screening, Voi
-from patchad.errors import ImageError, MismatchError
-from patchad.model.calibration import image_percentile, patch_percentiles
-from patchad.model.detector import Detector, ModelCard, heatmap_of, score
-from patchad.model.fit import misfit
+from patchad.core.host import to_host
+from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening, Voi
+from patchad.engine.mismatch import in_mm, mismatches
+from patchad.engine.stored import Found, to_stored
+from patchad.errors import ImageError, MismatchError, ModelError
+from patchad.model.calibration import Pooling, image_percentile, patch_percentiles, pool
+from patchad.model.detector import Detector
+from patchad.model.method import setting_of
+from patchad.model.scoring import Answer
+from patchad.model.scoring import score as score_film
+from patchad.prepare.film import Film
 from patchad.prepare.preprocess import Prepared, Preprocessing, prepare
 from patchad.read.caps import MAX_PIXELS
 from patchad.read.read import read_radiograph
 
 FLAGGED = "flagged"  # how a row's reason begins that says why
-_SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the model's
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,109 @@ class ScreenOptions:
     bits: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a detector says of a prepared image, on the host.
+
+    ``scores`` and ``map`` (H', W') float32 lie in the prepared frame; ``map`` is None where the
+    patch scores are still to be stitched. ``image`` is the method's own image score, NaN without.
+    """
+
+    scores: PatchScores
+    map: NDArray[np.float32] | None = None
+    image: float = math.nan
+
+    def image_score(self, pooling: Pooling, top_k: int, patch_threshold: float) -> float:
+        """The method's own image score, or else the pooled patch scores."""
+        if math.isfinite(self.image):
+            return self.image
+        return pool(self.scores.values, pooling, top_k, patch_threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Screener:
+    """Scores and screens images with one detector.
+
+    Everything between the prepared image and the results is computed on the detector's device;
+    :func:`patchad.core.host.to_host` brings the results back, once an image.
+    """
+
+    detector: Detector
+
+    def score(self, image: Prepared, grid: PatchGrid | None = None) -> Scored:
+        """Score an image that was prepared as the card says.
+
+        Args:
+            image: the prepared image.
+            grid: patches in its frame; those of the card by default.
+
+        Raises:
+            ModelError: a score is not a number.
+            ImageError: the method needs the pixel spacing and it is unknown; or the device has too
+                little memory.
+        """
+        _, answer = self._answer(image, grid)
+        values, foreground, scored = to_host(answer.values, answer.foreground, answer.scored)
+        dense = to_host(answer.map)[0] if answer.map is not None else None
+        own = float(to_host(answer.image)[0]) if answer.image is not None else math.nan
+        return _checked(answer, values, foreground, scored, dense, own)
+
+    def screen(self, radiograph: Radiograph, image: Prepared, options: ScreenOptions) -> Screening:
+        """Screen an image that was read and prepared already.
+
+        Raises:
+            MismatchError: it differs from the training images, which ``options`` don't allow.
+            ImageError: no patch holds enough foreground; and as :meth:`score`.
+            ModelError: a score is not a number.
+        """
+        card, calibration = self.detector.card, self.detector.card.calibrated
+        reasons = mismatches(radiograph, image, card)
+        if reasons and not options.allow_mismatch:
+            raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it all the same")
+        shape = (image.pixels.shape[0], image.pixels.shape[1])
+        grid = PatchGrid(shape, card.patch_size, options.stride or card.stride)
+        film, answer = self._answer(image, grid)
+        with torch.inference_mode(), _memory(self.detector.device):
+            baselines = patch_statistics(film.pixels, grid)
+            dense = answer.dense(film, setting_of(card))
+        values, foreground, was_scored, picture, *statistics = to_host(
+            answer.values, answer.foreground, answer.scored, dense, *baselines.values()
+        )
+        own = float(to_host(answer.image)[0]) if answer.image is not None else math.nan
+        scored = _checked(answer, values, foreground, was_scored, picture, own)
+        if not scored.scores.scored.any():
+            raise ImageError(no_foreground(self.detector, image))
+        score = scored.image_score(
+            calibration.pooling, calibration.top_k, calibration.patch_threshold
+        )
+        flagged = score > calibration.image_threshold
+        reasons += _remarks(radiograph, image, self.detector, grid)
+        if flagged:
+            reasons.insert(0, flag_reason(score, calibration.image_threshold))
+        found = Found(scored.scores, picture, dict(zip(baselines, statistics, strict=True)))
+        stored = to_stored(found, image.turn, radiograph.shape)
+        return Screening(
+            source=radiograph.source,
+            scores=stored.scores,
+            heatmap=Heatmap(stored.map, card.score_unit, radiograph.spacing_mm),
+            score=score,
+            percentile=image_percentile(calibration, score),
+            flagged=flagged,
+            patch_percentiles=patch_percentiles(calibration, stored.scores.values),
+            baselines=stored.baselines,
+            reasons=tuple(reasons),
+        )
+
+    def _answer(self, image: Prepared, grid: PatchGrid | None) -> tuple[Film, Answer]:
+        detector = self.detector
+        setting = setting_of(detector.card)
+        options = detector.options
+        with _memory(detector.device):
+            film = Film.of(image, detector.device, detector.method.needs_with(options).before)
+            on = grid or setting.grid(film.shape)
+            return film, score_film(detector.method, detector.module, setting, film, on)
+
+
 def screen(
     image: str | Path | Radiograph,
     detector: Detector,
@@ -52,7 +166,7 @@ def screen(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> Screening:
-    """Screen one image; see :func:`patchad.screen`."""
+    """Read, prepare and screen one image; see :func:`patchad.screen`."""
     if options.stride is not None:
         check_stride(options.stride, detector.card.patch_size)
     if not isinstance(image, Radiograph):
@@ -64,7 +178,7 @@ def screen(
             bits=how.bits,
             max_pixels=max_pixels,
         )
-    return screen_prepared(image, prepare(image, detector.card.preprocessing), detector, options)
+    return Screener(detector).screen(image, prepare(image, detector.card.preprocessing), options)
 
 
 def how_to_read(preprocessing: Preprocessing, options: ScreenOptions) -> Preprocessing:
@@ -80,110 +194,61 @@ def how_to_read(preprocessing: Preprocessing, options: ScreenOptions) -> Preproc
     )
 
 
-def screen_prepared(
-    radiograph: Radiograph, prepared: Prepared, detector: Detector, options: ScreenOptions
-) -> Screening:
-    """Screen an image that was read and prepared already; see :func:`screen`."""
-    card, calibration = detector.card, detector.card.calibrated
-    reasons = mismatches(radiograph, prepared, card)
-    if reasons and not options.allow_mismatch:
-        raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it all the same")
-    mask = prepared.foreground.mask
-    grid = PatchGrid(prepared.pixels.shape, card.patch_size, options.stride or card.stride)
-    scored = score(detector, prepared, grid)
-    scores = scored.scores
-    if not scores.scored.any():
-        raise ImageError(
-            f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
-            f"({mask.mean():.1%} of the image is {card.preprocessing.body_part}): nothing to score"
-        )
-    if prepared.assumed_mm is not None:
-        reasons.append(
-            f"pixel spacing unknown, taken as {_mm(prepared.assumed_mm)} since the model takes the "
-            f"longer side for {card.preprocessing.assumed_side_mm:g} mm "
-            "(--spacing-mm says it better)"
-        )
-    cautions = (*radiograph.source.cautions, *prepared.cautions)
-    reasons += [f"caution: {caution}" for caution in cautions]
-    if grid.stride != card.stride:
-        reasons.append(
-            f"stride {grid.stride} instead of {card.stride}: percentile, flag and the rarity of "
-            "marks are not calibrated"
-        )
-    if min(grid.shape) < grid.size:
-        reasons.append(f"smaller than a patch ({grid.size} pixels): its edge was repeated")
-    image_score = scored.image_score(
-        calibration.pooling, calibration.top_k, calibration.patch_threshold
-    )
-    flagged = image_score > calibration.image_threshold
-    if flagged:
-        reasons.insert(0, flag_reason(image_score, calibration.image_threshold))
-    back = prepared.turn.inverse
-    baselines = baseline_scores(prepared.pixels, grid)
-    return Screening(
-        source=radiograph.source,
-        scores=scores.turned(back),
-        heatmap=heatmap_of(card, scored, prepared, radiograph),
-        score=image_score,
-        percentile=image_percentile(calibration, image_score),
-        flagged=flagged,
-        patch_percentiles=patch_percentiles(calibration, grid.turn_values(scores.values, back)),
-        baselines={name: grid.turn_values(values, back) for name, values in baselines.items()},
-        reasons=tuple(reasons),
-    )
-
-
 def flag_reason(score: float, threshold: float) -> str:
     """Why an image is flagged, for its row."""
     return f"{FLAGGED}: score {score:.4g} is over the threshold {threshold:.4g}"
 
 
-def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:
-    """How an image differs from what the model was trained on, a sentence each; none: it fits."""
-    found, data = [], card.data
-    modality = radiograph.source.modality
-    if modality and data.modalities and modality not in data.modalities:
-        found.append(f"modality {modality}, trained on {', '.join(data.modalities)}")
-    raw = radiograph.source.for_processing
-    if raw is not None and raw != data.for_processing:
-        named = "For Presentation", "For Processing (raw detector values)"
-        found.append(f"{named[raw]}, trained on {named[data.for_processing]}")
-    if card.preprocessing.spacing_mm is None:
-        found += _spacing_mismatch(radiograph.spacing_mm, data.spacing_mm)
-    low, high = data.brightness
-    slack = max(0.15, high - low)  # of the full range; few training images span too little
-    if not low - slack <= prepared.brightness <= high + slack:
-        found.append(
-            f"median brightness of the {card.preprocessing.body_part} {prepared.brightness:.2f}, "
-            f"trained on {low:.2f} to {high:.2f}: inverted, or windowed otherwise?"
-        )
-    if data.fit is not None and prepared.look is not None:
-        how = card.preprocessing
-        unlike = misfit(prepared.look, data.fit, how.body_part, model_mm=how.spacing_mm)
-        found += [unlike] if unlike else []
-    return found
+def no_foreground(detector: Detector, image: Prepared) -> str:
+    """Why no patch of an image could be scored."""
+    card = detector.card
+    return (
+        f"no patch of {card.patch_size} pixels holds {card.min_foreground:.0%} foreground "
+        f"({image.foreground.mask.mean():.1%} of the image is {card.preprocessing.body_part}): "
+        "nothing to score"
+    )
 
 
-def _spacing_mismatch(
-    found: tuple[float, float] | None, trained: tuple[float, float] | None
+def _checked(
+    answer: Answer,
+    values: NDArray[np.float32],
+    foreground: NDArray[np.float32],
+    scored: NDArray[np.bool_],
+    dense: NDArray[np.float32] | None,
+    image: float,
+) -> Scored:
+    if not np.isfinite(values[scored]).all():
+        raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
+    return Scored(PatchScores(answer.grid, values, foreground), dense, image)
+
+
+@contextmanager
+def _memory(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ImageError(
+            f"{device} has too little memory for this image: screen it with --device cpu"
+        ) from None
+
+
+def _remarks(
+    radiograph: Radiograph, image: Prepared, detector: Detector, grid: PatchGrid
 ) -> list[str]:
-    if found is None and trained is None:
-        return []  # nobody can tell; the card says so
-    if found is None or trained is None:
-        known = found or trained or (math.nan, math.nan)
-        return [
-            f"pixel spacing {'unknown' if found is None else _mm(known)}, trained at "
-            f"{'unknown spacing' if trained is None else _mm(known)}: the scales cannot be "
-            "compared (give it by --spacing-mm or a manifest's column spacing_mm)"
-        ]
-    off = max(abs(f / t - 1) for f, t in zip(found, trained, strict=True))
-    if off <= _SPACING_TOLERANCE:
-        return []
-    return [
-        f"pixel spacing {_mm(found)}, trained at {_mm(trained)} (a model trained with "
-        "preprocessing.spacing_mm resamples every image to its own)"
-    ]
-
-
-def _mm(spacing: tuple[float, float]) -> str:
-    return " × ".join(f"{s:.4g}" for s in spacing) + " mm"
+    """What a reader of the result must know of how it came about."""
+    card, remarks = detector.card, []
+    if image.assumed_mm is not None:
+        remarks.append(
+            f"pixel spacing unknown, taken as {in_mm(image.assumed_mm)} since the model takes the "
+            f"longer side for {card.preprocessing.assumed_side_mm:g} mm "
+            "(--spacing-mm says it better)"
+        )
+    remarks += [f"caution: {c}" for c in (*radiograph.source.cautions, *image.cautions)]
+    if grid.stride != card.stride:
+        remarks.append(
+            f"stride {grid.stride} instead of {card.stride}: percentile, flag and the rarity of "
+            "marks are not calibrated"
+        )
+    if min(grid.shape) < grid.size:
+        remarks.append(f"smaller than a patch ({grid.size} pixels): its edge was repeated")
+    return remarks

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchad.errors import RequestError
-from patchad.evaluation.figures import Figure, Section, estimate, per_patient
+from patchad.evaluation.estimate import Figure, Section, estimate, per_patient
 from patchad.evaluation.labelling import mark_hits
 from patchad.evaluation.truth import Truth
-from patchad.export.marks_table import read_marks
+from patchad.store.marks_table import read_marks
 from patchad.store.run import Run
 
 RARITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # marks a normal film

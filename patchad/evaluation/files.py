@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from patchad.core.baselines import BASELINES
-from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES, Section
+from patchad.evaluation.estimate import Section
+from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES
 from patchad.evaluation.labelling import POSITIVE
 from patchad.evaluation.samples import METHOD, SCORERS, Samples
 from patchad.export.curves import (

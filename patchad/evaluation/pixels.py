@@ -11,7 +11,7 @@ from patchad.errors import RequestError
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import Ranking, rank
 from patchad.evaluation.truth import Case, Truth
-from patchad.export.marks_table import stored_marks
+from patchad.export.stored_marks import stored_marks
 from patchad.export.tiff import read_heatmap
 from patchad.model.calibration import Calibration
 from patchad.store.run import Run
@@ -67,7 +67,8 @@ def tally_pixels(
     overlaps = np.zeros((truth.patients, 3))
     unscored = 0
     for case in cases:
-        values = read_heatmap(run.heatmap_path(case.image_id)).values
+        heatmap = read_heatmap(run.heatmap_path(case.image_id))
+        values = heatmap.values
         if values.shape != case.shape:
             raise RequestError(
                 f"{run.heatmap_path(case.image_id)} has {values.shape} pixels, its image has "
@@ -81,7 +82,7 @@ def tally_pixels(
             found = np.bincount(level[chosen], minlength=len(edges) + 1)
             tally[case.patient, kind] += found
         above = np.zeros(case.shape, np.bool_)
-        for mark in stored_marks(run, rows[case.image_id], calibration):
+        for mark in stored_marks(run, rows[case.image_id], calibration, heatmap):
             height, width = mark.mask.shape
             above[mark.row : mark.row + height, mark.col : mark.col + width] |= mark.mask
         overlaps[case.patient] += (above & lesion).sum(), lesion.sum(), above.sum()

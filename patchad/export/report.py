@@ -6,9 +6,8 @@ inside.
 
 import base64
 import io
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -19,12 +18,10 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from patchad.core.baselines import BASELINES
-from patchad.engine.marks import Mark, marks_of
-from patchad.errors import PatchadError, RequestError
-from patchad.export.overlay import (
+from patchad.engine.marks import Mark
+from patchad.errors import PatchadError
+from patchad.export.layer import (
     OUTLINE,
-    RESEARCH,
     blend,
     display_shape,
     film_grey,
@@ -32,6 +29,9 @@ from patchad.export.overlay import (
     levels,
     palette,
 )
+from patchad.export.overlay import RESEARCH
+from patchad.export.report_figures import figures_of
+from patchad.export.stored_marks import stored_marks
 from patchad.export.tiff import stored_heatmap
 from patchad.export.verdict import (
     DECIDED_BY_MARK,
@@ -41,30 +41,12 @@ from patchad.export.verdict import (
     verdict,
 )
 from patchad.files.whole import write_whole
-from patchad.model.detector import ModelCard, card_from_dict
+from patchad.model.card import ModelCard, card_from_dict
 from patchad.prepare.workers import Fault, Ready, required
 from patchad.store.run import ImageRow, Run, read_again, read_run, stored_scores
-from patchad.version import __version__
 
 _LONG_SIDE = 900  # pixels of a picture in the report
 _JPEG_QUALITY = 85
-_SECTIONS = (
-    "patch",
-    "image",
-    "patient",
-    "pointing",
-    "froc",
-    "marks",
-    "threshold",
-    "pixel",
-)  # of evaluation.json
-_CURVES = {
-    "roc.png": "Receiver operating characteristic",
-    "pr.png": "Precision against recall",
-    "froc.png": "Lesions found against false alarms an image",
-    "histogram.png": "Scores by label",
-    "rarity.png": "Marks of negative images: as many as the model says?",
-}
 
 
 def write_report(run_folder: Path, *, top: int = 100) -> Path:
@@ -105,7 +87,7 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
             ],
             flagged=sum(bool(row.flagged) for row in ranked),
             failures=[row for row in run.rows if row.status != "ok"],
-            evaluation=_evaluation(run_folder / "evaluation"),
+            evaluation=figures_of(run_folder / "evaluation"),
         )
     )
     path = run_folder / "report.html"
@@ -146,14 +128,7 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         radiograph = required(read).radiograph
         scores = stored_scores(run, row)
         heatmap = stored_heatmap(run, row, required(read), scores, card)
-        found = marks_of(
-            scores,
-            calibration,
-            radiograph.shape,
-            radiograph.spacing_mm or (math.nan, math.nan),
-            heatmap.values,
-            flagged=bool(row.flagged),
-        )
+        found = stored_marks(run, row, calibration, heatmap)
         shape = display_shape(radiograph.shape, radiograph.step, _LONG_SIDE)
         index = layer(
             radiograph,
@@ -223,55 +198,6 @@ def _strips(ranked: Sequence[ImageRow], card: ModelCard) -> tuple[list[_Strip], 
         for title, scores in groups.items()
     ]
     return strips, low, high
-
-
-def _evaluation(folder: Path) -> dict[str, Any] | None:
-    """What ``evaluation.json`` says, as tables and curves; None where there was no evaluation."""
-    path = folder / "evaluation.json"
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        return {
-            "names": BASELINES,
-            "all": _table(content),
-            "by_kind": {kind: _table(part) for kind, part in content["by_kind"].items()},
-            "beaten": [content["baselines"][name]["beaten"] for name in BASELINES],
-            "counts": content["counts"],
-            "notes": content["notes"],
-            "definitions": content["definitions"],
-            "curves": [
-                (title, f"data:image/png;base64,{_base64((folder / name).read_bytes())}")
-                for name, title in _CURVES.items()
-                if (folder / name).exists()
-            ],
-        }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RequestError(
-            f"{path} is not an evaluation that patchad {__version__} can read ({error!r}): run "
-            "`patchad evaluate` again"
-        ) from None
-
-
-def _table(content: Mapping[str, Any]) -> list[tuple[str, Any, list[Any]]]:
-    """Rows of a table of figures: name, the method's figure, each baseline's or None."""
-    beside = [dict(_figures(content["baselines"][name])) for name in BASELINES]
-    return [
-        (" · ".join(name).replace("_", " "), figure, [figures.get(name) for figures in beside])
-        for name, figure in _figures(content)
-    ]
-
-
-def _figures(
-    content: Mapping[str, Any], sections: Sequence[str] = _SECTIONS
-) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """All figures (objects with ``ci95``) in these sections, at any depth, named by their keys."""
-    for section in sections:
-        part = content.get(section)
-        if isinstance(part, Mapping) and "ci95" in part:
-            yield (section,), part
-        elif isinstance(part, Mapping):
-            yield from (((section, *name), figure) for name, figure in _figures(part, list(part)))
 
 
 def _number(value: float | None) -> str:

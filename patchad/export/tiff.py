@@ -7,9 +7,10 @@ import numpy as np
 import tifffile
 
 from patchad.core.image import Heatmap, PatchScores
+from patchad.engine.stored import stitched
 from patchad.errors import ImageError
 from patchad.files.whole import write_whole
-from patchad.model.detector import ModelCard, Scored, heatmap_of
+from patchad.model.card import ModelCard
 from patchad.prepare.workers import Ready
 from patchad.store.run import ImageRow, Run
 
@@ -87,5 +88,4 @@ def stored_heatmap(
         return read_heatmap(path)
     if card.calibrated.marks.dense:
         raise ImageError(f"{path} is missing, and only screening makes it: screen this image again")
-    prepared = read.prepared
-    return heatmap_of(card, Scored(scores.turned(prepared.turn)), prepared, read.radiograph)
+    return stitched(scores, card, read.prepared, read.radiograph)

@@ -1,8 +1,8 @@
 """Writes the kinds asked for: for one image, or for the whole run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +12,17 @@ from pydicom import Dataset
 from patchad.core.image import Radiograph, Screening
 from patchad.engine.marks import Mark, marks
 from patchad.errors import ImageError, RequestError
-from patchad.export import DICOM_KINDS
-from patchad.export.dicom.cad_sr import cad_report
-from patchad.export.dicom.gsps import presentation_state
-from patchad.export.dicom.ko import key_objects
-from patchad.export.dicom.object import (
-    Finding,
-    Maker,
-    finding,
-    obstacle,
-    read_header,
-    text_of,
-    why_none,
-    write_object,
-)
-from patchad.export.dicom.pm import parametric_map
-from patchad.export.dicom.sc import secondary_capture
-from patchad.export.dicom.seg import heatmap_segmentation, region_segmentation
-from patchad.export.dicom.sr import report
+from patchad.export.dicom.header import obstacle, read_header, text_of, why_none
+from patchad.export.dicom.kind import Kind, image_kinds, run_kinds
+from patchad.export.dicom.ko import Selection
+from patchad.export.dicom.object import Finding, Maker, finding, write_object
 from patchad.export.geojson import geojson_path, write_geojson
 from patchad.export.overlay import overlay, write_overlay
 from patchad.export.report import write_report
 from patchad.export.tiff import write_heatmap
 from patchad.export.verdict import label_of, marks_in_words, rarity_in_words, verdict
-from patchad.model.detector import ModelCard, card_from_dict
+from patchad.model.card import ModelCard, card_from_dict
 from patchad.store.run import Run, heatmap_path, object_path, overlay_path, read_run
-
-# The objects that need nothing but the finding.
-_OBJECTS: Mapping[str, Callable[[Finding], Dataset | None]] = {
-    "gsps": presentation_state,
-    "sr": report,
-    "seg": region_segmentation,
-    "heatmap-seg": heatmap_segmentation,
-    "cad-sr": cad_report,
-    "pm": parametric_map,
-}
 
 
 @dataclass(frozen=True)
@@ -61,17 +37,16 @@ class Told:
 
 
 def check_kinds(kinds: Sequence[str], *, invent_geometry: bool) -> None:
-    """Refuse a Parametric Map unless an invented geometry was asked for.
+    """Refuse kinds that need an option which was not given.
 
     Raises:
-        RequestError: it was not.
+        RequestError: one does.
     """
-    if "pm" in kinds and not invent_geometry:
-        raise RequestError(
-            "--write pm needs --invent-geometry: a Parametric Map must lie in a frame of "
-            "reference, which a projection image has not; the option puts it into one of its own, "
-            "at the origin, 1 mm a pixel where the spacing is unknown (heatmap-seg needs none)"
-        )
+    given = {"invent_geometry": invent_geometry}
+    for kind in (*image_kinds(kinds), *run_kinds(kinds)):
+        if kind.needs and not given[kind.needs.option]:
+            option = kind.needs.option.replace("_", "-")
+            raise RequestError(f"--write {kind.name} needs --{option}: {kind.needs.why}")
 
 
 def write_image_kinds(
@@ -98,31 +73,24 @@ def write_image_kinds(
     # A dense map can't be stitched again later.
     if "heatmap" in kinds or card.calibrated.marks.dense:
         write_heatmap(heatmap_path(folder, image_id), screening.heatmap)
-    wanted = bool(set(kinds) & set(DICOM_KINDS))
-    found = finding(screening, card, deidentify=deidentify) if wanted else None
+    draw = cache(partial(_picture, image_id, screening, radiograph, card))
+    wanted: Sequence[Kind[Finding]] = image_kinds(kinds)
+    found = finding(screening, card, draw, deidentify=deidentify) if wanted else None
     if "geojson" in kinds:
         found_marks = marks(screening, card.calibrated)
         write_geojson(geojson_path(folder, image_id), image_id, found_marks, card.calibrated)
-    if "overlay" in kinds or (found and "sc" in kinds):
-        picture = _picture(image_id, screening, radiograph, card)
-        if "overlay" in kinds:
-            write_overlay(overlay_path(folder, image_id), picture)
-        if found and "sc" in kinds:
-            if deidentify and text_of(found.header, "BurnedInAnnotation") == "YES":
-                raise ImageError(
-                    "the film has text burned in (Burned In Annotation YES), which an overlay "
-                    "would show: --deidentify cannot remove it, leave sc out of --write"
-                )
-            build = partial(secondary_capture, found, picture)
-            write_object(object_path(folder, image_id, "sc"), found.header, found.maker, build)
-    for kind, make in _OBJECTS.items():
-        if found and kind in kinds:
-            path = object_path(folder, image_id, kind)
-            write_object(path, found.header, found.maker, partial(make, found))
-    if found:
-        return Told(notes=found.taken.notes)
-    why = why_none(screening.source) if wanted else ""
-    return Told(f"no DICOM objects: {why}" if why else "")
+    if "overlay" in kinds:
+        write_overlay(overlay_path(folder, image_id), draw())
+    if found is None:
+        why = why_none(screening.source) if wanted else ""
+        return Told(f"no DICOM objects: {why}" if why else "")
+    for kind in wanted:
+        reason = kind.obstacle(found)
+        if reason:
+            raise ImageError(reason)
+        build = partial(kind.build, found)
+        write_object(object_path(folder, image_id, kind.name), found.header, found.maker, build)
+    return Told(notes=found.taken.notes)
 
 
 def write_run_kinds(
@@ -135,14 +103,17 @@ def write_run_kinds(
     Raises:
         OutputError: a file cannot be written.
     """
-    left_out = _write_key_objects(read_run(folder), deidentify) if "ko" in kinds else ()
+    wanted: Sequence[Kind[Selection]] = run_kinds(kinds)
+    left_out = _write_selections(read_run(folder), wanted, deidentify) if wanted else ()
     if "report" in kinds:
         write_report(folder)
     return left_out
 
 
-def _write_key_objects(run: Run, deidentify: bool) -> tuple[tuple[str, str], ...]:
-    """A Key Object Selection for each study with flagged images; those that can't be in it."""
+def _write_selections(
+    run: Run, kinds: Sequence[Kind[Selection]], deidentify: bool
+) -> tuple[tuple[str, str], ...]:
+    """Objects on the flagged images of each study; returns those that can't be in them."""
     left_out = []
     card = card_from_dict(run.settings["card"], f"the card in {run.folder}")
     maker = Maker(card, deidentify)
@@ -165,11 +136,12 @@ def _write_key_objects(run: Run, deidentify: bool) -> tuple[tuple[str, str], ...
             images.setdefault(row.sop_instance_uid, (row.path, header))
     for study, images in studies.items():
         headers = [header for _, header in images.values()]
-        try:
-            build = partial(key_objects, headers, maker)
-            write_object(object_path(run.folder, study, "ko"), headers[0], maker, build)
-        except ImageError as error:
-            left_out += [(path, str(error)) for path, _ in images.values()]
+        for kind in kinds:
+            try:
+                build = partial(kind.build, Selection(headers, maker))
+                write_object(object_path(run.folder, study, kind.name), headers[0], maker, build)
+            except ImageError as error:
+                left_out += [(path, str(error)) for path, _ in images.values()]
     return tuple(left_out)
 
 

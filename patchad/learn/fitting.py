@@ -24,6 +24,16 @@ class Fitted:
     module: nn.Module
     seed: int
 
+    @property
+    def unit(self) -> str:
+        """The unit of its scores."""
+        return str(self.module.unit)
+
+    @property
+    def pooling(self) -> str:
+        """How a patch's score comes of its map, in words; empty where it has none."""
+        return str(self.module.pooling)
+
 
 def build(method: Method, config: Any, setting: Setting, seed: int) -> nn.Module:
     """The module before training, on the CPU; ``seed`` decides its weights.

@@ -81,6 +81,8 @@ def train(
     """
     for network in networks.values():
         network.train()
+    if run.attempt:
+        stage = f"{stage}, try {run.attempt + 1}"
     done = 0
     state = Checkpoint.read(run.checkpoint, run.request)
     if state is not None and state.attempt == run.attempt and run.checkpoint is not None:

@@ -90,8 +90,13 @@ class PatchBank:
         if device == self.pixels.device:
             return self
         try:
-            moved = (part.to(device) for part in (self.pixels, self.starts, self.widths))
-            return PatchBank(self.size, *moved, self.shapes)
+            return PatchBank(
+                self.size,
+                self.pixels.to(device),
+                self.starts.to(device),
+                self.widths.to(device),
+                self.shapes,
+            )
         except torch.OutOfMemoryError:
             raise TrainingError(
                 f"{device} has too little memory for the training films "

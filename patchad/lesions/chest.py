@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from patchad.errors import RequestError
-from patchad.lesions.shapes import Lesion, opacity, power_law_field
+from patchad.lesions.noise import power_law_field
+from patchad.lesions.shapes import Lesion, opacity
 
 
 def reticular_pattern(

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 from patchad.core.image import Region
 from patchad.errors import RequestError
+from patchad.lesions.noise import power_law_field
 
 Profile = Literal["disc", "gaussian", "dome"]
 Floats = NDArray[np.float32]
@@ -206,31 +207,6 @@ def textured(
     )
     added = lesion.added * np.clip(1 + np.float32(strength) * field, 0.1, 2)
     return _lesion(added, lesion.mask.copy(), lesion.kind)
-
-
-def power_law_field(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    spacing_mm: tuple[float, float],
-    *,
-    slope: float,
-    longest_mm: float,
-) -> Floats:
-    """A Gaussian field whose power falls as 1 / f^slope: (H, W) float32, mean 0, deviation 1.
-
-    Mammograms have a slope near 3 (Burgess, Jacobson & Judy, Med. Phys. 28:419, 2001). Waves
-    longer than ``longest_mm`` are no stronger than that one. The field wraps around.
-    """
-    size = [fft.next_fast_len(n, real=True) for n in shape]
-    spectrum = fft.rfft2(rng.standard_normal(size, np.float32))
-    f2 = (fft.fftfreq(size[0], spacing_mm[0])[:, None] ** 2).astype(np.float32)
-    f2 = f2 + (fft.rfftfreq(size[1], spacing_mm[1]) ** 2).astype(np.float32)
-    f2 += np.float32(longest_mm**-2)
-    gain = f2 ** np.float32(-slope / 4)
-    gain[0, 0] = 0
-    field: Floats = fft.irfft2(spectrum * gain, s=size)[: shape[0], : shape[1]]
-    field = field - field.mean()
-    return (field / max(float(field.std()), 1e-12)).astype(np.float32)
 
 
 def local_deviation(

@@ -6,7 +6,7 @@ A method is added by its file, whose last lines are its ``METHOD``, and by one l
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchad.errors import ModelError, RequestError
 
@@ -79,7 +79,7 @@ def restore(
 
     method = method_of(card.method)
     try:
-        options = parse(method.config, card.config.get(method.name), f"{method.name}.")
+        options: Any = parse(method.config, card.config.get(method.name), f"{method.name}.")
         module = build(method, options, setting_of(card), 0)
     except RequestError as error:
         raise ModelError(
@@ -87,4 +87,4 @@ def restore(
             "train anew"
         ) from None
     load_into(module, tensors, method.name)
-    return Detector(card, method, module.to(device).eval().requires_grad_(False))
+    return Detector(card, method, options, module.to(device).eval().requires_grad_(False))

@@ -1,4 +1,7 @@
-"""What options a method has, from its source: importing it would take seconds, for torch."""
+"""What methods say of themselves, from their sources: importing them would take seconds, for torch.
+
+What is read is checked against the imported method by the tests.
+"""
 
 import ast
 from collections.abc import Mapping
@@ -9,37 +12,67 @@ from typing import Any
 
 from patchad.methods import METHODS, TABLE
 
+FUSED = "fused"
+
 _PLAIN: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "int | None": int | None}
+_EITHER = ("breast", "chest")  # the default of Needs.body_parts
 
 
 @cache
-def declared_options(method: str) -> type:
+def declared_options(method: str, name: str = "Config") -> type:
     """A dataclass with the options of a method's ``Config``, and their types where they are plain.
 
-    Its defaults are not those of the method. Of a method without source here it knows nothing.
+    ``name`` is that of another dataclass in its file. The defaults are not those of the method.
     """
-    source = (Path(__file__).parent / f"{TABLE[method]}.py").read_text("utf-8")
-    bodies = [
-        node.body
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "Config"
-    ]
     fields = [
         (line.target.id, _PLAIN.get(ast.unparse(line.annotation), Any), field(default=None))
-        for body in bodies
-        for line in body
+        for node in _source(method).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+        for line in node.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     ]
-    return make_dataclass("Config", fields)
+    return make_dataclass(name, fields)
 
 
-def members(method: str, own: Any) -> dict[str, Any]:
-    """The options of a fusion's members in its table ``own``, by their method."""
-    found = own.get("members") if method == "fused" and isinstance(own, Mapping) else None
+@cache
+def body_parts(method: str) -> tuple[str, ...]:
+    """``METHOD.needs.body_parts`` of a method: breast, chest or both."""
+    for node in _source(method).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="METHOD")], value=ast.Call(keywords=keywords)):
+                needs = next((one.value for one in keywords if one.arg == "needs"), None)
+                given = needs.keywords if isinstance(needs, ast.Call) else []
+                parts = next((one.value for one in given if one.arg == "body_parts"), None)
+                return tuple(ast.literal_eval(parts)) if parts else _EITHER
+    return _EITHER
+
+
+def purpose_of(method: str) -> str:
+    """What a method is: the first line of its file."""
+    return (ast.get_docstring(_source(method)) or "").partition("\n")[0]
+
+
+def trainable() -> tuple[str, ...]:
+    """The methods that train by their name alone: all but a fusion, which needs members."""
+    return tuple(name for name in METHODS if name != FUSED)
+
+
+def members(method: str, own: Any) -> dict[str, tuple[str, Any]]:
+    """The members of a fusion in its table ``own``: by name, their method and their options.
+
+    A member that names no method has that of its own name.
+    """
+    found = own.get("members") if method == FUSED and isinstance(own, Mapping) else None
     if not isinstance(found, Mapping):
         return {}
     return {
-        name: member.get("options", {})
+        name: (member.get("method") or name, member.get("options", {}))
         for name, member in found.items()
-        if name in METHODS and isinstance(member, Mapping)
+        if isinstance(member, Mapping)
     }
+
+
+@cache
+def _source(method: str) -> ast.Module:
+    path = Path(__file__).parent / f"{TABLE[method]}.py"
+    return ast.parse(path.read_text("utf-8"))

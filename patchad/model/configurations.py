@@ -1,13 +1,20 @@
-"""The packaged configurations: where they are, and what each is for."""
+"""The packaged configurations and TOML files: where they are, what each is for, what they hold.
 
-from collections.abc import Iterable
+A file may begin with ``base = "NAME"``: a packaged name, such as ``use/mammogram``, or a path
+relative to the file. Its own tables are merged over those of the base.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from patchad.errors import RequestError
 
 DEFAULT = "wei2018"
+_MEMBERS = "fused.members"  # where ``NAME = false`` takes a member of the base away
 
 
 def packaged() -> dict[str, Path]:
@@ -21,8 +28,10 @@ def purpose(path: Path) -> str:
         return file.readline().strip("# \n")
 
 
-def find(name_or_file: str) -> Path:
+def find(name_or_file: str, more: Iterable[str] = ()) -> Path:
     """The file of a packaged name, or the file itself.
+
+    ``more`` are other names that could have been meant.
 
     Raises:
         RequestError: there is none.
@@ -33,16 +42,108 @@ def find(name_or_file: str) -> Path:
     path = Path(name_or_file)
     if path.is_file():
         return path
+    names = [*dict.fromkeys([*known, *more])]
     raise RequestError(
-        f"there is no configuration {name_or_file!r}{did_you_mean(name_or_file, known)}: give a "
-        f"file, or one of {', '.join(known)}"
+        f"there is no configuration {name_or_file!r}{did_you_mean(name_or_file, names)}: give a "
+        f"file, or one of {', '.join(names)}"
     )
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, merged over its base and the base of that.
+
+    Raises:
+        RequestError: a file of the chain is missing or not readable, or the chain is a circle.
+    """
+    chain = [path]
+    layers = [_own(path)]
+    while "base" in layers[-1]:
+        base = _base(layers[-1].pop("base"), chain[-1])
+        if any(base.samefile(seen) for seen in chain):
+            circle = " → ".join(str(file) for file in [*chain, base])
+            raise RequestError(f"base goes round in a circle: {circle}; take one base away")
+        chain.append(base)
+        layers.append(_own(base))
+    content = layers.pop()
+    for file, layer in zip(reversed(chain[:-1]), reversed(layers), strict=True):
+        content = merge(content, layer, file.name)
+    return content
+
+
+def read_use(name: str) -> dict[str, Any]:
+    """The content of a packaged use of images, ``mammogram`` or ``chest``: all but the method."""
+    return read_file(_folder() / "use" / f"{name}.toml")
+
+
+def merge(base: Mapping[str, Any], own: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """``own`` over ``base``: tables key by key; arrays and plain values are replaced.
+
+    Another method takes the table of the base's method away. ``fused.members.NAME = false`` takes
+    a member away.
+
+    Raises:
+        RequestError: a table where the base has a plain value, or a member that it hasn't.
+    """
+    method = base.get("method")
+    if own.get("method", method) != method:
+        base = {key: value for key, value in base.items() if key != method}
+    return _merged(base, own, source, "")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The known word that is nearest, as the end of a sentence; empty where none is near."""
     near = get_close_matches(word, [*known], n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _merged(
+    base: Mapping[str, Any], own: Mapping[str, Any], source: str, table: str
+) -> dict[str, Any]:
+    found = dict(base)
+    for key, value in own.items():
+        name = f"{table}.{key}" if table else key
+        if table == _MEMBERS and value is False:
+            if key not in found:
+                raise RequestError(
+                    f"{source}: {name} = false takes a member away, but there is none of this "
+                    f"name{did_you_mean(key, found)}; there are {', '.join(found) or 'none'}"
+                )
+            del found[key]
+        elif isinstance(value, Mapping):
+            below = found.get(key, {})
+            if not isinstance(below, Mapping):
+                raise RequestError(f"{source}: {name} is not a table; it is {below!r}")
+            found[key] = _merged(below, value, source, name)
+        else:
+            found[key] = value
+    return found
+
+
+def _own(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} is not a readable TOML file: {error}") from None
+
+
+def _base(name: Any, file: Path) -> Path:
+    """The file that ``base = name`` in ``file`` means."""
+    if not isinstance(name, str):
+        raise RequestError(f"{file}: base is a name or a path in quotes; got {name!r}")
+    known = {path.relative_to(_folder()).with_suffix("").as_posix(): path for path in _bases()}
+    if name in known:
+        return known[name]
+    path = file.parent / name
+    if path.is_file():
+        return path
+    raise RequestError(
+        f"{file}: there is no base {name!r}{did_you_mean(name, known)}: give a file, by its path "
+        f"from this one, or one of {', '.join(known)}"
+    )
+
+
+def _bases() -> list[Path]:
+    return sorted(_folder().rglob("*.toml"))
 
 
 def _folder() -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +16,7 @@ _T = TypeVar("_T")
 def parse(kind: type[_T], content: Any, prefix: str, elsewhere: Sequence[str] = ()) -> _T:
     """``content`` (as TOML gives it) as a dataclass ``kind``; ``prefix`` is where it stands.
 
-    ``elsewhere`` are dotted names of all options, for what stands in the wrong table.
+    ``elsewhere`` are dotted names of all options, for what stands in the wrong table or in none.
 
     Raises:
         RequestError: unknown keys or wrong values, a line each.
@@ -45,11 +46,15 @@ def _unknown(kind: Any, content: Any, prefix: str, elsewhere: Sequence[str]) -> 
         if key in known:
             lines += _unknown(known[key], value, f"{prefix}{key}.", elsewhere)
         else:
-            meant = _elsewhere(key, elsewhere) or did_you_mean(key, known)
+            meant = _elsewhere(key, elsewhere, exact=True) or did_you_mean(key, known)
+            meant = meant or _elsewhere(key, elsewhere, exact=False)
             lines.append(f"{prefix}{key}: no such option{meant}; there are {', '.join(known)}")
     return lines
 
 
-def _elsewhere(key: str, options: Sequence[str]) -> str:
-    found = [option for option in options if option.rpartition(".")[2] == key]
+def _elsewhere(key: str, options: Sequence[str], *, exact: bool) -> str:
+    """The dotted names that end in ``key``, or in the word nearest to it."""
+    last = {option: option.rpartition(".")[2] for option in options}
+    ends = [key] if exact else get_close_matches(key, set(last.values()), n=1)
+    found = [option for option, end in last.items() if end in ends]
     return f" (did you mean {' or '.join(found)}?)" if found else ""

@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from patchad.core.image import Region
 from patchad.errors import RequestError
-from patchad.lesions import shapes as synthesis
-from patchad.lesions.shapes import Floats, power_law_field
+from patchad.lesions.noise import power_law_field
+from patchad.lesions.recipes import PHANTOMS, apply, deviation_around, draw
+from patchad.lesions.shapes import Floats
 
 Array = NDArray[Any]  # of float32 or float64, as it comes
 
@@ -220,47 +221,20 @@ def place_lesions(
     """
     regions: list[Region] = []
     for kind in kinds:
+        if kind not in PHANTOMS:
+            raise RequestError(f"no lesion is called {kind!r}: use {', '.join(PHANTOMS)}")
         places = np.flatnonzero(inner)
         if not len(places):
             raise RequestError(f"no room for {kind!r} in this phantom: ask for fewer lesions")
         row, col = (int(n) for n in np.unravel_index(rng.choice(places), inner.shape))
-        lesion, contrast, least = _draw_lesion(rng, kind, spacing)
-        around = synthesis.local_deviation(
-            pixels, foreground, (row, col), radius_mm=12.8, spacing_mm=spacing
-        )
-        amplitude = float(np.clip(contrast * around, least, 2 * least))
-        pixels, region = synthesis.insert(
-            pixels, foreground, lesion, (row, col), amplitude=amplitude
-        )
+        drawn = draw(rng, PHANTOMS[kind], spacing)
+        around = deviation_around(pixels, foreground, (row, col), spacing)
+        pixels, region = apply(pixels, foreground, drawn, (row, col), deviation=around)
         regions.append(region)
-        h, w = lesion.added.shape
+        h, w = drawn.lesion.added.shape
         inner = inner.copy()
         inner[max(row - h, 0) : row + h, max(col - w, 0) : col + w] = False
     return pixels, tuple(regions)
-
-
-def _draw_lesion(
-    rng: np.random.Generator, kind: str, spacing: tuple[float, float]
-) -> tuple[synthesis.Lesion, float, float]:
-    """A lesion of usual size, its contrast in local deviations, and the least it must add."""
-    match kind:
-        case "mass":
-            profile: synthesis.Profile = ("disc", "gaussian", "dome")[int(rng.integers(3))]
-            size, contrast, least = rng.uniform(8, 16), rng.uniform(1.8, 2.6), 0.12
-            lesion = synthesis.mass(rng, diameter_mm=size, spacing_mm=spacing, profile=profile)
-        case "spiculated mass":
-            size, contrast, least = rng.uniform(7, 12), rng.uniform(2, 3), 0.14
-            lesion = synthesis.spiculated_mass(rng, diameter_mm=size, spacing_mm=spacing)
-        case "calcifications":
-            size, contrast, least = rng.uniform(6, 14), rng.uniform(4, 6), 0.2
-            lesion = synthesis.calcification_cluster(rng, diameter_mm=size, spacing_mm=spacing)
-        case "nodule" | "consolidation":
-            size = rng.uniform(12, 28) if kind == "nodule" else rng.uniform(35, 75)
-            contrast, least = rng.uniform(2, 3), 0.14
-            lesion = synthesis.opacity(rng, diameter_mm=size, spacing_mm=spacing, form=kind)
-        case _:
-            raise RequestError(f"no lesion is called {kind!r}")
-    return lesion, contrast, least
 
 
 def film_grain(rng: np.random.Generator, pixels: Floats, level: float) -> Floats:

@@ -22,7 +22,9 @@ from scipy import ndimage
 from patchad.core.image import Region
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole
-from patchad.lesions.shapes import Floats, power_law_field
+from patchad.lesions.noise import power_law_field
+from patchad.lesions.recipes import PHANTOMS
+from patchad.lesions.shapes import Floats
 from patchad.phantoms import anatomy
 from patchad.phantoms.anatomy import sigmoid
 from patchad.version import __version__
@@ -31,8 +33,10 @@ Side = Literal["L", "R"]
 
 MAMMOGRAM_STORAGE = "1.2.840.10008.5.1.4.1.1.1.2"  # Digital Mammography X-Ray, For Presentation
 X_RAY_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1"  # Digital X-Ray, For Presentation
-BREAST_LESIONS = ("mass", "calcifications", "spiculated mass")
-CHEST_LESIONS = ("consolidation", "nodule")
+BREAST_LESIONS, CHEST_LESIONS = (
+    tuple(kind for kind, recipe in PHANTOMS.items() if recipe.body_part == part)
+    for part in ("breast", "chest")
+)
 MANIFEST_COLUMNS = ("path", "patient_id", "label", "split", "laterality", "view")
 REGION_COLUMNS = ("path", "x", "y", "width", "height", "kind")
 VIEWS = {  # SNOMED CT

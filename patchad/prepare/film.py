@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchad.prepare.preprocess import Prepared, require_spacing
-from patchad.prepare.smoothing import Spectrum, spectrum_of
+from patchad.prepare.smoothing import masked_gaussians
 
 T = TypeVar("T")
 # Of a prepared image, arrays by name: what a library of the CPU has to compute.
 Before = Callable[[Prepared], Mapping[str, NDArray[Any]]]
-
-_LEAST = 1e-6  # weight of a Gaussian below which nothing is known
-_REACH_MM = 6.0  # of the Gaussians that share one transform: three deviations of the widest, 2 mm
 
 
 def tissue(image: Prepared) -> Mapping[str, NDArray[np.bool_]]:
@@ -82,9 +79,6 @@ class Film:
     def smooth(self, sigma_mm: float) -> Tensor:
         """The Gaussian mean of the tissue's pixels alone, (H, W) float32, 0 beyond its reach.
 
-        Normalised convolution: Knutsson & Westin, CVPR 1993. The film's transform is shared, so
-        ``sigma_mm`` is at most 2.
-
         Raises:
             ImageError: the pixel spacing is unknown.
         """
@@ -92,27 +86,12 @@ class Film:
         sigma = (sigma_mm / row, sigma_mm / col)
 
         def mean() -> Tensor:
-            pixels, inside, middle = self.once("spectra", self._spectra)
-            weight = inside.gaussian(sigma)
-            found = pixels.gaussian(sigma) / weight.clamp_min(_LEAST) + middle
-            return torch.where(weight > _LEAST, found, 0)
+            return masked_gaussians(self.pixels, self.tissue, [sigma])[0]
 
         return self.once(("smooth", sigma_mm), mean)
 
-    def _spectra(self) -> tuple[Spectrum, Spectrum, Tensor]:
-        """The transforms of the tissue's pixels, less their mean, and of the tissue; that mean."""
-        row, col = self.known_spacing
-        reach = (int(_REACH_MM / row) + 2, int(_REACH_MM / col) + 2)
-        weight = self.tissue.float()
-        # Less the mean, so that float32 keeps the digits of small differences.
-        middle = (self.pixels * weight).sum() / weight.sum().clamp_min(1)
-        centred = (self.pixels - middle) * weight
-        return (
-            spectrum_of(centred, reach, border="zero"),
-            spectrum_of(weight, reach, border="zero"),
-            middle,
-        )
-
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(array)).to(device)  # a copy: prepared arrays are read-only
+    return torch.from_numpy(np.array(array, order="C")).to(
+        device
+    )  # a copy: prepared arrays are read-only

@@ -211,25 +211,6 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     return Prepared(pixels, foreground, brightness, spacing, turn, cautions, assumed, look)
 
 
-def to_source_frame(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a heatmap (H', W') float32 from the prepared frame to the source's ``shape`` (H, W).
-
-    Linear between pixel centres, r ↦ (r + 0.5) · H' / H − 0.5, among the values that are numbers;
-    NaN where the nearest one is NaN. Returns (H, W) float32 in the unit of ``values``.
-    """
-    if values.shape == shape:
-        return values
-    spoken = np.isfinite(values)
-    total = resize(np.where(spoken, values, np.float32(0)), shape)
-    weight = resize(spoken.astype(np.float32), shape)
-    row, col = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip(shape, values.shape, strict=True)
-    )
-    nearest = spoken[np.ix_(row, col)] & (weight > 0)
-    return np.divide(total, weight, out=np.full(shape, np.nan, np.float32), where=nearest)
-
-
 def _resampled_shape(
     shape: tuple[int, int], spacing: tuple[float, float], target: float
 ) -> tuple[int, int]:

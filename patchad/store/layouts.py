@@ -50,11 +50,18 @@ MODEL = Layout("model", _MODEL, nested={"candidates/*": Layout("model", _MODEL)}
 _PHANTOMS = ("manifest.csv", "regions.csv", "P[0-9]*/[12]-*.dcm")
 DEMO = Layout(
     "demo",
-    tuple(f"{part}/phantoms/{name}" for part in ("breast", "chest") for name in _PHANTOMS),
+    (
+        "report.html",
+        *(f"{part}/phantoms/{name}" for part in ("breast", "chest") for name in _PHANTOMS),
+    ),
     nested={
-        f"{part}/{name}": kind
-        for part in ("breast", "chest")
-        for name, kind in {"model": MODEL, "screening": RUN}.items()
+        f"{part}/{name}-{config}": kind
+        for part, configs in {
+            "breast": ("wei2018", "mammography"),
+            "chest": ("wei2018", "chest"),
+        }.items()
+        for config in configs
+        for name, kind in {"model": MODEL, "run": RUN}.items()
     },
 )
 

@@ -16,7 +16,9 @@ from pydicom.uid import UID, ChestCADSRStorage, MammographyCADSRStorage
 from pydicom.valuerep import DSfloat
 
 from patchad.engine.marks import Mark
-from patchad.export.dicom.object import Finding, code_item, text_of
+from patchad.export.dicom.header import code_item, text_of
+from patchad.export.dicom.kind import Kind
+from patchad.export.dicom.object import Finding
 from patchad.export.verdict import rarity_in_words
 from patchad.version import __version__
 
@@ -45,7 +47,7 @@ def cad_report(found: Finding) -> Dataset:
         study_instance_uid=source.StudyInstanceUID,
         sop_class_uid=MammographyCADSRStorage if breast else ChestCADSRStorage,
         modality="SR",
-        **found.identity("cad-sr", "CAD report"),
+        **found.identity(KIND),
     )
     report.ContentDate, report.ContentTime = (
         report.InstanceCreationDate,
@@ -237,3 +239,6 @@ def _evidence(source: Dataset) -> Dataset:
     study.StudyInstanceUID = source.StudyInstanceUID
     study.ReferencedSeriesSequence = [series]
     return study
+
+
+KIND = Kind("cad-sr", "CAD report", 9407, "image", cad_report)

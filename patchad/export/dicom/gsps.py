@@ -16,7 +16,9 @@ from highdicom.pr import (
 )
 from pydicom import Dataset
 
-from patchad.export.dicom.object import Finding, copy_element, text_of
+from patchad.export.dicom.header import copy_element, text_of
+from patchad.export.dicom.kind import Kind
+from patchad.export.dicom.object import Finding
 from patchad.export.dicom.taken import Taken
 from patchad.export.verdict import label_of, marks_in_words, verdict
 
@@ -75,7 +77,7 @@ def presentation_state(found: Finding) -> Dataset:
         presentation_lut_transformation=PresentationLUTTransformation(
             presentation_lut_shape="INVERSE" if inverse else "IDENTITY"
         ),
-        **found.identity("gsps", "marks"),
+        **found.identity(KIND),
     )
     found.locate(state)
     state.DisplayedAreaSelectionSequence[0].PresentationPixelAspectRatio = _aspect(found)
@@ -105,3 +107,6 @@ def _copy_tones(taken: Taken, state: Dataset, used: str) -> None:
             copy_element(header, voi, keyword)
     if len(voi):
         state.SoftcopyVOILUTSequence = [voi]
+
+
+KIND = Kind("gsps", "marks", 9402, "image", presentation_state)

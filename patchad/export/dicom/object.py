@@ -1,59 +1,48 @@
 """What every DICOM object of patchad has in common: whose it is, who made it, and its UIDs.
 
-The source's header is read again here: what patchad keeps of an image names no patient. See
-:mod:`patchad.export.dicom.taken` for what of it gets into an object.
+What an object says is the business of its kind; :mod:`.header` reads the source.
 """
 
-import math
 import uuid
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.datadict import dictionary_description
-from pydicom.multival import MultiValue
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
-from patchad.core.image import Screening, Source, Voi
+from patchad.core.image import Screening
 from patchad.engine.marks import Mark, marks
 from patchad.errors import ImageError
-from patchad.export.dicom.taken import (
-    OF_THE_EQUIPMENT,
-    OF_THE_PATIENT,
-    OF_THE_STUDY,
-    Taken,
-    take_over,
+from patchad.export.dicom.header import (
+    EMPTY_IF_UNKNOWN,
+    code_item,
+    copy_element,
+    number_of,
+    obstacle,
+    read_header,
+    reference,
+    text_of,
 )
+from patchad.export.dicom.kind import Kind
+from patchad.export.dicom.taken import OF_THE_EQUIPMENT, OF_THE_PATIENT, OF_THE_STUDY, Taken
 from patchad.files.whole import write_whole
-from patchad.model.detector import ModelCard, card_as_dict
+from patchad.model.card import ModelCard, card_as_dict
 from patchad.read.quiet import quiet
 from patchad.version import __version__
 
 # fmt: off
-_EMPTY_IF_UNKNOWN = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "StudyID", "AccessionNumber", "ReferringPhysicianName",
-)
-_OF_A_REFERENCE = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns",
-    "PatientOrientation",
-)
 _UNPAIRED = (
     "CHEST", "ABDOMEN", "ABDOMENPELVIS", "PELVIS", "HEAD", "SKULL", "NECK", "SPINE", "CSPINE",
     "TSPINE", "LSPINE", "SSPINE", "HEART", "WHOLEBODY",
 )
 # fmt: on
-_SERIES = {
-    **{"sc": 9401, "gsps": 9402, "sr": 9403, "seg": 9404, "heatmap-seg": 9405, "ko": 9406},
-    **{"cad-sr": 9407, "pm": 9408},
-}
-_ALONE = ("seg", "heatmap-seg", "pm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +72,12 @@ class Maker:
         text = "/".join(map(str, (self.digest, __version__, *without, *name)))
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
-    def identity(self, kind: str, title: str, *series: str) -> dict[str, Any]:
+    def identity(self, kind: Kind[Any], *series: str) -> dict[str, Any]:
         """The arguments by which highdicom's objects name their series and what made them."""
         return {
-            "series_instance_uid": self.uid(*series, kind),
-            "series_number": _SERIES[kind],
-            "series_description": f"patchad {title}, research use only",
+            "series_instance_uid": self.uid(*series, kind.name),
+            "series_number": kind.number,
+            "series_description": f"patchad {kind.title}, research use only",
             "manufacturer": "patchad",
             "manufacturer_model_name": self.card.method,
             "software_versions": __version__,
@@ -98,11 +87,15 @@ class Maker:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What an object is made of: what is taken over from the source, and what was found."""
+    """What an object is made of: what is taken over from the source, and what was found.
+
+    ``draw`` gives the overlay, (h, w, 3) uint8 RGB.
+    """
 
     taken: Taken
     screening: Screening
     maker: Maker
+    draw: Callable[[], NDArray[np.uint8]]
 
     @property
     def header(self) -> Dataset:
@@ -146,21 +139,21 @@ class Finding:
             *kind,
         )
 
-    def identity(self, kind: str, title: str) -> dict[str, Any]:
+    def identity(self, kind: Kind[Any]) -> dict[str, Any]:
         """The arguments by which highdicom's objects say what they are and who made them.
 
         The objects of a kind and a study are one series; those of left and right are two, because
-        laterality belongs to the series. A segmentation is a series by itself, as viewers expect.
+        laterality belongs to the series. One that is ``alone`` is a series by itself.
         """
         source = self.screening.source
         series = [source.study_instance_uid, source.laterality, self.body_part]
-        if kind in _ALONE:
+        if kind.alone:
             series.append(source.sop_instance_uid)
         number = number_of(self.header, "InstanceNumber")
         return {
-            "sop_instance_uid": self.uid(kind),
+            "sop_instance_uid": self.uid(kind.name),
             "instance_number": int(number) if 1 <= number < 2**31 else 1,
-            **self.maker.identity(kind, title, *series),
+            **self.maker.identity(kind, *series),
         }
 
     @property
@@ -176,11 +169,17 @@ class Finding:
             dataset.Laterality = self.screening.source.laterality.strip("B")
 
 
-def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) -> Finding | None:
+def finding(
+    screening: Screening,
+    card: ModelCard,
+    draw: Callable[[], NDArray[np.uint8]],
+    *,
+    deidentify: bool = False,
+) -> Finding | None:
     """Read the source's header again; None where an object could not refer to the source.
 
     That is so for what is no DICOM file, for one without the UIDs of class, instance, series and
-    study, and for one of several frames; :func:`why_none` says which.
+    study, and for one of several frames; :func:`.header.why_none` says which.
 
     Raises:
         ImageError: the file cannot be read any more, or is another than was screened.
@@ -191,70 +190,9 @@ def finding(screening: Screening, card: ModelCard, *, deidentify: bool = False) 
     taken = read_header(
         Path(source.path), source.sop_instance_uid, voi=source.voi or "auto", deidentify=deidentify
     )
-    return None if obstacle(taken.header) else Finding(taken, screening, Maker(card, deidentify))
-
-
-def why_none(source: Source) -> str:
-    """Why :func:`finding` gives none, in words; empty for what is no DICOM file.
-
-    Raises:
-        ImageError: the file cannot be read any more, or is another than was screened.
-    """
-    if not source.voi:
-        return ""
-    if not source.sop_instance_uid:
-        return "it lacks a valid SOP Instance UID"
-    return obstacle(read_header(Path(source.path), source.sop_instance_uid).header)
-
-
-def obstacle(header: Dataset) -> str:
-    """What keeps an object from referring to this file, in words; empty: nothing.
-
-    It needs the UIDs of class, instance, series and study, and may have but one frame.
-    """
-    uids = [keyword for keyword in _OF_A_REFERENCE if keyword.endswith("UID")]
-    missing = [dictionary_description(uid) for uid in uids if not text_of(header, uid)]
-    if missing:
-        return f"it lacks a valid {', '.join(missing)}"
-    return "it has several frames" if number_of(header, "NumberOfFrames") > 1 else ""
-
-
-def read_header(
-    path: Path, sop_instance_uid: str, *, voi: Voi = "auto", deidentify: bool = False
-) -> Taken:
-    """What objects may hold of the header of a file that was screened as this instance.
-
-    See :func:`patchad.export.dicom.taken.take_over`.
-
-    Raises:
-        ImageError: the file cannot be read any more, or is another than was screened.
-    """
-    try:
-        with quiet():
-            header = dcmread(path, stop_before_pixels=True, force=True)
-            taken = take_over(header, voi=voi, deidentify=deidentify)
-        if text_of(taken.header, "SOPInstanceUID") == sop_instance_uid:
-            return taken
-    except Exception:  # as in patchad.read.dicom: errors may quote the header
-        pass
-    raise ImageError(
-        f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
-        "refer to it, screen it again"
-    )
-
-
-def reference(header: Dataset) -> Dataset:
-    """A source as far as highdicom has to know it; highdicom logs names, so it is given none.
-
-    Nor a character set, of which it does not know all.
-    """
-    known = Dataset()
-    for keyword in _EMPTY_IF_UNKNOWN:
-        setattr(known, keyword, "")
-    for keyword in _OF_A_REFERENCE:
-        copy_element(header, known, keyword)
-    known.SamplesPerPixel = 1
-    return known
+    if obstacle(taken.header):
+        return None
+    return Finding(taken, screening, Maker(card, deidentify), draw)
 
 
 def write_object(
@@ -274,6 +212,8 @@ def write_object(
             stamp(dataset, header, maker)
             encoded = BytesIO()
             dataset.save_as(encoded, enforce_file_format=True)
+        except ImageError:  # of the picture: it says what is wrong
+            raise
         except Exception as error:  # a header may hold anything, and the text may quote it
             raise ImageError(
                 f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
@@ -286,7 +226,7 @@ def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
     """Copy the modules of patient and study that were taken over, and say what made the object."""
     for keyword in ("SpecificCharacterSet", *OF_THE_PATIENT, *OF_THE_STUDY):
         copy_element(header, dataset, keyword)
-    for keyword in _EMPTY_IF_UNKNOWN:
+    for keyword in EMPTY_IF_UNKNOWN:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     dataset.ContributingEquipmentSequence = [_acquired_with(header), _processed_with(maker)]
@@ -308,40 +248,3 @@ def _processed_with(maker: Maker) -> Dataset:
     item.SoftwareVersions, item.DeviceSerialNumber = __version__, maker.digest
     item.ContributionDescription = f"{maker.words}, model {maker.digest}. {maker.card.intended_use}"
     return item
-
-
-def code_item(code: Any) -> Dataset:
-    """An item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
-    item.CodeMeaning = code.meaning
-    return item
-
-
-def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
-    """Copy an element as it stands, or leave it out where it is missing or damaged."""
-    try:
-        if keyword in header:
-            target.add(deepcopy(header[keyword]))
-    except Exception:  # pydicom converts on access; its errors quote the value
-        return
-
-
-def text_of(header: Dataset, keyword: str) -> str:
-    """The first value as text; empty where it is missing or damaged."""
-    try:
-        value = header.get(keyword)
-    except Exception:  # pydicom converts on access; its errors quote the value
-        return ""
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    return "" if value is None else str(value).strip()
-
-
-def number_of(header: Dataset, keyword: str) -> float:
-    """The first value as a number; NaN where there is none."""
-    try:
-        number = float(text_of(header, keyword))
-    except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan

@@ -13,7 +13,9 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DSfloat
 
-from patchad.export.dicom.object import Finding, copy_element
+from patchad.export.dicom.header import copy_element
+from patchad.export.dicom.kind import Kind, Need
+from patchad.export.dicom.object import Finding
 
 _UNSCORED = float(np.finfo(np.float32).min)  # no score is that low
 
@@ -58,10 +60,26 @@ def parametric_map(found: Finding) -> Dataset:
         content_label="PATCHAD",
         content_description="Anomaly score in an invented geometry; research use only",
         content_creator_name="patchad^",
-        **found.identity("pm", "heatmap in an invented geometry"),
+        **found.identity(KIND),
     )
     written.FloatPixelPaddingValue = written.FloatPixelPaddingRangeLimit = _UNSCORED
     written.PositionReferenceIndicator = ""
     copy_element(found.header, written, "PatientOrientation")
     found.locate(written)
     return written
+
+
+KIND = Kind(
+    "pm",
+    "heatmap in an invented geometry",
+    9408,
+    "image",
+    parametric_map,
+    alone=True,
+    needs=Need(
+        "invent_geometry",
+        "a Parametric Map must lie in a frame of reference, which a projection image has not; "
+        "the option puts it into one of its own, at the origin, 1 mm a pixel where the spacing "
+        "is unknown (heatmap-seg needs none)",
+    ),
+)

@@ -2,20 +2,22 @@
 
 import numpy as np
 from highdicom.sc import SCImage
-from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from patchad.export.dicom.object import Finding, code_item, copy_element
+from patchad.export.dicom.header import code_item, copy_element, text_of
+from patchad.export.dicom.kind import Kind
+from patchad.export.dicom.object import Finding
 from patchad.read.dicom_native import compress_picture
 
 
-def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
-    """A Secondary Capture of ``picture`` (h, w, 3) uint8 RGB, compressed without loss.
+def secondary_capture(found: Finding) -> Dataset:
+    """A Secondary Capture of the overlay, compressed without loss.
 
     It has no pixel spacing: the film in it is scaled, and beside it stands a colour bar.
     """
+    picture = found.draw()
     capture: Dataset = SCImage(
         pixel_array=np.ascontiguousarray(picture),
         photometric_interpretation="RGB",
@@ -24,7 +26,7 @@ def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
         study_instance_uid=found.reference.StudyInstanceUID,
         patient_orientation=("L", "F"),  # replaced below: it refuses A\FL and the like
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        **found.identity("sc", "overlay"),
+        **found.identity(KIND),
     )
     capture.PatientOrientation = None
     copy_element(found.header, capture, "PatientOrientation")
@@ -42,3 +44,16 @@ def secondary_capture(found: Finding, picture: NDArray[np.uint8]) -> Dataset:
     capture.SourceImageSequence = [source]
     compress_picture(capture, picture)
     return capture
+
+
+def _burned_in(found: Finding) -> str:
+    """Text in the film's pixels may name the patient, and the overlay shows it."""
+    if found.maker.deidentify and text_of(found.header, "BurnedInAnnotation") == "YES":
+        return (
+            "the film has text burned in (Burned In Annotation YES), which an overlay "
+            "would show: --deidentify cannot remove it, leave sc out of --write"
+        )
+    return ""
+
+
+KIND = Kind("sc", "overlay", 9401, "image", secondary_capture, obstacle=_burned_in)

@@ -1,4 +1,4 @@
-"""Marks and heatmap as DICOM segmentations, pixel for pixel those of the film as stored."""
+"""Marks as a DICOM segmentation, pixel for pixel those of the film as stored."""
 
 from typing import Any
 
@@ -8,13 +8,12 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import RLELossless
 
-from patchad.export.dicom.object import Finding, copy_element
+from patchad.export.dicom.header import copy_element
+from patchad.export.dicom.kind import Kind
+from patchad.export.dicom.object import Finding
 from patchad.export.verdict import label_of
 from patchad.version import __version__
-
-_PARTS = 255  # of the display range, in a fractional segmentation
 
 
 def region_segmentation(found: Finding) -> Dataset | None:
@@ -25,7 +24,7 @@ def region_segmentation(found: Finding) -> Dataset | None:
     described = []
     for mark in found.marks:
         described.append(
-            _segment(
+            segment(
                 found,
                 mark.number,
                 f"mark {label_of(mark, found.card.calibrated)}",
@@ -36,38 +35,13 @@ def region_segmentation(found: Finding) -> Dataset | None:
         height, width = mark.mask.shape
         rows, cols = slice(mark.row, mark.row + height), slice(mark.col, mark.col + width)
         labels[0, rows, cols][mark.mask] = mark.number
-    return _segmentation(
-        found, "seg", "marks as masks", labels, described, "Marks, research use only"
-    )
+    return segmentation(found, KIND, labels, described, "Marks, research use only")
 
 
-def heatmap_segmentation(found: Finding) -> Dataset:
-    """FRACTIONAL, one segment: the score from 0 (low end of the display range, or none) to 255.
-
-    DICOM calls fractions probabilities or occupancies. A score is neither, which the content's
-    description says; OCCUPANCY is what misleads less.
-    """
-    low, high = found.card.calibrated.display_range
-    scores = np.nan_to_num(found.screening.heatmap.values, nan=low)
-    share = np.clip((scores - low) / (high - low), 0, 1)
-    label = f"score {low:.4g} to {high:.4g} as 0 to {_PARTS}"
-    return _segmentation(
-        found,
-        "heatmap-seg",
-        "heatmap",
-        share[None].astype(np.float32),
-        [_segment(found, 1, label, (None, None))],
-        "Anomaly score, no probability; research use only",
-        segmentation_type="FRACTIONAL",
-        fractional_type="OCCUPANCY",
-        max_fractional_value=_PARTS,
-        transfer_syntax_uid=RLELossless,  # which single bits, as of a BINARY one, don't allow
-    )
-
-
-def _segment(
+def segment(
     found: Finding, number: int, label: str, tracking: tuple[str, str] | tuple[None, None]
 ) -> SegmentDescription:
+    """A segment made by the model; ``tracking`` is the identifier and UID of a mark."""
     return SegmentDescription(
         segment_number=number,
         segment_label=label,
@@ -86,10 +60,9 @@ def _segment(
     )
 
 
-def _segmentation(
+def segmentation(
     found: Finding,
-    kind: str,
-    title: str,
+    kind: Kind[Finding],
     pixels: NDArray[np.uint16] | NDArray[np.float32],
     segments: list[SegmentDescription],
     description: str,
@@ -97,7 +70,12 @@ def _segmentation(
     segmentation_type: str = "BINARY",
     **options: Any,
 ) -> Dataset:
-    segmentation: Dataset = Segmentation(
+    """A segmentation of one frame.
+
+    ``pixels`` (1, H, W) are segment numbers, or shares in [0, 1] of a fractional one; ``options``
+    are highdicom's.
+    """
+    made: Dataset = Segmentation(
         source_images=[found.reference],
         pixel_array=pixels,
         segmentation_type=segmentation_type,
@@ -106,9 +84,12 @@ def _segmentation(
         content_description=description,
         content_creator_name="patchad^",
         **options,
-        **found.identity(kind, title),
+        **found.identity(kind),
     )
-    segmentation.PatientOrientation = None
-    copy_element(found.header, segmentation, "PatientOrientation")
-    segmentation.BodyPartExamined = found.body_part
-    return segmentation
+    made.PatientOrientation = None
+    copy_element(found.header, made, "PatientOrientation")
+    made.BodyPartExamined = found.body_part
+    return made
+
+
+KIND = Kind("seg", "marks as masks", 9404, "image", region_segmentation, alone=True)

@@ -23,6 +23,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from patchad.engine.marks import Mark
+from patchad.export.dicom.kind import Kind
 from patchad.export.dicom.object import Finding, Maker
 from patchad.version import __version__
 
@@ -69,7 +70,7 @@ def report(found: Finding) -> Dataset:
         is_complete=True,
         is_final=False,
         is_verified=False,
-        **found.identity("sr", "scores"),
+        **found.identity(KIND),
     )
     scheme = Dataset()
     scheme.CodingSchemeDesignator, scheme.CodingSchemeName = SCHEME, "patchad's own concepts"
@@ -152,3 +153,6 @@ def _algorithm(found: Finding) -> AlgorithmIdentification:
 def _measured(*values: tuple[CodedConcept, float, CodedConcept]) -> list[Measurement]:
     """Measurements of what is known: a value that is no number is left out."""
     return [Measurement(name, value, unit) for name, value, unit in values if math.isfinite(value)]
+
+
+KIND = Kind("sr", "scores", 9403, "image", report)

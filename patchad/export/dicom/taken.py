@@ -4,23 +4,19 @@ Nothing else of a header gets into an object: no private element, and of a seque
 what is listed here as well.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from typing import NamedTuple
 
-import numpy as np
 from pydicom import Dataset
 from pydicom.datadict import dictionary_description, dictionary_VR
 from pydicom.tag import Tag
-from pydicom.valuerep import DSfloat
 
 from patchad.core.image import Voi
+from patchad.export.dicom.tones import take_tones
 from patchad.export.dicom.value import UNICODE, CharacterSet, character_set_of, legal_value
-from patchad.read.dicom_header import number_of, spread_frame
-from patchad.read.dicom_pixels import stored_range
-from patchad.read.dicom_tones import Values, look_up_table, modality_values, tones_of
+from patchad.read.dicom_header import spread_frame
 from patchad.read.quiet import quiet
 from patchad.version import __version__
 
@@ -57,7 +53,7 @@ OF_THE_IMAGE = (
     "NumberOfFrames", "Rows", "Columns", "PatientOrientation", "BodyPartExamined",
     "PhotometricInterpretation", "BurnedInAnnotation", "VOILUTFunction",
 )
-# Of the tones there are only numbers, and words of the standard; see _take_tones.
+# Of the tones there are only numbers, and words of the standard; see :mod:`.tones`.
 TONES = (
     "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTSequence",
     "WindowCenter", "WindowWidth",
@@ -131,8 +127,6 @@ _TERMS: Mapping[str, Mapping[str, str]] = {
         )
     ),
 }
-_WHITE, _HALF = 2**16 - 1, 2**15  # of 16 bits
-_UNITS = ("US", "HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")  # US: unspecified
 
 
 @dataclass(frozen=True)
@@ -177,18 +171,20 @@ def take_over(header: Dataset, *, voi: Voi = "auto", deidentify: bool = False) -
             named = (*OF_THE_PATIENT, *OF_THE_STUDY, *OF_THE_EQUIPMENT, *OF_THE_CONTENT)
             keywords |= dict.fromkeys(named)
         taken = _pick(header, (*keywords,), charset, faults)
-        folded = _take_tones(header, taken, voi, faults)
+        tones = take_tones(header, taken, voi)
+        faults.mended |= dict.fromkeys(map(_name, tones.mended))
+        faults.left_out |= dict.fromkeys(map(_name, tones.left_out))
         if deidentify:
             taken.PatientIdentityRemoved = "YES"
             taken.DeidentificationMethod = f"patchad {__version__}: not copied from the source"
-            return Taken(taken, faults.notes, folded)
+            return Taken(taken, faults.notes, tones.folded)
         _complete(taken, faults)
         if charset.guessed:
             faults.mended[_name("SpecificCharacterSet")] = None
         terms = _written_in(taken, charset).terms
         if any(terms):
             taken.SpecificCharacterSet = [*terms]
-        return Taken(taken, faults.notes, folded)
+        return Taken(taken, faults.notes, tones.folded)
 
 
 def _name(keyword: str) -> str:
@@ -295,79 +291,3 @@ def _written_in(taken: Dataset, charset: CharacterSet) -> CharacterSet:
     )
     fits = not several and all(charset.encodes(text) for text in texts)
     return charset if fits else UNICODE
-
-
-def _take_tones(header: Dataset, taken: Dataset, voi: Voi, faults: _Faults) -> bool:
-    """The modality LUT or rescaling, the first VOI LUT and the first window, as numbers.
-
-    A modality LUT may have 8 or 16 bits (PS3.3 C.11.1), and to scale it would change what follows:
-    of another one, all is folded into one VOI LUT, whereupon True is returned.
-    """
-    try:
-        low, high = stored_range(header, 2**62)
-        _, bounds = modality_values(header, low, high, [])
-        if "ModalityLUTSequence" in header:
-            table = look_up_table(header, "ModalityLUTSequence", signed=low < 0)
-            if table.bits != 16 or table.entries.max() < _HALF:
-                grey = tones_of(header, low, high, [], voi)[0].astype(np.float64)
-                if taken.get("PhotometricInterpretation") == "MONOCHROME1":
-                    grey = 1 - grey  # the presentation LUT turns it over
-                taken.VOILUTSequence = [_table(np.rint(grey * _WHITE), low)]
-                faults.mended[_name("ModalityLUTSequence")] = None
-                return True
-            item = _table(table.entries, table.first)
-            item.ModalityLUTType = "US"
-            taken.ModalityLUTSequence = [item]
-        elif "RescaleSlope" in header or "RescaleIntercept" in header:
-            taken.RescaleSlope = _decimal(number_of(header, "RescaleSlope", 1.0))
-            taken.RescaleIntercept = _decimal(number_of(header, "RescaleIntercept", 0.0))
-            taken.RescaleType = _unit(header)
-    except Exception:  # no image that patchad could have read
-        faults.left_out[_name("ModalityLUTSequence")] = None
-        return False
-    for keyword in ("WindowCenter", "WindowWidth"):
-        number = number_of(header, keyword)
-        if np.isfinite(number):
-            setattr(taken, keyword, _decimal(number))
-    try:
-        if "VOILUTSequence" in header:
-            table = look_up_table(header, "VOILUTSequence", signed=bounds[0] < 0)
-            entries = np.rint(table.entries * (_WHITE / (2**table.bits - 1)))
-            taken.VOILUTSequence = [_table(_whitened(entries, table.first, bounds[1]), table.first)]
-            if table.bits not in (8, 16):
-                faults.mended[_name("VOILUTSequence")] = None
-    except ValueError:
-        faults.left_out[_name("VOILUTSequence")] = None
-    return False
-
-
-def _whitened(entries: Values, first: int, highest: float) -> Values:
-    """A table that maps as far as ``highest``, and what lies beyond to white, if it is all dark.
-
-    Validators take a table whose values leave the top bit unused for damaged.
-    """
-    missing = max(0, math.ceil(highest) - first + 1 - len(entries))
-    if entries.max() >= _HALF or len(entries) + missing + 1 > 2**16:
-        return entries
-    return np.concatenate([entries, np.full(missing, entries[-1]), [_WHITE]])
-
-
-def _table(entries: Values, first: int) -> Dataset:
-    """An item of a lookup table with ``entries`` of 16 bits; ``first`` is what maps to [0]."""
-    item, count = Dataset(), len(entries) % 2**16  # 0 stands for 65536
-    if first < 0:
-        descriptor = [count - 2**16 if count >= 2**15 else count, first, 16]
-        item.add_new(Tag("LUTDescriptor"), "SS", descriptor)
-    else:
-        item.add_new(Tag("LUTDescriptor"), "US", [count, first, 16])
-    item.add_new(Tag("LUTData"), "OW", entries.astype("<u2").tobytes())
-    return item
-
-
-def _decimal(number: float) -> DSfloat:
-    return DSfloat(number, auto_format=True)
-
-
-def _unit(header: Dataset) -> str:
-    value = legal_value(header, "RescaleType", UNICODE, _as_they_are(*_UNITS))
-    return str(value.parts[0]) if value and value.parts else "US"

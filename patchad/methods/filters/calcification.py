@@ -21,7 +21,7 @@ from patchad.core.patches import means
 from patchad.errors import RequestError, TrainingError
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
-from patchad.lesions.shapes import calcification_cluster, insert
+from patchad.lesions.recipes import TRAINING_CLUSTERS, TRAINING_CLUSTERS_MM, apply, draw
 from patchad.methods.parts.specks import COVARIATES, FEATURES, Specks, find_specks, place
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response
@@ -35,8 +35,6 @@ Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 
 _CELLS_A_FILM = 2000  # that the map's ordinary values are regressed on
-_CLUSTER_MM = (2.0, 11.0)  # diameters of synthetic clusters, uniform
-_AMPLITUDE = (8.0, 80.0)  # of their brightest speck, in local deviations, log-uniform
 _LIMIT = 20.0  # of a feature, in deviations: no single one decides
 
 
@@ -188,8 +186,8 @@ def learn(module: Calcification, config: Config, data: TrainingSet, run: Run) ->
         run.tell(NAME, number + 1, len(data))
     if not drawn:
         raise TrainingError(
-            f"no synthetic cluster of up to {_CLUSTER_MM[1]:g} mm found room in the training "
-            "images: check their pixel spacing, or lower min_foreground"
+            f"no synthetic cluster of up to {TRAINING_CLUSTERS_MM.high:g} mm found room in the "
+            "training images: check their pixel spacing, or lower min_foreground"
         )
     module.patch.learn(*_stacked(plain))
     module.cell.learn(*_stacked(spots))
@@ -229,19 +227,15 @@ def draw_clusters(
         if len(regions) == count:
             break
         row, col = (int(n) for n in places[rng.integers(len(places))])
-        lesion = calcification_cluster(
-            rng, diameter_mm=rng.uniform(*_CLUSTER_MM), spacing_mm=film.spacing_mm
-        )
-        amplitude = np.exp(rng.uniform(*np.log(_AMPLITUDE))) * cells.deviation[row, col]
-        half = [n // 2 for n in lesion.mask.shape]
+        drawn = draw(rng, TRAINING_CLUSTERS, film.spacing_mm)
+        half = [n // 2 for n in drawn.lesion.mask.shape]
         box = np.s_[
             max(row - half[0], 0) : row + half[0] + 1, max(col - half[1], 0) : col + half[1] + 1
         ]
-        if free[box].sum() < 0.9 * lesion.mask.size:
+        if free[box].sum() < 0.9 * drawn.lesion.mask.size:
             continue
-        pixels, region = insert(
-            pixels, cells.tissue, lesion, (row, col), amplitude=float(amplitude)
-        )
+        around = float(cells.deviation[row, col])
+        pixels, region = apply(pixels, cells.tissue, drawn, (row, col), deviation=around)
         regions.append(region)
         free[box] = False
     return replace(film, pixels=pixels), regions

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from patchad.lesions.shapes import Lesion, Profile, insert, mass, spiculated_mass, textured
+from patchad.lesions.recipes import TRAINING_MASSES, draw
+from patchad.lesions.shapes import Lesion, insert
 from patchad.methods.parts.cells import CELL_MM, cell_shape, cells
 from patchad.prepare.filters import Floats, Mask
 from patchad.prepare.preprocess import Prepared
@@ -33,9 +34,6 @@ _JITTER = 28  # cells that a lesion may lie off the middle of its crop
 # Lesions count alike, whatever their size: each as so many cells; but no cell less or more than
 _COUNTED, _WEIGHTS = 150.0, (0.3, 4.0)
 _LEAST_CONTRAST = 0.03  # pixel value: added to the local deviation, which fat has next to none of
-_SPICULATED, _TEXTURED = 0.4, 0.3  # shares of the lesions
-_SPICULES = (5, 13)
-_PROFILES: tuple[Profile, ...] = ("disc", "gaussian", "dome")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,16 +146,9 @@ def plant(rng: np.random.Generator, film: Canvas, radius_mm: Range, contrast: Ra
 
 def draw_lesion(rng: np.random.Generator, radius_mm: Range) -> Lesion:
     """A mass, or for two in five a spiculated one, with texture for three in ten."""
-    diameter, spacing = 2 * _log_uniform(rng, radius_mm), (CELL_MM, CELL_MM)
-    if rng.random() < _SPICULATED:
-        lesion = spiculated_mass(rng, diameter_mm=diameter, spacing_mm=spacing, spicules=_SPICULES)
-    else:
-        profile = _PROFILES[int(rng.integers(len(_PROFILES)))]
-        lesion = mass(rng, diameter_mm=diameter, spacing_mm=spacing, profile=profile)
-    if rng.random() < _TEXTURED:
-        strength, slope = rng.uniform(0.2, 0.6), rng.uniform(1.5, 3)
-        lesion = textured(rng, lesion, spacing_mm=spacing, strength=strength, slope=slope)
-    return lesion
+    diameter = 2 * _log_uniform(rng, radius_mm)
+    recipe = TRAINING_MASSES.pick(rng)
+    return draw(rng, recipe, (CELL_MM, CELL_MM), diameter_mm=diameter).lesion
 
 
 def cut_crops(

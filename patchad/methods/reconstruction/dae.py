@@ -10,53 +10,41 @@ channel, and the loss counts near the lungs.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from monai.networks.nets.unet import UNet
-from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchad.core.grid import PatchGrid
-from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.learn.loop import epoch_generator
+from patchad.errors import RequestError
+from patchad.learn.loop import Step, train
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
-from patchad.methods import About
-from patchad.methods.parts.chest_frame import Registration, fit_registration, pool_patches
-from patchad.model.detector import ImageDetector, ModelCard, Response
-from patchad.prepare.preprocess import Prepared
-from patchad.prepare.resize import resize
-from patchad.progress import Progress, silent
-
-Floats = NDArray[np.float32]
-
-METHOD = "dae"
-SCORE_UNIT = "residual in local standard deviations"
-PATCH_POOLING = (
-    "mean of the map over the patch's pixels near the lungs; with less than a tenth of them, the "
-    "lowest value of the training negatives"
+from patchad.methods.parts.chest_frame import (
+    POOLING,
+    ChestFrame,
+    fit_frame,
+    pool_patches,
+    to_film,
 )
+from patchad.model.method import Gives, Method, Needs, Setting
+from patchad.model.scoring import Response
+from patchad.prepare.film import Film
+from patchad.prepare.resize import resize_tensor
+from patchad.prepare.smoothing import gaussian
 
-ABOUT = About(
-    name=METHOD,
-    paper="Kascenas, Pugeault, O'Neil, Denoising autoencoders for unsupervised anomaly detection "
-    "in brain MRI, MIDL 2022, PMLR 172:653-664",
-    needs="negative frontal chest films, some dozens at least; no labels of findings",
-    gives="the brightness that a denoising network takes off, at each place near the lungs; an "
-    "image score, the mean of its size",
-)
+NAME = "dae"
 
 SIDE = 128  # of what the network sees
-NEAR = 2  # 32nds of the frame around the lungs that still count
 _MEAN_SIGMA, _FLAT = 12.0, 0.05  # of the local normalisation: pixels at 128, least deviation
 _GRID = 16  # of the noise
 _OUTSIDE = 0.1  # weight of the loss away from the lungs
 _SMOOTH = 2.0  # σ of the map, pixels at 128
+_EPOCH = 50  # steps at most; all epochs are equal
+_LEAST_EPOCH = 10  # steps; where no such division is left, the training is one epoch
 
 
 @dataclass(frozen=True)
@@ -76,153 +64,119 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
-                raise RequestError(f"{METHOD}.{name} must be at least 1, got {getattr(self, name)}")
+                raise RequestError(f"{NAME}.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "noise"):
             if not 0 < getattr(self, name) < math.inf:
-                raise RequestError(f"{METHOD}.{name} must be positive, got {getattr(self, name)}")
+                raise RequestError(f"{NAME}.{name} must be positive, got {getattr(self, name)}")
         if not 2 <= len(self.channels) <= 7 or min(self.channels) < 1:
             raise RequestError(
-                f"{METHOD}.channels are of 2 to 7 levels, each at least 1, got {self.channels}"
+                f"{NAME}.channels are of 2 to 7 levels, each at least 1, got {self.channels}"
             )
 
 
-_CONFIG = TypeAdapter(Config)
+class Dae(nn.Module):
+    """The network that takes noise off, in the frame of the template.
 
+    ``lowest`` is that of the maps of training negatives near the lungs.
+    """
 
-@dataclass(frozen=True, eq=False)
-class Dae:
-    """A trained model: a :class:`patchad.model.detector.ImageDetector`."""
+    unit = "residual in local standard deviations"
+    pooling = POOLING
+    lowest: Tensor
 
-    card: ModelCard
-    registration: Registration
-    network: nn.Module
-    lowest: float  # of the maps of training negatives
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.registration = ChestFrame()
+        self.network: nn.Module = UNet(  # (N, 2, 128, 128) → (N, 1, 128, 128)
+            spatial_dims=2,
+            in_channels=2,
+            out_channels=1,
+            channels=channels,
+            strides=(2,) * (len(channels) - 1),
+            num_res_units=1,
+            act="SWISH",
+            norm="BATCH",
+        )
+        self.register_buffer("lowest", torch.zeros(()))
 
-    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
-        """See :class:`patchad.model.detector.Response`; the image score is the mean |residual|."""
-        film = self.registration.register(image)
-        near = self.registration.near_lungs(NEAR)
-        device = next(self.network.parameters()).device
-        seen = torch.from_numpy(normalise(film.pixels))[None].to(device)
-        left = residual(self.network, seen)[0].cpu().numpy()
-        counted = resize((near & film.inside).astype(np.float32), (SIDE, SIDE)) >= 0.5
-        score = float(np.abs(left[counted]).mean()) if counted.any() else 0.0
-        area = film.to_film(near.astype(np.float32), grid.shape) >= 0.5
-        values = film.to_film(_smooth(left), grid.shape)
-        values = np.where(area & image.foreground.mask, values, np.float32(np.nan))
+    def forward(self, film: Film, grid: PatchGrid) -> Response:
+        """See :class:`Response`; the image score is the mean |residual| near the lungs."""
+        frame = self.registration
+        registered = frame.register(film)
+        left = self.residual(normalise(registered.pixels)[None])[0]
+        near = (frame.near & registered.inside).float()
+        counted = left[resize_tensor(near, (SIDE, SIDE)) >= 0.5]
+        score = counted.abs().mean() if counted.numel() else left.new_zeros(())
+        values = to_film(_smooth(left), registered.affine, film.shape)
+        values = values.where(frame.near_lungs(film), torch.nan)
         return Response(values, pool_patches(values, grid, self.lowest), score)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Template, lungs, weights of the network."""
-        weights = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        return {**self.registration.tensors(), **weights, "lowest": torch.tensor(self.lowest)}
+    def residual(self, films: Tensor) -> Tensor:
+        """What the network takes off ``films`` (N, 128, 128): the same shape, brighter = above."""
+        clean: Tensor = self.network(with_row(films))[:, 0]
+        return films - clean
 
 
-def fit(
-    config: Config,
-    data: TrainingSet,
-    *,
-    card: ModelCard,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    progress: Progress = silent,
-) -> ImageDetector:
+def build(config: Config, setting: Setting) -> Dae:
+    """The module before training."""
+    return Dae(config.channels)
+
+
+def learn(module: Dae, config: Config, data: TrainingSet, run: Run) -> None:
     """Train the network on the registered negatives and their mirror images.
-
-    ``checkpoint`` has no part: a training is short.
 
     Raises:
         TrainingError: no lungs are to be seen in the mean of the negatives, or the loss is no
             longer a number.
     """
-    registration, films = fit_registration(data)
-    progress("registration", 1, 1, math.nan)
-    near = resize(registration.near_lungs(NEAR).astype(np.float32), (SIDE, SIDE))
-    weight = torch.from_numpy(np.maximum(near, np.float32(_OUTSIDE))).to(device)
+    fitted, network = fit_frame(data, run), module.network
+    module.registration.load_state_dict(fitted.frame.state_dict())
+    near = resize_tensor(fitted.frame.near.float(), (SIDE, SIDE))
+    weight = near.clamp_min(_OUTSIDE)
     weight = weight / weight.mean()
-    bank = torch.from_numpy(np.stack([normalise(film.pixels) for film in films]))
-    generator = epoch_generator(seed, 1)
-    network = build_network(config, seed).to(device).train()
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-    for step in range(config.steps):
+    bank = torch.stack([normalise(film.pixels) for film in fitted.films])
+    epoch = epoch_of(config.steps)
+
+    def draw(step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        generator = step.generator
         drawn = torch.randint(len(bank), (config.batch_size,), generator=generator)
-        clean, noise = bank[drawn], coarse_noise(config.batch_size, generator) * config.noise
-        turned = torch.rand(config.batch_size, generator=generator) < 0.5
-        clean = torch.where(turned[:, None, None], clean.flip(2), clean).to(device)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            found = network(with_row(clean + noise.to(device)))[:, 0]
-            loss = ((found - clean).square() * weight).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        schedule.step()
-        if not math.isfinite(mean := float(loss.detach())):
-            raise TrainingError(
-                f"the loss became {mean} in step {step + 1}: lower {METHOD}.learning_rate "
-                f"({config.learning_rate:g})"
-            )
-        progress("training", step + 1, config.steps, mean)
-    network.eval().requires_grad_(False)
-    lowest = math.inf
-    for one in bank:
-        left = _smooth(residual(network, one[None].to(device))[0].cpu().numpy())
-        lowest = min(lowest, float(left[near >= 0.5].min()))
-    used = replace(
-        card,
-        config={**card.config, METHOD: asdict(config)},
-        score_unit=SCORE_UNIT,
-        patch_pooling=PATCH_POOLING,
-        seed=seed,
+        noise = coarse_noise(config.batch_size, generator) * config.noise
+        return drawn, noise, torch.rand(config.batch_size, generator=generator) < 0.5
+
+    def losses(drawn: tuple[Tensor, Tensor, Tensor], step: Step) -> Iterator[tuple[str, Tensor]]:
+        which, noise, turned = (part.to(bank.device, non_blocking=True) for part in drawn)
+        clean = bank[which]
+        clean = torch.where(turned[:, None, None], clean.flip(2), clean)
+        found: Tensor = network(with_row(clean + noise))[:, 0]
+        yield "adamw", ((found.float() - clean).square() * weight).mean()
+
+    train(
+        run,
+        {"network": network},
+        {"adamw": torch.optim.AdamW(network.parameters(), config.learning_rate)},
+        epochs=config.steps // epoch,
+        steps=epoch,
+        draw=draw,
+        losses=losses,
+        rate=lambda step: config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2,
     )
-    return Dae(used, registration, network, lowest)
+    with torch.inference_mode():
+        lowest = [_smooth(module.residual(one[None])[0])[near >= 0.5].min() for one in bank]
+    module.lowest.copy_(torch.stack(lowest).min())
 
 
-def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -> ImageDetector:
-    """The detector that was saved as ``card`` and ``tensors``.
-
-    Raises:
-        ModelError: they are not of this method.
-    """
-    registration = Registration.of(tensors)
-    try:
-        network = build_network(_CONFIG.validate_python(card.config.get(METHOD)), 0)
-        prefix = "network."
-        network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
-        lowest = float(tensors["lowest"])
-    except (ValidationError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"the model is not one of {METHOD} that this patchad can read: {error}; train anew"
-        ) from None
-    return Dae(card, registration, network.to(device).eval().requires_grad_(False), lowest)
+def epoch_of(steps: int) -> int:
+    """Steps of an epoch, so that all are equal: at most 50, or all where that makes them short."""
+    common = math.gcd(steps, _EPOCH)
+    return common if common >= _LEAST_EPOCH else steps
 
 
-def build_network(config: Config, seed: int) -> nn.Module:
-    """The U-Net, on the CPU: (N, 2, 128, 128) → (N, 1, 128, 128)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(epoch_generator(seed, 0).initial_seed())
-        return UNet(
-            spatial_dims=2,
-            in_channels=2,
-            out_channels=1,
-            channels=config.channels,
-            strides=(2,) * (len(config.channels) - 1),
-            num_res_units=1,
-            act="SWISH",
-            norm="BATCH",
-        )
-
-
-def normalise(pixels: Floats) -> Floats:
+def normalise(pixels: Tensor) -> Tensor:
     """A registered film (256, 256), made (128, 128) float32 in local standard deviations."""
-    small = resize(pixels, (SIDE, SIDE))
-    mean = ndimage.gaussian_filter(small, _MEAN_SIGMA, mode="nearest")
-    variance = ndimage.gaussian_filter(np.square(small - mean), _MEAN_SIGMA, mode="nearest")
-    scaled = (small - mean) / (np.sqrt(np.maximum(variance, 0)) + np.float32(_FLAT))
-    return np.asarray(scaled, np.float32)
+    small = resize_tensor(pixels, (SIDE, SIDE))
+    apart = small - _local_mean(small)
+    variance = _local_mean(apart.square())
+    return apart / (variance.clamp_min(0).sqrt() + _FLAT)
 
 
 def coarse_noise(count: int, generator: torch.Generator) -> Tensor:
@@ -239,13 +193,31 @@ def with_row(films: Tensor) -> Tensor:
     return torch.stack([films, row[:, None].expand_as(films)], dim=1)
 
 
-def residual(network: nn.Module, films: Tensor) -> Tensor:
-    """What the network takes off ``films`` (N, 128, 128): the same shape, brighter = above."""
-    with torch.inference_mode():
-        clean: Tensor = network(with_row(films))[:, 0]
-    return films - clean
+def _local_mean(values: Tensor) -> Tensor:
+    return gaussian(values, (_MEAN_SIGMA, _MEAN_SIGMA), border="nearest", truncate=4.0)
 
 
-def _smooth(values: Floats) -> Floats:
-    smooth: Floats = ndimage.gaussian_filter(values, _SMOOTH, mode="nearest")
-    return smooth
+def _smooth(values: Tensor) -> Tensor:
+    return gaussian(values, (_SMOOTH, _SMOOTH), border="nearest", truncate=4.0)
+
+
+METHOD = Method(
+    name=NAME,
+    family="reconstruction",
+    paper="Kascenas, Pugeault, O'Neil, Denoising autoencoders for unsupervised anomaly detection "
+    "in brain MRI, MIDL 2022, PMLR 172:653-664",
+    needs=Needs(
+        "negative frontal chest films, some dozens at least; no labels of findings",
+        body_parts=("chest",),
+    ),
+    gives=Gives(
+        "image",
+        "the brightness that a denoising network takes off, at each place near the lungs; an "
+        "image score, the mean of its size",
+        map=True,
+        image=True,
+    ),
+    config=Config,
+    build=build,
+    learn=learn,
+)

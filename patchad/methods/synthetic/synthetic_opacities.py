@@ -8,59 +8,46 @@ regression on the cells of :mod:`patchad.methods.density.position_gaussian` lear
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from torch import Tensor
+from torch import Tensor, nn
 
+from patchad.core.arrays import Floats, Mask
 from patchad.core.grid import PatchGrid
-from patchad.errors import ModelError, RequestError
+from patchad.errors import RequestError
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
-from patchad.lesions.chest import effusion, reticular_pattern
-from patchad.lesions.shapes import Lesion, opacity
-from patchad.methods import About
+from patchad.lesions.recipes import TRAINING_FINDINGS, draw
+from patchad.lesions.shapes import Lesion
 from patchad.methods.density.position_gaussian import (
     CELLS,
-    NEAR,
-    PATCH_POOLING,
-    PlaceModel,
+    FEATURES,
+    Places,
     cell_means,
     cells_of,
     describe,
     described,
-    fit_places,
+    film_features,
     respond,
 )
 from patchad.methods.density.position_gaussian import Config as PlaceConfig
-from patchad.methods.parts.chest_frame import SIDE, Registration, fit_registration
-from patchad.model.detector import ImageDetector, ModelCard, Response
-from patchad.prepare.preprocess import Prepared
-from patchad.progress import Progress, silent
+from patchad.methods.parts.chest_frame import POOLING, SIDE, ChestFrame, fit_frame
+from patchad.model.method import Gives, Method, Needs, Setting
+from patchad.model.scoring import Response
+from patchad.prepare.film import Film
+from patchad.prepare.smoothing import gaussian
 
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+NAME = "synthetic_opacities"
 
-METHOD = "synthetic_opacities"
-SCORE_UNIT = "logit of a synthetic finding"
-
-ABOUT = About(
-    name=METHOD,
-    paper="after Tan et al., Detecting outliers with foreign patch interpolation, MELBA 2022:013; "
-    "the findings and features are patchad's own",
-    needs="negative frontal chest films, some dozens at least; no labels of findings",
-    gives="a logit at each of 32 × 32 places of the registered chest; an image score, its "
-    "standard deviation over the lungs",
-)
-
-KINDS = ("consolidation", "nodule", "reticular pattern", "effusion")
+KINDS = tuple(TRAINING_FINDINGS)
 _MM = 1.5  # a pixel of the frame: a chest film is some 380 mm wide
 _SMOOTH = 1.5  # σ in cells
 _SEEN = 0.06  # of the way to 1, from which on a cell is to be found
+_OWN = 7  # inputs besides those of the features
 
 
 @dataclass(frozen=True)
@@ -76,9 +63,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.copies < 1:
-            raise RequestError(f"{METHOD}.copies must be at least 1, got {self.copies}")
+            raise RequestError(f"{NAME}.copies must be at least 1, got {self.copies}")
         if not 0 < self.penalty < math.inf:
-            raise RequestError(f"{METHOD}.penalty must be positive, got {self.penalty}")
+            raise RequestError(f"{NAME}.penalty must be positive, got {self.penalty}")
 
 
 def plant(
@@ -92,27 +79,16 @@ def plant(
     rows, cols = np.nonzero(lungs)
     chosen = int(rng.integers(len(rows)))
     row, col = int(rows[chosen]), int(cols[chosen])
-    spacing = (_MM, _MM)
-    match kind:
-        case "consolidation":
-            size, strength = rng.uniform(25, 110), rng.uniform(0.15, 0.7)
-            lesion = opacity(rng, diameter_mm=size, spacing_mm=spacing)
-        case "nodule":
-            size, strength = rng.uniform(8, 35), rng.uniform(0.2, 0.7)
-            lesion = opacity(rng, diameter_mm=size, spacing_mm=spacing, form="nodule")
-        case "reticular pattern":
-            size, strength = rng.uniform(50, 160), rng.uniform(0.1, 0.4)
-            lesion = reticular_pattern(rng, diameter_mm=size, spacing_mm=spacing)
-        case "effusion":
-            labels, _ = ndimage.label(lungs)
-            rows, cols = np.nonzero(labels == labels[row, col])
-            row, col = int(rows.max()), round(cols.mean())
-            width = (cols.max() - cols.min()) * _MM * rng.uniform(1.0, 1.5)
-            height, strength = rng.uniform(8, 70), rng.uniform(0.3, 0.95)
-            lesion = effusion(rng, width_mm=width, height_mm=height, spacing_mm=spacing)
-        case _:
-            raise ValueError(f"there is no finding {kind!r}")
-    share = np.float32(strength) * canvas(lesion, (row, col))
+    if kind not in TRAINING_FINDINGS:
+        raise ValueError(f"there is no finding {kind!r}")
+    width = None
+    if kind == "effusion":
+        labels, _ = ndimage.label(lungs)
+        rows, cols = np.nonzero(labels == labels[row, col])
+        row, col = int(rows.max()), round(cols.mean())
+        width = float((cols.max() - cols.min()) * _MM)
+    drawn = draw(rng, TRAINING_FINDINGS[kind], (_MM, _MM), lung_mm=width)
+    share = np.float32(drawn.contrast) * canvas(drawn.lesion, (row, col))
     return pixels + share * np.maximum(1 - pixels, 0), share
 
 
@@ -127,126 +103,121 @@ def canvas(lesion: Lesion, centre: tuple[int, int]) -> Floats:
     return whole
 
 
-@dataclass(frozen=True, eq=False)
-class SyntheticOpacities:
-    """A fitted model: a :class:`patchad.model.detector.ImageDetector`."""
+class SyntheticOpacities(nn.Module):
+    """The regression on cells, in the frame of the template.
 
-    card: ModelCard
-    registration: Registration
-    places: PlaceModel
-    weights: Floats  # (K,) of the cells' inputs
-    bias: float
-    lowest: float  # cell of the training negatives
+    ``weights`` (K,) and ``bias`` are those of a cell's :func:`inputs`; ``lowest`` is the lowest
+    logit of the training negatives near the lungs.
+    """
 
-    def respond(self, image: Prepared, grid: PatchGrid) -> Response:
+    unit = "logit of a synthetic finding"
+    pooling = POOLING
+    weights: Tensor
+    bias: Tensor
+    lowest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registration = ChestFrame()
+        self.places = Places()
+        self.register_buffer("weights", torch.zeros(3 * FEATURES + _OWN))
+        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("lowest", torch.zeros(()))
+
+    def forward(self, film: Film, grid: PatchGrid) -> Response:
         """See :class:`Response`; the image score is the spread near the lungs.
 
         Their mean would tell films apart by exposure and view: what speaks for a finding is that
         parts of the lungs are unlike others.
         """
-        film = self.registration.register(image)
-        cells = self.logits(describe(film.pixels, self.registration.lungs))
-        near = self.registration.near_lungs(NEAR)
-        return respond(film, cells, near, image, grid, self.lowest, np.std)
-
-    def logits(self, features: Floats) -> Floats:
-        """Of features (32, 32, F): (32, 32)."""
-        logits: Floats = inputs(self.places, features) @ self.weights + np.float32(self.bias)
-        return logits
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Template, lungs, means, deviations, whitening, weights."""
-        return {
-            **self.registration.tensors(),
-            **self.places.tensors(),
-            "weights": torch.from_numpy(self.weights.copy()),
-            "bias": torch.tensor(self.bias),
-            "lowest": torch.tensor(self.lowest),
-        }
+        features = film_features(film, self.registration)
+        cells = inputs(self.places, features) @ self.weights + self.bias
+        return respond(self.registration, cells, film, grid, self.lowest, _spread)
 
 
-def fit(
-    config: Config,
-    data: TrainingSet,
-    *,
-    card: ModelCard,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    progress: Progress = silent,
-) -> ImageDetector:
-    """Fit the template, the Gaussians and the regression; ``device``, ``checkpoint`` have no part.
+def build(config: Config, setting: Setting) -> SyntheticOpacities:
+    """The module before it is fitted."""
+    return SyntheticOpacities()
+
+
+def learn(module: SyntheticOpacities, config: Config, data: TrainingSet, run: Run) -> None:
+    """Fit the template, the Gaussians and the regression.
 
     Raises:
         TrainingError: no lungs are to be seen in the mean of the negatives.
     """
-    registration, films = fit_registration(data)
-    progress("registration", 1, 1, math.nan)
-    near = cells_of(registration.near_lungs(NEAR))
-    features = described(films, registration, progress)
+    fitted, places = fit_frame(data, run), module.places
+    frame = fitted.frame
+    module.registration.load_state_dict(frame.state_dict())
+    features = described(fitted, run)
     place_config = PlaceConfig()
-    places = fit_places(features, place_config.smooth_cells, place_config.ridge)
-    clean = np.stack([inputs(places, one)[near] for one in features])
-    rng = np.random.default_rng(seed)
-    changed, marked = [], []
+    places.fit(features.cpu().numpy(), place_config.smooth_cells, place_config.ridge)
+    near = cells_of(frame.near)
+    clean = torch.cat([inputs(places, one)[near] for one in features])
+    lungs = frame.lungs.cpu().numpy()
+    rng = np.random.default_rng(run.seed)
+    changed = []
     total = config.copies * len(features)
     for number in range(total):
         which = number % len(features)
-        pixels = films[which % len(films)].pixels
-        if which >= len(films):
+        pixels = fitted.films[which % len(fitted.films)].pixels.cpu().numpy()
+        if which >= len(fitted.films):
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         kind = KINDS[int(rng.integers(len(KINDS)))]
-        planted, share = plant(rng, pixels, registration.lungs, kind)
-        found = cell_means(share[None])[0][near]
-        added = inputs(places, describe(planted, registration.lungs))[near]
-        chosen = found >= _SEEN
-        changed.append(added[chosen])
-        marked.append(int(chosen.sum()))
-        progress("findings", number + 1, total, math.nan)
-    positive, negative = np.concatenate(changed), clean.reshape(-1, clean.shape[-1])
+        planted, share = (
+            torch.from_numpy(array).to(run.device) for array in plant(rng, pixels, lungs, kind)
+        )
+        seen = cell_means(share)[near] >= _SEEN
+        changed.append(inputs(places, describe(planted, frame.lungs))[near][seen])
+        run.tell("findings", number + 1, total)
+    positive, negative = torch.cat(changed).cpu().numpy(), clean.cpu().numpy()
     regression = LogisticRegression(C=config.penalty, class_weight="balanced", max_iter=300)
     regression.fit(
         np.concatenate([positive, negative]), np.repeat([1, 0], [len(positive), len(negative)])
     )
-    weights = regression.coef_[0].astype(np.float32)
-    bias = float(regression.intercept_[0])
-    lowest = float((negative @ weights).min()) + bias
-    used = replace(
-        card,
-        config={**card.config, METHOD: asdict(config)},
-        score_unit=SCORE_UNIT,
-        patch_pooling=PATCH_POOLING,
-        seed=seed,
-    )
-    return SyntheticOpacities(used, registration, places, weights, bias, lowest)
+    module.weights.copy_(torch.from_numpy(regression.coef_[0]))
+    module.bias.copy_(torch.from_numpy(regression.intercept_)[0])
+    module.lowest.copy_((clean @ module.weights + module.bias).min())
 
 
-def restore(card: ModelCard, tensors: dict[str, Tensor], device: torch.device) -> ImageDetector:
-    """The detector that was saved as ``card`` and ``tensors``.
-
-    Raises:
-        ModelError: they are not of this method.
-    """
-    registration, places = Registration.of(tensors), PlaceModel.of(tensors)
-    try:
-        weights = tensors["weights"].cpu().float().numpy()
-        bias, lowest = float(tensors["bias"]), float(tensors["lowest"])
-    except KeyError as error:
-        raise ModelError(f"the model lacks {error}: train anew") from None
-    return SyntheticOpacities(card, registration, places, weights, bias, lowest)
-
-
-def inputs(places: PlaceModel, features: Floats) -> Floats:
+def inputs(places: Places, features: Tensor) -> Tensor:
     """What the regression sees of features (32, 32, F): (32, 32, K).
 
     Each feature's z-score, its smoothed value and that value's difference to the other side; the
     Mahalanobis distance, smoothed as well, and the place.
     """
     z = places.z(features)
-    smooth = ndimage.gaussian_filter(z, (_SMOOTH, _SMOOTH, 0), mode="nearest")
     distance = places.distance(z)
-    wide = ndimage.gaussian_filter(distance, _SMOOTH, mode="nearest")
-    row, col = np.meshgrid(*(np.linspace(-1, 1, CELLS, dtype=np.float32),) * 2, indexing="ij")
-    side = np.abs(col)
-    own = np.stack([distance, wide, row, side, row**2, side**2, row * side], axis=-1)
-    return np.concatenate([z, smooth, smooth - smooth[:, ::-1], own], axis=-1)
+    both = torch.cat([z.permute(2, 0, 1), distance[None]])
+    smooth = gaussian(both, (_SMOOTH, _SMOOTH), border="nearest", truncate=4.0).permute(1, 2, 0)
+    smooth, wide = smooth[..., :-1], smooth[..., -1]
+    ticks = torch.linspace(-1, 1, CELLS, device=z.device)
+    row, side = ticks[:, None].expand(CELLS, CELLS), ticks.abs().expand(CELLS, CELLS)
+    own = [distance, wide, row, side, row**2, side**2, row * side]
+    return torch.cat([z, smooth, smooth - smooth.flip(1), torch.stack(own, -1)], -1)
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.std(correction=0)
+
+
+METHOD = Method(
+    name=NAME,
+    family="synthetic",
+    paper="after Tan et al., Detecting outliers with foreign patch interpolation, MELBA 2022:013; "
+    "the findings and features are patchad's own",
+    needs=Needs(
+        "negative frontal chest films, some dozens at least; no labels of findings",
+        body_parts=("chest",),
+    ),
+    gives=Gives(
+        "image",
+        "a logit at each of 32 × 32 places of the registered chest; an image score, its "
+        "standard deviation over the lungs",
+        map=True,
+        image=True,
+    ),
+    config=Config,
+    build=build,
+    learn=learn,
+)

@@ -1,17 +1,14 @@
-"""The marks of a run: ``marks.csv``, a row a mark, and the same marks again from what is stored."""
+"""The marks of a run as ``marks.csv``, a row a mark."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from patchad.engine.marks import Mark, marks_of
+from patchad.engine.marks import Mark
 from patchad.errors import RequestError
-from patchad.export.tiff import read_heatmap
 from patchad.files.whole import write_whole
-from patchad.model.calibration import Calibration
-from patchad.store.run import ImageRow, Run, stored_scores
+from patchad.store.run import Run
 
 _NUMBERS = (
     *("x", "y", "width", "height", "centre_x", "centre_y"),
@@ -62,25 +59,6 @@ def read_marks(folder: Path) -> pd.DataFrame:
         raise RequestError(
             f"{path} cannot be read as the marks of a run ({reason}): screen again"
         ) from None
-
-
-def stored_marks(run: Run, row: ImageRow, calibration: Calibration) -> tuple[Mark, ...]:
-    """The marks of a screened image, found again in the stored scores and, if dense, the heatmap.
-
-    Raises:
-        RequestError: the scores are missing or damaged.
-        ImageError: the heatmap is.
-    """
-    scores = stored_scores(run, row)
-    dense = read_heatmap(run.heatmap_path(row.id)).values if calibration.marks.dense else None
-    shape = (row.rows or 0, row.columns or 0)
-    if dense is not None and dense.shape != shape:
-        raise RequestError(
-            f"{run.heatmap_path(row.id)} has {dense.shape} pixels (row, col), its image has "
-            f"{shape}: screen this image again"
-        )
-    spacing = row.spacing_mm or (math.nan, math.nan)
-    return marks_of(scores, calibration, shape, spacing, dense, flagged=bool(row.flagged))
 
 
 def run_in_words(run: Run) -> str:

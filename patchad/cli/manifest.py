@@ -1,4 +1,4 @@
-"""The command that lists images."""
+"""The command `patchad manifest`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from patchad.cli.checks import check_inputs
-from patchad.cli.console import finish, spoken, tell
+from patchad.cli.console import exit_if_failed, print_result, reporting
 from patchad.cli.options import MAX_PIXELS, MaxPixels, Overwrite, Timeout
 
 
@@ -26,7 +26,7 @@ def manifest(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a first manifest from headers and folder names, to be filled in."""
-    with spoken() as progress:
+    with reporting() as progress:
         check_inputs([folder])
         from patchad.commands.manifest import list_images
         from patchad.prepare.workers import Limits
@@ -40,7 +40,7 @@ def manifest(
             progress=progress,
         )
         labels = ", ".join(f"{count} {label}" for label, count in listed.labels.items())
-        tell(
+        print_result(
             asdict(listed),
             [
                 f"{listed.images} images of {listed.patients} patients ({labels}), "
@@ -49,4 +49,4 @@ def manifest(
                 f"manifest: {out}",
             ],
         )
-    finish(listed.failed)
+    exit_if_failed(listed.failed)
