@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
+from builders import on_cpu
 
 from patchad.core.image import Foreground
 from patchad.methods.parts.cells import Cells, cells, enlarged
 from patchad.prepare.film import tissue
 from patchad.prepare.preprocess import Prepared
-from tests.builders import on_cpu
 
 
 def half_a_film() -> Prepared:

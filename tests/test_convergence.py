@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from builders import kept_on_device, on_cpu, run_with, training_set
 
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Foreground
@@ -10,7 +11,6 @@ from patchad.methods.filters.convergence import METHOD, Config, convergence_maps
 from patchad.model.method import Setting
 from patchad.prepare.filters import Floats
 from patchad.prepare.preprocess import Prepared, Preprocessing
-from tests.builders import kept_on_device, on_cpu, run, training_set
 
 RINGS = ((0.6, 4.0), (0.6, 6.4), (1.2, 9.6))
 SETTING = Setting(Preprocessing(), 40, 20, 0.5, "gaussian")
@@ -117,12 +117,12 @@ def test_lengths_are_in_millimetres() -> None:
 
 def test_negatives_are_0_in_the_median_and_nothing_leaves_the_device() -> None:
     images = [noisy(seed) for seed in range(3)]
-    data = training_set(images, SETTING)
+    data = training_set(images, SETTING.patch_size)
     module = convergence.build(Config(), SETTING)
     skeleton = {name: tensor.shape for name, tensor in module.state_dict().items()}
     told: list[tuple[str, int, int]] = []
     convergence.learn(
-        module, Config(), data, run(SETTING, progress=lambda *said: told.append(said[:3]))
+        module, Config(), data, run_with(0, SETTING, progress=lambda *said: told.append(said[:3]))
     )
     assert told == [("convergence", n, 3) for n in (1, 2, 3)]
     assert {name: tensor.shape for name, tensor in module.state_dict().items()} == skeleton
