@@ -24,7 +24,7 @@ from patchad.model.card import ModelCard
 from patchad.model.detector import Detector
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.phantoms.phantom import chest
-from patchad.prepare.film import Film
+from patchad.prepare.film import Before, Film
 from patchad.prepare.preprocess import Prepared, Preprocessing
 
 CPU = torch.device("cpu")
@@ -128,9 +128,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in one.items())
 
 
-def on_cpu(image: Prepared) -> Film:
-    """The film of a prepared image, nothing of it made yet."""
-    return Film.of(image, CPU)
+def on_cpu(image: Prepared, before: Sequence[Before] = ()) -> Film:
+    """The film of a prepared image, nothing of it made yet but what is found ``before``."""
+    return Film.of(image, CPU, before)
 
 
 @contextmanager

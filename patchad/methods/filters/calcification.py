@@ -211,18 +211,18 @@ class Ground:
 
 
 def draw_clusters(
-    film: Prepared, cells: Ground, count: int, rng: np.random.Generator
+    film: Prepared, ground: Ground, count: int, rng: np.random.Generator
 ) -> tuple[Prepared, list[Region]]:
     """Draw up to ``count`` clusters that don't overlap into an image; also where they are.
 
-    ``cells`` is what was found of the image as it was.
+    ``ground`` is what was found of the image as it was.
     """
     if film.spacing_mm is None:
         return film, []
     pixels = film.pixels
     regions: list[Region] = []
-    free = cells.tissue.copy()
-    places = np.argwhere(cells.tissue)
+    free = ground.tissue.copy()
+    places = np.argwhere(ground.tissue)
     for _ in range(20 * count):
         if len(regions) == count:
             break
@@ -234,8 +234,8 @@ def draw_clusters(
         ]
         if free[box].sum() < 0.9 * drawn.lesion.mask.size:
             continue
-        around = float(cells.deviation[row, col])
-        pixels, region = apply(pixels, cells.tissue, drawn, (row, col), deviation=around)
+        around = float(ground.deviation[row, col])
+        pixels, region = apply(pixels, ground.tissue, drawn, (row, col), deviation=around)
         regions.append(region)
         free[box] = False
     return replace(film, pixels=pixels), regions

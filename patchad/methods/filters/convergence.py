@@ -149,7 +149,7 @@ def _median(directions: Tensor, cell_mm: Pair, ring_mm: Pair) -> Tensor:
     rounded = (round(cell_mm[0], 3), round(cell_mm[1], 3))
     kernels = _kernels(size, reach, rounded, ring_mm, directions.device)
     field = torch.fft.rfft2(directions, size)
-    sectors = torch.fft.irfft2((field * kernels).sum(1), size)[:, :rows, :cols]
+    sectors: Tensor = torch.fft.irfft2((field * kernels).sum(1), size)[:, :rows, :cols]
     half = _SECTORS // 2
     return sectors.sort(0).values[half - 1 : half + 1].mean(0)
 
@@ -168,11 +168,11 @@ def _kernels(
     ring_mm: Pair,
     device: torch.device,
 ) -> Tensor:
-    """Spectra (12, 2, …) of the sectors' kernels, which reach so many cells, for fields of ``size``.
+    """Spectra (12, 2, …) of the sectors' kernels, for fields of ``size`` cells.
 
-    A kernel holds, at the offset of a neighbour, the unit vector from there to the middle, divided
-    by the number of the sector's cells. Each is the mean of three sectors, its own and those beside
-    it, so that a direction isn't lost between two.
+    A kernel holds, at the offset of a neighbour up to ``reach`` cells away, the unit vector from
+    there to the middle, divided by the number of the sector's cells. Each is the mean of three
+    sectors, its own and those beside it, so that a direction isn't lost between two.
     """
     inner, outer = ring_mm
     rows, cols = (np.arange(-n, n + 1) * step for n, step in zip(reach, cell_mm, strict=True))
@@ -186,12 +186,13 @@ def _kernels(
         one = ring & (sector == k)
         single[k] = inward * one / max(one.sum(), 1)
     kernels = np.zeros((_SECTORS, 2, *size))
-    # Turned over, since a correlation is meant; the middle lies at (0, 0), and what reaches beyond
-    # one end comes in at the other.
-    places = np.ix_(*(np.arange(n, -n - 1, -1) % length for n, length in zip(reach, size)))
-    kernels[(..., *places)] = (single + np.roll(single, 1, 0) + np.roll(single, -1, 0)) / 3
+    # Turned over, since a correlation is meant.
+    turned = (single + np.roll(single, 1, 0) + np.roll(single, -1, 0))[..., ::-1, ::-1] / 3
+    kernels[..., : turned.shape[-2], : turned.shape[-1]] = turned
+    # The middle lies at (0, 0), and what reaches beyond one end comes in at the other.
+    kernels = np.roll(kernels, (-reach[0], -reach[1]), (-2, -1))
     with torch.inference_mode(False):  # kept for whoever comes next, in whatever mode
-        spectra = torch.fft.rfft2(torch.from_numpy(kernels))
+        spectra: Tensor = torch.fft.rfft2(torch.from_numpy(kernels))
         return spectra.to(torch.complex64).to(device)
 
 

@@ -103,7 +103,11 @@ class Cells:
         return frame
 
 
-def enlarged(cells: Tensor, shape: tuple[int, int]) -> Tensor:
+def enlarged(values: Tensor, shape: tuple[int, int]) -> Tensor:
     """A map of cells (h, w) at the ``shape`` of the film, its lowest value where it is NaN."""
-    lowest = cells.nan_to_num(torch.inf).amin()
-    return resize_tensor(cells.where(cells.isfinite(), lowest), shape)
+    return resize_tensor(values.where(values.isfinite(), lowest(values)), shape)
+
+
+def lowest(values: Tensor) -> Tensor:
+    """The lowest of the numbers among ``values``, a scalar on their device."""
+    return values.nan_to_num(torch.inf).amin()

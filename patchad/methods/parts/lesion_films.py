@@ -76,10 +76,10 @@ class Canvas:
 class Planted:
     """A film with lesions, at least as large as a crop.
 
-    ``channels`` (4, h, w) float32 is on the CPU; ``lesion`` (h, w) bool; ``weight`` (h, w) float32 is how much a
+    ``channels`` (4, h, w) float32; ``lesion`` (h, w) bool; ``weight`` (h, w) float32 is how much a
     cell counts: 0 in the air, 1 in the tissue, in a small lesion more, in a large one less.
-    ``centres`` (L, 2) int64 are the lesions' middles (row, col), ``dense`` as in :class:`Canvas`, for
-    ``width`` cells a row.
+    ``centres`` (L, 2) int64 are the lesions' middles (row, col), ``dense`` as in :class:`Canvas`,
+    for ``width`` cells a row. All is on the CPU.
     """
 
     channels: Tensor

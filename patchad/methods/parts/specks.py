@@ -110,12 +110,12 @@ class Specks:
             for line, n, length in zip(lines, self.side, shape, strict=True)
         ]
         rows, cols = (
-            torch.from_numpy(_lines(*span, length)).to(device)
-            for span, length in zip(ends, shape, strict=True)
+            torch.from_numpy(_lines(first, last, length)).to(device)
+            for (first, last), length in zip(ends, shape, strict=True)
         )
         down, across = (
-            torch.from_numpy(_holding(*span, length)).to(device)
-            for span, length in zip(ends, shape, strict=True)
+            torch.from_numpy(_holding(first, last, length)).to(device)
+            for (first, last), length in zip(ends, shape, strict=True)
         )
         weight = self.share + _LEAST
         placed = (self.places * weight[..., None]).permute(2, 0, 1)

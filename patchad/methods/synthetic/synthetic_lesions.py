@@ -26,7 +26,7 @@ from patchad.errors import RequestError
 from patchad.learn.loop import Step, train
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
-from patchad.methods.parts.cells import Cells, cells, enlarged
+from patchad.methods.parts.cells import Cells, cells, enlarged, lowest
 from patchad.methods.parts.lesion_films import (
     CHANNELS,
     Canvas,
@@ -195,7 +195,7 @@ def learn(module: SyntheticLesions, config: Config, data: TrainingSet, run: Run)
 
 
 def epoch_length(steps: int) -> int:
-    """How many of ``steps`` make an epoch, after which there is a checkpoint: they are all equal."""
+    """How many of ``steps`` make an epoch, after each of which there is a checkpoint; all equal."""
     length = math.gcd(steps, _EPOCH)
     return length if length >= _FEWEST else steps
 
@@ -207,7 +207,7 @@ def pool_logits(logits: Tensor, grid: PatchGrid) -> Tensor:
     """
     pools = [max_pool(logits, grid), mean_pool(logits, grid, 0.5), mean_pool(logits, grid, 0.25)]
     found = torch.stack(pools, -1)
-    return found.where(found.isfinite(), logits.nan_to_num(torch.inf).amin())
+    return found.where(found.isfinite(), lowest(logits))
 
 
 class UNet(nn.Module):
