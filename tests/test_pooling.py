@@ -6,19 +6,19 @@ from hypothesis import strategies as st
 
 from patchad.core.grid import PatchGrid
 from patchad.core.turn import MIRRORED
-from patchad.methods.parts import pools
+from patchad.methods.parts import pooling
 
 
 def max_pool(values, grid, middle=1.0):
-    return pools.max_pool(tensor(values), grid, middle).numpy()
+    return pooling.max_pool(tensor(values), grid, middle).numpy()
 
 
 def mean_pool(values, grid, middle=1.0):
-    return pools.mean_pool(tensor(values), grid, middle).numpy()
+    return pooling.mean_pool(tensor(values), grid, middle).numpy()
 
 
 def smooth_patches(values, grid, sigma):
-    return pools.smooth_patches(tensor(values), grid, sigma).numpy()
+    return pooling.smooth_patches(tensor(values), grid, sigma).numpy()
 
 
 def test_pools_by_hand() -> None:

@@ -26,7 +26,7 @@ from patchad.learn.fitting import fit
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods import METHODS, method_of
-from patchad.methods.parts.pools import smooth_patches
+from patchad.methods.parts.pooling import smooth_patches
 from patchad.methods.parts.scale import NegativeScale
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.options import parse

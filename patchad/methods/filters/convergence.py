@@ -27,7 +27,7 @@ from patchad.errors import RequestError
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods.parts.cells import CELL_MM, Cells, cells, enlarged
-from patchad.methods.parts.pools import max_pool
+from patchad.methods.parts.pooling import max_pool
 from patchad.methods.parts.scale import NegativeScale
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response

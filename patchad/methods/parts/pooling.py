@@ -1,61 +1,92 @@
-"""From a dense map to a score a patch.
+"""From a dense map to a score a patch, on the device.
 
-Maps are (H, W) float32, higher = more anomalous, NaN where they don't speak. They may be coarser
-than the image whose patches are asked for: both cover the same extent.
+Maps are (H, W) floats, (row, col), higher = more anomalous, NaN where undefined. They may be
+coarser than the image whose patches are asked for: both cover the same extent.
 """
 
+from itertools import pairwise
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from torch import Tensor
 
+from patchad.core.arrays import banded, box_sums, integral, wide
 from patchad.core.grid import PatchGrid
+from patchad.prepare.smoothing import gaussian
 
-Floats = NDArray[np.float32]
 
-
-def max_pool(values: Floats, grid: PatchGrid, middle: float = 1.0) -> Floats:
+def max_pool(values: Tensor, grid: PatchGrid, middle: float = 1.0) -> Tensor:
     """The highest value in each patch, or in the ``middle`` share of its sides: (N,) float32.
 
-    NaN where the map speaks nowhere in it.
+    NaN where the map is defined nowhere in it.
     """
-    spoken = np.where(np.isfinite(values), values, -np.inf)
-    edges = _edges((values.shape[0], values.shape[1]), grid, middle)
-    found = np.array([spoken[top:bottom, left:right].max() for top, left, bottom, right in edges])
-    return np.where(np.isfinite(found), found, np.nan).astype(np.float32)
+    edges = _cells((values.shape[0], values.shape[1]), grid, middle)
+    lines = edges.reshape(*_lines(grid), 4)
+    down = _highest(values, lines[:, 0, 0], lines[:, 0, 2])
+    found = _highest(down.T.contiguous(), lines[0, :, 1], lines[0, :, 3]).T.flatten()
+    return found.where(found.isfinite(), torch.nan).to(torch.float32)
 
 
-def mean_pool(values: Floats, grid: PatchGrid, middle: float = 1.0) -> Floats:
-    """The mean of what speaks in each patch, or in the ``middle`` share of its sides: (N,) float32.
+def mean_pool(values: Tensor, grid: PatchGrid, middle: float = 1.0) -> Tensor:
+    """The mean of what is defined in each patch, or in the ``middle`` share of its sides.
 
-    NaN where the map speaks nowhere in it.
+    Returns (N,) float32; NaN where the map is defined nowhere in it.
     """
-    edges = _edges((values.shape[0], values.shape[1]), grid, middle)
-    spoken = np.isfinite(values)
-    total = _sums(np.where(spoken, values, 0), edges)
-    count = _sums(spoken, edges)
-    mean = np.divide(total, count, out=np.full(len(grid), np.nan), where=count > 0)
-    pooled: Floats = mean.astype(np.float32)
-    return pooled
+    edges = _cells((values.shape[0], values.shape[1]), grid, middle)
+    cuts, lines = banded(edges)
+    dtype = wide(values.device)
+    totals, counts = [], []
+    for begin, end in pairwise(cuts):
+        band = values[begin:end]
+        totals.append(band.nan_to_num(0, 0, 0).sum(0, dtype=dtype))
+        counts.append(band.isfinite().sum(0, dtype=dtype))
+    boxes = torch.from_numpy(lines).to(values.device)
+    total, count = (box_sums(integral(torch.stack(part)), boxes) for part in (totals, counts))
+    return (total / count).where(count > 0, torch.nan).to(torch.float32)
 
 
-def smooth_patches(values: Floats, grid: PatchGrid, sigma: float) -> Floats:
+def smooth_patches(values: Tensor, grid: PatchGrid, sigma: float) -> Tensor:
     """Patch scores (N,) averaged with their neighbours', by a Gaussian of ``sigma`` pixels.
 
-    NaN patches say nothing, and stay NaN. The last row and column are taken a stride away too.
+    Returns (N,) float32. NaN patches have no part in it, and stay NaN. The last row and column
+    are taken to be a stride away too.
     """
-    rows, cols = (len(np.unique(axis)) for axis in grid.corners.T)
-    spoken = np.isfinite(values).reshape(rows, cols)
-    known = np.where(spoken, values.reshape(rows, cols), 0)
-    total, weight = (
-        ndimage.gaussian_filter(part.astype(np.float64), sigma / grid.stride, mode="constant")
-        for part in (known, spoken)
-    )
-    mean = np.divide(total, weight, out=np.full(spoken.shape, np.nan), where=spoken)
-    smooth: Floats = mean.ravel().astype(np.float32)
+    lines = values.reshape(_lines(grid)).to(wide(values.device))
+    spoken = lines.isfinite()
+    both = torch.stack([lines.where(spoken, 0), spoken.to(lines)])
+    step = sigma / grid.stride
+    total, weight = gaussian(both, (step, step), truncate=4.0)
+    smooth: Tensor = (total / weight).where(spoken, torch.nan).to(torch.float32).flatten()
     return smooth
 
 
-def _edges(shape: tuple[int, int], grid: PatchGrid, middle: float) -> NDArray[np.int64]:
+def _highest(values: Tensor, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> Tensor:
+    """The maximum down each column of ``values`` (H, W) over each span of rows: (n, W).
+
+    What isn't finite counts as minus infinity.
+    """
+    least, cuts = -torch.inf, np.unique(np.concatenate([begins, ends]))
+    bands = torch.stack(
+        [
+            values[begin:end].nan_to_num(least, least, least).amax(0)
+            for begin, end in pairwise(int(cut) for cut in cuts)
+        ]
+    )
+    first, end = np.searchsorted(cuts, begins), np.searchsorted(cuts, ends)
+    # Spans of fewer bands than the others' repeat their last one.
+    places = first[:, None] + np.arange((end - first).max())
+    places = np.minimum(places, end[:, None] - 1)
+    return bands[torch.from_numpy(places).to(values.device)].amax(1)
+
+
+def _lines(grid: PatchGrid) -> tuple[int, int]:
+    """How many rows and columns of patches there are."""
+    rows, cols = (len(np.unique(axis)) for axis in grid.corners.T)
+    return rows, cols
+
+
+def _cells(shape: tuple[int, int], grid: PatchGrid, middle: float) -> NDArray[np.int64]:
     """Whole cells of a map of ``shape``, one at least: (N, 4) rows of top, left, bottom, right."""
     boxes = grid.boxes(shape)
     margin = boxes[:, 2:] * (1 - middle) / 2
@@ -63,13 +94,3 @@ def _edges(shape: tuple[int, int], grid: PatchGrid, middle: float) -> NDArray[np
     last = np.rint(boxes[:, :2] + boxes[:, 2:] - margin).astype(np.int64)
     first = np.minimum(first, np.array(shape) - 1)
     return np.hstack([first, np.maximum(last, first + 1)])
-
-
-def _sums(values: NDArray[np.generic], edges: NDArray[np.int64]) -> NDArray[np.float64]:
-    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    total[1:, 1:] = np.cumsum(np.cumsum(values, 0, dtype=np.float64), 1)
-    top, left, bottom, right = edges.T
-    inside: NDArray[np.float64] = (
-        total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-    )
-    return inside

@@ -36,7 +36,7 @@ from patchad.methods.parts.lesion_films import (
     mirrored,
     plant,
 )
-from patchad.methods.parts.pools import max_pool, mean_pool
+from patchad.methods.parts.pooling import max_pool, mean_pool
 from patchad.methods.parts.scale import NegativeScale
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response
