@@ -18,8 +18,8 @@ from patchad.lesions.shapes import Lesion, insert
 from patchad.methods.parts.cells import CELL_MM, cell_shape, cells
 from patchad.prepare.filters import Floats, Mask
 from patchad.prepare.preprocess import Prepared
-from patchad.prepare.resize import resize
-from patchad.prepare.smoothing import gaussian, reach, spectrum_of
+from patchad.prepare.resize import resize, resize_tensor
+from patchad.prepare.smoothing import gaussian
 
 CROP = 64  # cells a side
 CHANNELS = 4
@@ -62,7 +62,7 @@ class Canvas:
         pixels = whole[np.ix_(part["rows"], part["cols"])]
         tissue, nearest = part["tissue"], part["nearest"].astype(np.int16)
         filled = torch.from_numpy(pixels[nearest[0], nearest[1]])
-        density = gaussian(filled, (_NEAR, _NEAR), border="nearest").numpy()
+        density = _surroundings(filled, _NEAR).numpy()
         places = np.flatnonzero(tissue)
         dense = places[np.argsort(density.ravel()[places], kind="stable")].astype(np.int32)
         return cls(pixels, tissue, nearest, dense)
@@ -98,12 +98,11 @@ def channels(filled: Tensor) -> Tensor:
     Adding to all pixels changes nothing; contrast changes the last in proportion, and the others
     only by the constants that stand beside it.
     """
-    widest = reach(_FAR)
-    spectrum = spectrum_of(filled, (widest, widest), border="nearest")
-    above = filled - spectrum.gaussian((_NEAR, _NEAR))
-    down, right = torch.gradient(spectrum.gaussian((_FINE, _FINE), truncate=4.0))
+    above = filled - _surroundings(filled, _NEAR)
+    fine = gaussian(filled, (_FINE, _FINE), border="nearest", truncate=4.0)
+    down, right = torch.gradient(fine)
     length = torch.hypot(down, right) + _FLAT
-    level = (filled - spectrum.gaussian((_FAR, _FAR))) / _LEVEL
+    level = (filled - _surroundings(filled, _FAR)) / _LEVEL
     relative = above / (_deviation(above, _NEAR) + _QUIET)
     return torch.stack([relative, 2 * right / length, 2 * down / length, level])
 
@@ -113,7 +112,7 @@ def plant(rng: np.random.Generator, film: Canvas, radius_mm: Range, contrast: Ra
     pixels, lesions = film.pixels, np.zeros(film.tissue.shape, bool)
     weight = film.tissue.astype(np.float32)
     filled = film.filled(pixels)
-    above = filled - gaussian(filled, (_FAR, _FAR), border="nearest")
+    above = filled - _surroundings(filled, _FAR)
     around = _deviation(above, _FAR).numpy()
     centres: list[tuple[int, int]] = []
     for _ in range(_LESIONS):
@@ -183,9 +182,22 @@ def mirrored(seen: Tensor, axes: tuple[int, ...]) -> Tensor:
     return seen.flip(axes) * seen.new_tensor(signs)[:, None, None]
 
 
+def _surroundings(values: Tensor, sigma: float) -> Tensor:
+    """A wide Gaussian mean, of ``sigma`` cells, taken on a copy of half the size.
+
+    The exact one repeats the film's outermost line alone beyond its edge, this one the mean of
+    two; with it, fewer films of mini-MIAS were ranked right by their highest patch (image AUROC
+    0.60 and 0.61 instead of 0.68 and 0.64, two seeds).
+    """
+    rows, cols = values.shape
+    small = resize_tensor(values, ((rows + 1) // 2, (cols + 1) // 2))
+    smooth = gaussian(small, (sigma / 2, sigma / 2), border="nearest")
+    return resize_tensor(smooth, (rows, cols))
+
+
 def _deviation(above: Tensor, sigma: float) -> Tensor:
     """The local standard deviation of what is ``above`` its surroundings."""
-    variance = gaussian(above.square(), (sigma, sigma), border="nearest")
+    variance = _surroundings(above.square(), sigma)
     return variance.clamp_min(0).sqrt()
 
 
