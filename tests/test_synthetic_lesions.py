@@ -115,9 +115,9 @@ def test_a_canvas_holds_its_tissue_from_fat_to_dense() -> None:
     canvas = Canvas.of(breast(0))
     assert sorted(canvas.dense) == np.flatnonzero(canvas.tissue).tolist()
     light = gaussian(canvas.filled(canvas.pixels), (6.0, 6.0), border="nearest").numpy()
-    steps = np.diff(light.ravel()[canvas.dense])  # sorted by a mean taken on a smaller copy
-    assert steps.min() > -0.01 * np.ptp(light)
-    assert (steps >= 0).mean() > 0.5
+    ranks = light.ravel()[canvas.dense].argsort().argsort()
+    # sorted by a mean that is taken on a smaller copy
+    assert np.corrcoef(ranks, np.arange(len(ranks)))[0, 1] > 0.99
     inside = canvas.tissue
     np.testing.assert_array_equal(canvas.filled(canvas.pixels)[inside], canvas.pixels[inside])
 
