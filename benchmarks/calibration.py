@@ -1,10 +1,10 @@
-"""Does an image threshold hold what it promises? Flagged negatives, promised against found.
+"""Does an image threshold keep its guarantee? Flagged negatives, promised against found.
 
     python benchmarks/calibration.py --patients 100 --films 2 --alike 0.7
 
-Films of a patient are alike (``--alike`` is their correlation), and a toy detector learns from the
-negatives: the mean and the covariance of what it sees of a film, 10 numbers; the score is the
-Mahalanobis distance. What it was trained on scores lower than what is new, as with real detectors.
+Films of a patient are correlated (``--alike``), and a toy detector learns from the negatives: the
+mean and the covariance of a film's features, 10 numbers; the score is the Mahalanobis distance.
+Training films score lower than new ones, as with real detectors.
 Each trial draws negatives, trains, calibrates in several ways, and counts on thousands of new
 negative patients. The rules are those of `patchad.model.calibration`.
 """
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from patchad.model.calibration import conformal_threshold, promised_rate
 
 FEATURES = 10
-LESION = 3.0  # what a lesion adds to a film, in standard deviations, in a direction of its own
-NEW = 2000  # patients that a trial counts on
+LESION = 3.0  # effect of a lesion on a film, in standard deviations, in a direction of its own
+NEW = 2000  # new patients per trial
 
 Films = NDArray[np.float64]  # (patients, films, FEATURES)
 Score = Callable[[Films], NDArray[np.float64]]  # (patients, films)
@@ -28,7 +28,7 @@ Score = Callable[[Films], NDArray[np.float64]]  # (patients, films)
 
 @dataclass(frozen=True)
 class Setting:
-    """What is drawn, and what is asked for."""
+    """The parameters of a simulation."""
 
     patients: int
     films: int
@@ -40,7 +40,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Line:
-    """A way to calibrate: what it promises, and what each trial found, (trials,) each."""
+    """A way to calibrate: its guarantee, and the result of each trial, (trials,) each."""
 
     name: str
     promised: float
@@ -52,9 +52,9 @@ class Line:
 def draw(rng: np.random.Generator, setting: Setting, patients: int) -> Films:
     """Films of negative patients; unequal variances give the detector something to learn."""
     spread = np.geomspace(0.3, 3, FEATURES)
-    whose = rng.normal(size=(patients, 1, FEATURES))
+    patient = rng.normal(size=(patients, 1, FEATURES))
     own = rng.normal(size=(patients, setting.films, FEATURES))
-    return spread * (np.sqrt(setting.alike) * whose + np.sqrt(1 - setting.alike) * own)
+    return spread * (np.sqrt(setting.alike) * patient + np.sqrt(1 - setting.alike) * own)
 
 
 def learn(films: Films) -> Score:
@@ -71,7 +71,7 @@ def learn(films: Films) -> Score:
 
 
 def trial(rng: np.random.Generator, setting: Setting) -> dict[str, tuple[float, float, float]]:
-    """Of each way: the flagged share of new negative patients, of their images, of lesions."""
+    """For each way: the flagged share of new negative patients, of their images, of lesions."""
     known, new = draw(rng, setting, setting.patients), draw(rng, setting, NEW)
     direction = rng.normal(size=FEATURES)
     spread = np.geomspace(0.3, 3, FEATURES)
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--patients", type=int, default=100, help="with negatives")
     parser.add_argument("--films", type=int, default=2, help="a patient")
     parser.add_argument("--alike", type=float, default=0.7, help="correlation within a patient")
-    parser.add_argument("--share", type=float, default=0.05, help="false alarms asked for")
+    parser.add_argument("--share", type=float, default=0.05, help="false alarms allowed")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)

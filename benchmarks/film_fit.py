@@ -1,10 +1,10 @@
-"""What the check of a film's looks refuses: wrong films, and films that are right.
+"""What the check of a film's looks refuses: wrong films, and right ones.
 
     python benchmarks/film_fit.py DATA --out table.md
 
 DATA holds ``mini-mias/all-mias.tar.gz``, ``nih-cxr/``, ``pydicom-data/`` and ``medmnist/``. No
-detector is trained: the looks of some negatives are learnt, and those of all other films judged.
-Films are halved first, which saves time and changes little, since looks are taken on small copies.
+detector is trained: the looks of some negatives are learnt, and all other films checked. Films are
+halved first, which saves time and changes little, since looks are measured on small copies.
 """
 
 import tarfile
@@ -34,13 +34,13 @@ Picture = NDArray[np.float32]
 
 SPLITS = 10
 NEGATIVES = (20, 40, 80)
-EVERY = 4  # of the films, one is changed in all ways
+EVERY = 4  # one in four films is changed in all ways
 ADULT = 18  # years
 
 
 @dataclass(frozen=True)
 class Film:
-    """A film that is right: whose it is, whether it may be learnt from, and its pixels."""
+    """A film of the right kind: its patient, whether it may be learnt from, and its pixels."""
 
     patient: str
     negative: bool
@@ -48,7 +48,7 @@ class Film:
 
 
 def mias(data: Path, folder: Path) -> list[Film]:
-    """The films of mini-MIAS, each a negative here: a lesion doesn't make a film a wrong one."""
+    """The films of mini-MIAS, all negatives here: a lesion doesn't make a film a wrong one."""
     with tarfile.open(data / "mini-mias" / "all-mias.tar.gz") as archive:
         members = [m for m in archive if m.name.endswith(".pgm")]
         archive.extractall(folder, members, filter="data")
@@ -97,7 +97,7 @@ def changed(pixels: Picture) -> Iterator[tuple[str, Picture]]:
 
 
 def foreign(data: Path) -> Iterator[tuple[str, Picture]]:
-    """Images that are no films of either kind."""
+    """Images that are not films of either kind."""
     rng = np.random.default_rng(0)
     for _ in range(10):
         yield "blank", np.full((512, 512), rng.random(), np.float32)
@@ -127,7 +127,7 @@ def foreign(data: Path) -> Iterator[tuple[str, Picture]]:
 
 
 def look(pixels: Picture, body_part: BodyPart) -> Look | None:
-    """None where nothing is found: such an image is refused before it is looked at."""
+    """None if no foreground is found: such an image is refused before this check."""
     whole = Radiograph(np.ascontiguousarray(pixels, np.float32), None, Source("", ""))
     try:
         return prepare(whole, Preprocessing(body_part=body_part)).look
@@ -137,7 +137,7 @@ def look(pixels: Picture, body_part: BodyPart) -> Look | None:
 
 @dataclass(frozen=True)
 class Kind:
-    """Films that are right for a model, and all that are wrong for it, by what is wrong."""
+    """Films that are right for a model, and those that are wrong, by fault."""
 
     name: str
     body_part: BodyPart
@@ -151,7 +151,7 @@ def kind_of(
     films: Mapping[str, list[Film]],
     others: list[tuple[str, Picture]],
 ) -> Kind:
-    """Look at everything as a model of ``body_part`` would."""
+    """Measure everything as a model of ``body_part`` would."""
     wrong: dict[str, list[Look | None]] = {}
     for other, strange in films.items():
         if other != name:
@@ -170,7 +170,7 @@ def refused(found: Look | None, fit: Fit, body_part: BodyPart) -> bool:
 
 
 def judged(kind: Kind, count: int) -> dict[str, float]:
-    """Share refused by what is wrong, over splits by patient; ``right`` holds films left out."""
+    """Share refused by fault, over splits by patient; ``right`` is for held-out films."""
     rates: dict[str, list[bool]] = {}
     for seed in range(SPLITS):
         patients = sorted({film.patient for film, _ in kind.right})
@@ -186,24 +186,24 @@ def judged(kind: Kind, count: int) -> dict[str, float]:
 
 
 def table(results: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
-    """Percent refused as Markdown: a row what is wrong, a column a model."""
+    """Percent refused as Markdown: a row per fault, a column per model."""
     hows = dict.fromkeys(how for rates in results.values() for how in rates)
     names = [f"{name}, {count}" for name, count in results]
     lines = [f"| refused, % | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for how in hows:
         cells = (rates.get(how) for rates in results.values())
-        told = " | ".join("" if cell is None else f"{100 * cell:.1f}" for cell in cells)
-        lines.append(f"| {how} | {told} |")
+        line = " | ".join("" if cell is None else f"{100 * cell:.1f}" for cell in cells)
+        lines.append(f"| {how} | {line} |")
     return "\n".join(lines) + "\n"
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="The folder with mini-mias, nih-cxr …")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the table goes, beside the screen.")
+        Path | None, typer.Option(help="Where the table goes, besides the screen.")
     ] = None,
 ) -> None:
-    """Look at all films, learn from some, judge the others, and print a table."""
+    """Measure all films, learn from some, check the others, and print a table."""
     with tempfile.TemporaryDirectory() as folder:
         films = {
             "mini-MIAS": mias(data, Path(folder)),

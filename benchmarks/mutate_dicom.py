@@ -1,15 +1,15 @@
-"""Damage DICOM files at random, read them all, and make objects of what can be read.
+"""Damage DICOM files at random, read them all, and make objects from those that can be read.
 
-A row each, no traceback, no hang, no leak, and objects that are legal whatever the header holds:
+Each must give a row, no traceback, no hang, no leak, and valid objects for any header:
 
     python benchmarks/mutate_dicom.py --count 5000 --also ../shared/data/pydicom-data --out table.md
 
-Takes films that it draws in every transfer syntax, the test files that pydicom ships and those of
-other folders; each also as a digital X-ray, where its pixels are grey, so that decoders get to see
-what would otherwise be refused by its kind. A third of the damaged files are whole but for values
-of elements that objects take over. Of each file that can be read a presentation state and a report
-are made, of one in ten with --deidentify; dciodvfy validates them where it is installed. Exits with
-1 if a file had no row, patchad was at a loss for a reason, or an object is not valid.
+Uses films that it draws in every transfer syntax, the test files of pydicom and those of other
+folders; each also as a digital X-ray, if its pixels are grey, so that decoders get files that would
+otherwise be refused by their kind. A third of the damaged files only have wrong values in elements
+that objects copy. For each file that can be read a presentation state and a report are made, for
+one in ten with --deidentify; dciodvfy validates them if it is installed. Exits with 1 if a file had
+no row, patchad gave no known reason, or an object is not valid.
 """
 
 import argparse
@@ -59,7 +59,7 @@ from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import Fault, How, Limits, Ready, read_ahead
 from patchad.read.manifest import ManifestRow
 
-LARGEST = 300_000  # bytes of a file that is damaged; larger ones teach nothing more
+LARGEST = 300_000  # bytes of a file to damage; larger ones test nothing more
 GREY = (np.hypot(*np.mgrid[-48:48, -40:40]) * 60).astype(np.uint16) % 4096
 CODECS = {
     uid.JPEGBaseline8Bit: lambda a: imagecodecs.jpeg8_encode((a >> 4).astype(np.uint8), level=90),
@@ -176,7 +176,7 @@ def written(ds: Dataset) -> bytes:
 
 
 def as_radiograph(content: bytes) -> bytes | None:
-    """The same file with the class of a digital X-ray, where it holds grey pixels."""
+    """The same file with the class of a digital X-ray, if its pixels are grey."""
     try:
         ds = pydicom.dcmread(BytesIO(content))
         if ds.PhotometricInterpretation[:10] != "MONOCHROME" or "PixelData" not in ds:
@@ -189,7 +189,7 @@ def as_radiograph(content: bytes) -> bytes | None:
 
 
 def originals(folders: list[Path]) -> dict[str, bytes]:
-    """The whole files by name."""
+    """The undamaged files by name."""
     found = {f"drawn, {syntax.name}": drawn(syntax) for syntax in (*NATIVE, *CODECS)}
     paths = [Path(path) for path in get_testdata_files()]
     paths += [path for folder in folders for path in folder.rglob("*")]
@@ -203,7 +203,7 @@ def originals(folders: list[Path]) -> dict[str, bytes]:
 
 
 def damaged(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
-    """A copy with one to four things done to it: in its header, in its pixels, or anywhere."""
+    """A copy with one to four changes: in its header, in its pixels, or anywhere."""
     data = bytearray(content)
     pixels = max(content.rfind(b"\xe0\x7f\x10\x00"), content.rfind(b"\x7f\xe0\x00\x10"), 132)
     for _ in range(rng.integers(1, 5)):
@@ -229,7 +229,7 @@ def damaged(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
 
 
 def misnamed(content: bytes, rng: np.random.Generator) -> bytes:
-    """A copy with up to six elements that objects take over holding anything; else whole."""
+    """A copy with random values in up to six elements that objects copy; else undamaged."""
     ds = pydicom.dcmread(BytesIO(content), force=True)
     implicit = not ds.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian).is_compressed
     implicit = implicit and bool(rng.integers(2))
@@ -244,7 +244,7 @@ def misnamed(content: bytes, rng: np.random.Generator) -> bytes:
             keyword = str(rng.choice(within))
         value = anything(rng)
         if dictionary_VR(keyword) == "UI" and value[:1].isdigit():
-            value = b"2.25.1"  # what isn't quite a UID is let through, and a validator finds it
+            value = b"2.25.1"  # an almost valid UID is passed on, and a validator finds it
         if rng.integers(2) and len(value) % 2 == 0:
             target.add_new(Tag(keyword), "UN", value)
         else:
@@ -253,7 +253,7 @@ def misnamed(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def anything(rng: np.random.Generator) -> bytes:
-    """A value: one of those that archives hold, or any bytes."""
+    """A value: one that occurs in archives, or random bytes."""
     if rng.integers(3) == 0:
         return bytes(rng.bytes(int(2 ** rng.integers(0, 8))))
     value = str(rng.choice(VALUES))
@@ -261,7 +261,7 @@ def anything(rng: np.random.Generator) -> bytes:
 
 
 def make_objects(ready: Ready, folder: Path, *, deidentify: bool) -> tuple[int, list[str]]:
-    """Write a presentation state and a report; how many there are, and what is wrong with them."""
+    """Write a presentation state and a report; returns their number, and their faults."""
     radiograph = ready.radiograph
     grid = PatchGrid(radiograph.shape, 32, 32)
     scores = np.linspace(0, 2, len(grid), dtype=np.float32)
@@ -291,14 +291,14 @@ def make_objects(ready: Ready, folder: Path, *, deidentify: bool) -> tuple[int, 
             errors = [line for line in lines if line.startswith("Error")]
             # it counts bytes where DICOM counts characters
             counted = [e for e in errors if "Length invalid" in e and not e.isascii()]
-            if counted and len(errors) == len(counted) + 1:  # and one to sum them up
+            if counted and len(errors) == len(counted) + 1:  # and one for the summary
                 errors = []
             faults += [f"{path.stem}: {line}" for line in errors]
     return len(paths), faults
 
 
-def said(reason: str) -> str:
-    """The kind of a reason: without its numbers, and without what a codec said."""
+def kind_of(reason: str) -> str:
+    """The kind of a reason: without its numbers, and without the codec's text."""
     for name in sorted(SYNTAXES, key=len, reverse=True):
         reason = reason.replace(name, "<transfer syntax>")
     reason = re.sub(r"^.*, modality \S+, is no", "<SOP class>, modality <…>, is no", reason)
@@ -310,7 +310,7 @@ def said(reason: str) -> str:
 
 
 def resident() -> float:
-    """MiB of memory that this process and its readers hold (Linux; NaN elsewhere)."""
+    """MiB of memory of this process and its readers (Linux; NaN elsewhere)."""
     try:
         page = os.sysconf("SC_PAGE_SIZE")
         pids = ["self", *(str(child.pid) for child in active_children())]
@@ -321,7 +321,7 @@ def resident() -> float:
 
 
 def main() -> int:
-    """Read all files whole, then ``--count`` damaged ones, and write the table."""
+    """Read all files undamaged, then ``--count`` damaged ones, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=5000, help="damaged files")
     parser.add_argument("--seed", type=int, default=0)
@@ -358,7 +358,7 @@ def main() -> int:
             slowest, last = max(slowest, time.monotonic() - last), time.monotonic()
             fault = answer if isinstance(answer, Fault) else Fault("failed", "")
             status = fault.status if isinstance(answer, Fault) else "ok"
-            rows[number < len(whole)][status, said(fault.reason)] += 1
+            rows[number < len(whole)][status, kind_of(fault.reason)] += 1
             if fault.trace:
                 lost.append(f"{number}: {fault.trace}")
             if isinstance(answer, Ready):

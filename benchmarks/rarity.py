@@ -1,14 +1,14 @@
-"""What the rarity of a mark is worth on new films: stated against true, on simulated patients.
+"""How well the rarity of a mark holds on new films: stated against true, on simulated patients.
 
-Films of a patient are alike. Each patient has a rate of marks and a shift of their scores:
+Films of a patient are correlated. Each patient has a rate of marks and a shift of their scores:
 
     marks of a film ~ Poisson(3 · exp(a · z₁ − a² / 2))
     score of a mark ~ Exponential(1) + c · z₂
 
-with z₁ and z₂ standard normal, drawn once a patient. A model is calibrated on some patients: marks
-are drawn at one a film, and their rarity is learnt from them. Then, of all marks it says to be as
-rare as r or rarer, this counts how many a film of new patients truly has, over many calibrations;
-and how often that is more than the upper bound allows, which 5 % of the time it may be.
+with z₁ and z₂ standard normal, drawn once per patient. A model is calibrated on some patients: the
+threshold gives one mark per film, and their rarity is estimated. Then, over many calibrations, this
+counts the marks with a stated rarity of r or less on films of new patients; and how often the true
+rate exceeds the upper bound, which may happen 5 % of the time.
 
     python benchmarks/rarity.py --trials 400
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from patchad.model.rarity import Rarity, estimate_rarity
 
-MARKS = 3.0  # of a film, before any is drawn
+MARKS = 3.0  # per film, before the threshold
 ALIKE = {"not alike": (0.0, 0.0), "alike": (0.5, 0.5), "very alike": (1.0, 1.0)}  # a, c
 STATED = (0.5, 0.2, 0.1, 0.05, 0.02)
 SIZES = ((10, 4), (20, 4), (40, 4), (150, 2), (400, 4))  # patients, films of each
@@ -31,11 +31,11 @@ SIZES = ((10, 4), (20, 4), (40, 4), (150, 2), (400, 4))  # patients, films of ea
 
 @dataclass(frozen=True)
 class Row:
-    """Marks said to be as rare as ``stated`` or rarer: how many a new film truly has.
+    """The true number per film of marks with a rarity of ``stated`` or less.
 
-    ``true`` is the mean over trials, ``low`` and ``high`` hold nine of ten. ``bound`` is the mean
-    upper bound, ``broken`` the share of trials in which the truth exceeded it; ``trials`` are
-    those in which any mark could be that rare.
+    ``true`` is the mean over trials, ``low`` to ``high`` contains nine of ten. ``bound`` is the
+    mean upper bound, ``broken`` the share of trials in which the truth exceeded it; ``trials``
+    counts those in which a mark could be that rare.
     """
 
     alike: str
@@ -67,7 +67,7 @@ def draw(rng: np.random.Generator, patients: int, films: int, alike: tuple[float
 
 
 def calibrated(drawn: _Drawn, films: int) -> Rarity:
-    """The rarity that is learnt from these films, with one mark a film drawn."""
+    """The rarity estimated from these films, with one mark per film."""
     threshold = np.sort(drawn.scores)[::-1][min(drawn.films, len(drawn.scores) - 1)]
     over = drawn.scores > threshold
     scores, film = drawn.scores[over].astype(np.float32), drawn.film[over]
@@ -78,7 +78,7 @@ def calibrated(drawn: _Drawn, films: int) -> Rarity:
 
 
 def simulate(trials: int, seed: int, sizes: tuple[tuple[int, int], ...] = SIZES) -> Iterator[Row]:
-    """A row a likeness, size and stated rarity."""
+    """A row for each correlation, size and stated rarity."""
     rng = np.random.default_rng(seed)
     for name, alike in ALIKE.items():
         population = draw(rng, 100_000, 2, alike)

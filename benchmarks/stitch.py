@@ -22,7 +22,7 @@ GRID = PatchGrid((4096, 3328), 128, 64)  # a digital mammogram at the default st
 
 
 def with_patchad(values: np.ndarray) -> np.ndarray:
-    """One number a patch, as patchad holds them."""
+    """One number per patch, as in patchad."""
     return stitch(GRID, torch.from_numpy(values), weighting="mean", mask=None).numpy()
 
 
@@ -36,7 +36,7 @@ def with_monai(values: np.ndarray) -> np.ndarray:
 
 
 def measure(work: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds, and the peak of what Python's allocators held in MiB."""
+    """Median seconds, and the peak of memory from Python's allocators in MiB."""
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Write phantoms with what scanned films bring along, to see what patchad takes for breast.
+"""Write phantoms with the artefacts of scanned films, to see what patchad segments as breast.
 
     python examples/film_artefacts.py FOLDER
     python examples/foreground_sheet.py FOLDER --out sheet.png
@@ -55,7 +55,7 @@ def padding(film: Film, rng: np.random.Generator) -> None:
 
 
 def main(folder: Path) -> None:
-    """One film a fault, and one with all of them, left and right in turn."""
+    """A film for each artefact, and one with all of them, left and right in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     faults = (sticker, wedge, scratches, edges, leak, padding)
     cases = [(), *((fault,) for fault in faults), faults]

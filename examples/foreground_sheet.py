@@ -1,4 +1,4 @@
-"""Draw what patchad takes for breast or chest on your images: a contact sheet to look through.
+"""Draw the breast or chest that patchad finds on your images: a contact sheet.
 
     python examples/foreground_sheet.py FOLDER_OR_FILES… --out sheet.png [--body-part chest]
 
@@ -61,7 +61,7 @@ def draw(axis: Axes, radiograph: Radiograph, body_part: BodyPart) -> str:
     found = find_foreground(radiograph, body_part)
     scale = min(1.0, 400 / max(radiograph.shape))
     rows, cols = (max(2, round(length * scale)) for length in radiograph.shape)
-    # The square root shows the faint skin line, and what air holds.
+    # The square root shows the faint skin line, and objects in the air.
     axis.imshow(np.sqrt(resize(radiograph.pixels, (rows, cols))), cmap="gray", vmin=0, vmax=1)
     outline = np.pad(resize(found.mask.astype(np.float32), (rows, cols)), 1)
     axis.contour(np.arange(-1, cols + 1), np.arange(-1, rows + 1), outline, [0.5], colors="red")

@@ -16,7 +16,7 @@ from patchad.read.manifest import read_manifest
 
 
 def main(folder: Path) -> None:
-    """Draw, train, screen, and say what was found."""
+    """Draw, train, screen, and print the result."""
     torch.set_num_threads(2)
     manifest, _ = phantom_set(
         folder / "phantoms", train_patients=6, test_patients=2, shape=(256, 208)

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load", "screen"]
 
 
-# torch takes seconds to import, so both wait with it until they are called.
+# torch takes seconds to import, so both import it only when they are called.
 
 
 def load(folder: str | Path, device: str = "auto") -> "Detector":
     """Load a trained model; ``device`` is ``auto`` (CUDA, then MPS, then CPU), or one of them.
 
     Raises:
-        ModelError: there is none, or it was changed, is foreign or of another version.
+        ModelError: there is none, or it was changed, is not patchad's or is of another version.
     """
     from patchad.device import choose_device
     from patchad.methods import load as load_model
@@ -48,9 +48,9 @@ def screen(
 ) -> "Screening":
     """Screen one image: a file that patchad reads, an array, or a radiograph already read.
 
-    The file is decoded in this process: one that crashes its decoder, or keeps it busy, does so
-    here. It is held to the same caps as in ``patchad screen``, which reads files in processes of
-    their own; files of unknown origin are for that.
+    The file is decoded in this process, so a file that crashes its decoder, or keeps it busy,
+    affects this process. The caps are those of ``patchad screen``, which reads files in separate
+    processes: use that for files of unknown origin.
 
     Args:
         image: what to screen. An array is (H, W), brighter = denser: floats in [0, 1], or unsigned
@@ -59,15 +59,16 @@ def screen(
         stride: between patches, in pixels of the prepared image; the card's by default.
         spacing_mm: (row, col), or one number for both, for an array and for a file that carries
             no pixel spacing.
-        allow_mismatch: screen an image that differs from the training images, and say so.
-        bits: how many bits the values of an array of unsigned integers have; only uint8 may leave
-            it out. Of a 16-bit PNG, TIFF or PGM likewise; by default as the model was trained, else
-            told by its highest value.
-        max_pixels: a larger file is refused: rows × columns, and with it the memory that is taken.
+        allow_mismatch: screen an image that differs from the training images; the
+            reasons list the differences.
+        bits: how many bits the values have. An array of unsigned integers needs it, except uint8.
+            For a 16-bit PNG, TIFF or PGM the default is that of the model's training, else a
+            guess by its highest value.
+        max_pixels: the cap on rows × columns of a file, and so on memory; larger ones are refused.
 
     Raises:
         ImageError: it cannot be read, or differs from what the model was trained on.
-        RequestError: it is none of these, or an option does not go with it.
+        RequestError: it is none of these, or an option doesn't apply to it.
     """
     import numpy as np
 
@@ -88,7 +89,7 @@ def screen(
     elif isinstance(image, Radiograph) and bits is not None:
         raise RequestError("a Radiograph has its intensities scaled already: leave bits out")
     elif isinstance(image, Radiograph) and both is not None:
-        raise RequestError("a Radiograph has its own spacing_mm: leave it out")
+        raise RequestError("a Radiograph has its own spacing_mm: leave spacing_mm out")
     options = ScreenOptions(
         stride=stride, spacing_mm=both, allow_mismatch=allow_mismatch, bits=bits
     )

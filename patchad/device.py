@@ -12,7 +12,7 @@ def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        RequestError: it is not there.
+        RequestError: it is not available.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     kind = name.partition(":")[0]
     if not available.get(kind, False):
         there = ", ".join(kind for kind, here in available.items() if here)
-        raise RequestError(f"--device {name} is not to be had here: take auto, {there}")
+        raise RequestError(f"--device {name} is not available on this machine: take auto, {there}")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -38,12 +38,12 @@ def choose_device(name: str) -> torch.device:
 def _keep_freed_memory() -> None:
     """Let glibc keep large blocks for the next step instead of giving them back to the system.
 
-    Taking them again, page by page, was half of the CPU time of a training step. Elsewhere this
-    does nothing.
+    Allocating them again, page by page, was half of the CPU time of a training step. On other
+    systems this does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:  # musl has none
+        if mallopt is not None:  # musl lacks it
             mmap_threshold, trim_threshold = -3, -1  # as in malloc.h
             mallopt(mmap_threshold, 2**30)
             mallopt(trim_threshold, 2**31 - 1)

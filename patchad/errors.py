@@ -1,7 +1,7 @@
 """What patchad raises when a request, a file or a model is wrong.
 
-Every message says the rule, the value found and the remedy. Each child also inherits the builtin
-that a caller would catch for that kind of fault.
+Every message gives the rule, the value found and the remedy. Each class also inherits the builtin
+exception that a caller would catch for that kind of fault.
 """
 
 
@@ -14,7 +14,7 @@ class RequestError(PatchadError, ValueError):
 
 
 class ImageError(PatchadError, ValueError):
-    """This image cannot be read or screened; it costs its own row, never the run."""
+    """This image cannot be read or screened; its row fails, the run goes on."""
 
 
 class NotARadiographError(ImageError):
@@ -30,7 +30,7 @@ class ModelError(PatchadError, ValueError):
 
 
 class TrainingError(PatchadError, RuntimeError):
-    """Training did not give a usable detector."""
+    """Training gave no usable detector."""
 
 
 class OutputError(PatchadError, OSError):

@@ -1,4 +1,4 @@
-"""The tables of a cross-validation: a line a detector, a column a figure."""
+"""The tables of a cross-validation: a line per detector, a column per figure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from patchad.core.baselines import BASELINES
 
 @dataclass(frozen=True)
 class Column:
-    """Where evaluation.json has a figure: of which ``subset`` of the images and kind of lesion."""
+    """Where evaluation.json has a figure, for a ``subset`` of the images and a kind of lesion."""
 
     level: str
     figure: str
@@ -28,7 +28,7 @@ def cross_rows(
     *,
     baselines: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Every figure as a row; with ``baselines``, also theirs. What is missing has no row."""
+    """Every figure as a row; with ``baselines``, also theirs. Missing figures have no row."""
     for name, column in columns.items():
         result = judged.get(column.subset, {})
         if column.kind:
@@ -63,15 +63,15 @@ def cross_report(
         "## Data, by seed",
         table([*facts.columns], [[count(v) for v in row] for row in facts.to_numpy()]),
         "## Figures: mean over the seeds (lowest–highest)",
-        "Baselines have no seed; they are those beside the first line, of the same prepared pixels "
-        "and patches. Seconds an image include reading and writing. A member's training is that of "
-        "the whole fused detector.",
+        "Baselines have no seed; they are those of the first line, from the same prepared pixels "
+        "and patches. Seconds per image include reading and writing. A member's training is that "
+        "of the whole fused detector.",
         _figures(results, columns, _mean),
         f"## Figures of seed {first}, with 95 % intervals by patient",
         _figures(results[results["seed"] == first], columns, _interval),
     ]
     if cards:
-        parts += ["## What the models' cards say", "\n".join(f"* {note}" for note in cards)]
+        parts += ["## Notes of the models' cards", "\n".join(f"* {note}" for note in cards)]
     return "\n\n".join(parts) + "\n"
 
 

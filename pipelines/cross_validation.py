@@ -1,7 +1,7 @@
 """Cross-validation by patient: each fold's model learns from the other folds' negatives.
 
-Every image is then scored by the one model that saw no image of its patient, and figures are taken
-of all folds together. `train`, `screen` and `evaluate` are those of `patchad`.
+Every image is then scored by the one model not trained on its patient, and figures are computed
+over all folds together. `train`, `screen` and `evaluate` are those of `patchad`.
 """
 
 import json
@@ -47,13 +47,13 @@ log = logging.getLogger("study")
 
 NOTES = (
     "Each fold's model is trained on all negatives of the other folds' patients, also the negative "
-    "images of patients who have a positive one, less a tenth of these patients for its "
+    "images of patients who have a positive one, except for a tenth of these patients for its "
     "calibration (calibration.folds = 0: folds within folds would cost five trainings for each). "
-    "It scores all images of its own fold; no positive image is ever learnt from. Figures are of "
+    "It scores all images of its own fold; no positive image is used for training. Figures are of "
     "all folds together, intervals by patient over all.",
     "Each fold's model has a scale of its own. A fusion's scores are in standard deviations of the "
-    "negatives it was trained on, and are pooled as they come; its members' are brought to the "
-    "scale that they have within it. wei2018's are given less the median, and over half the "
+    "negatives it was trained on, and are pooled unchanged; its members' are put on their scale "
+    "within it. wei2018's are standardised by the median, and half the "
     "distance from the 16th to the 84th percentile, of the patches of the fold's calibration "
     "negatives.",
 )
@@ -66,8 +66,8 @@ WITHOUT_FOLDS = ("calibration.folds=0",)
 class CrossArm:
     """A line of the table. Arms of one ``config`` share its training, and so its ``overrides``.
 
-    ``member`` screens one member of a fused detector by itself, with a calibration of its own;
-    ``two_breasts`` takes the other side's score off, as `patchad screen --two-breasts` does;
+    ``member`` screens one member of a fused detector by itself, with its own calibration;
+    ``two_breasts`` subtracts the other side's score, as `patchad screen --two-breasts` does;
     ``standardise``: the folds' scores have no common scale.
     """
 
@@ -81,9 +81,9 @@ class CrossArm:
 
 @dataclass(frozen=True)
 class CrossStudy:
-    """What is run; ``deal`` writes the tables of a seed; ``kinds`` are the files a run writes.
+    """A cross-validation: ``deal`` writes the tables of a seed; ``kinds`` are the files of a run.
 
-    The baselines' figures are those beside the first arm.
+    The baselines' figures are those of the first arm.
     """
 
     title: str
@@ -106,7 +106,7 @@ def choose_arms(arms: Sequence[CrossArm], names: str) -> tuple[CrossArm, ...]:
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
         if name not in known:
-            raise RequestError(f"--arms {name}: no such arm; take of {', '.join(known)}")
+            raise RequestError(f"--arms {name}: no such arm; choose from {', '.join(known)}")
     return tuple(known[name] for name in wanted) or tuple(arms)
 
 
@@ -120,14 +120,14 @@ def run_cross_validation(
 ) -> str:
     """Run every arm with every seed, and write ``results.md``, ``results.csv`` and ``facts.csv``.
 
-    With ``resume``, what is finished is kept. Some ``arms`` (``a,b``; empty: all) and some seeds
-    may be run at a time, or side by side with ``resume``; the last run puts them together.
+    With ``resume``, finished parts are kept. A run may do some ``arms`` (``a,b``; empty: all) and
+    some seeds, also in parallel with ``resume``; the last run combines them.
 
     Returns:
         The report, as written to ``results.md``.
 
     Raises:
-        PatchadError: of the chain; or ``out`` holds another study.
+        PatchadError: from one of the commands; or ``out`` holds another study.
     """
     chosen = choose_arms(study.arms, arms)
     described = {
@@ -146,11 +146,11 @@ def run_cross_validation(
         facts.append({"seed": seed, **dealt.facts})
         notes |= dict.fromkeys(dealt.notes)
         for arm in chosen:
-            judged, said = _run_arm(arm, dealt, out / f"seed{seed}", study.kinds, seed, device)
+            judged, notes = _run_arm(arm, dealt, out / f"seed{seed}", study.kinds, seed, device)
             rows += cross_rows(
                 judged, study.columns, arm.name, seed, baselines=arm.name == chosen[0].name
             )
-            cards |= {f"{arm.name}, seed {seed}, {note}": None for note in said}
+            cards |= {f"{arm.name}, seed {seed}, {note}": None for note in notes}
     results = pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
     write_whole(out / "results.csv", results.to_csv(index=False))
     write_whole(out / "facts.csv", pd.DataFrame(facts).to_csv(index=False))
@@ -171,8 +171,8 @@ def _run_arm(
     seed: int,
     device: torch.device,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """What evaluation.json holds for each subset, with seconds and places; the cards' notes."""
-    runs, scales, trainings, said = [], [], [], []
+    """The content of evaluation.json for each subset, with seconds and places; the cards' notes."""
+    runs, scales, trainings, notes = [], [], [], []
     for number, fold in enumerate(dealt.folds, start=1):
         own = folder / f"fold{number}"
         model, seconds = _trained(arm, fold, own, seed, device)
@@ -190,7 +190,7 @@ def _run_arm(
             )
         runs.append(read_run(done))
         scales.append(_scale(arm, runs[-1], own / "models", device))
-        said += [f"fold {number}: {note}" for note in runs[-1].settings["card"]["notes"]]
+        notes += [f"fold {number}: {note}" for note in runs[-1].settings["card"]["notes"]]
     pooled, judged = folder / "pooled" / arm.name, {}
     for name, truth in {ALL: dealt.truth, **dealt.subsets}.items():
         found = pooled / f"evaluation-{name}"
@@ -216,11 +216,11 @@ def _run_arm(
     }
     value = judged[ALL]["image"]["auroc"]["value"]
     log.info("%s, seed %d: image AUROC %s", arm.name, seed, value)
-    return judged, said
+    return judged, notes
 
 
 def _scale(arm: CrossArm, run: Run, models: Path, device: torch.device) -> Scale:
-    """What brings the arm's folds to one scale; see ``NOTES``."""
+    """The shift and factor that put the arm's folds on one scale; see ``NOTES``."""
     if arm.member:
         return Scale.of_member(_fused(models / Path(arm.config).stem, device).module, arm.member)
     return Scale.of_negatives(run) if arm.standardise else Scale()
@@ -234,7 +234,7 @@ def _fused(model: Path, device: torch.device) -> Detector:
 
 
 def _scoring(runs: Sequence[Run]) -> float:
-    """Seconds to score an image; too few where a run was broken off and gone on with."""
+    """Seconds to score an image; too few if a run was interrupted and resumed."""
     scored = sum(run.settings["counts"]["ok"] for run in runs)
     return float(sum(run.settings["seconds"]["score"] for run in runs) / max(scored, 1))
 
@@ -244,7 +244,7 @@ def _less_other_side(run: Run, test: Path) -> Run:
     plain = card_from_dict(run.settings["card"], str(run.folder))
     card = with_two_breasts(plain)
     ordinary = card.calibrated.two_breasts
-    assert ordinary is not None  # else with_two_breasts had refused
+    assert ordinary is not None  # else with_two_breasts would have failed
     rows = compare_breasts(run.rows, read_manifest(test), ordinary.ordinary, card)
     images = pd.DataFrame([asdict(row) for row in rows])
     return replace(run, images=images, settings={**run.settings, "card": card_as_dict(card)})
@@ -253,7 +253,7 @@ def _less_other_side(run: Run, test: Path) -> Run:
 def _trained(
     arm: CrossArm, fold: Fold, folder: Path, seed: int, device: torch.device
 ) -> tuple[Path, float]:
-    """The arm's model in this fold, and how many seconds its training took."""
+    """The arm's model in this fold, and the seconds that its training took."""
     own = folder / "models" / Path(arm.config).stem
     config = read_config(arm.config, [*arm.overrides, *WITHOUT_FOLDS])
     if arm.member and arm.member not in getattr(config.options, "members", ()):

@@ -1,4 +1,4 @@
-"""Folds by patient: who is learnt from, who calibrates and who is scored."""
+"""Folds by patient: who is for training, calibration and scoring."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pandas as pd
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole
 
-CALIBRATION = 0.1  # of the patients learnt from: what `patchad train` sets aside
+CALIBRATION = 0.1  # share of the training patients, as `patchad train` sets aside
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """A data set dealt into folds; ``truth``, ``regions`` and ``subsets`` are of all of them.
+    """A data set divided into folds; ``truth``, ``regions`` and ``subsets`` are of all of them.
 
-    ``facts`` are counts for the report, ``notes`` what its reader must know.
+    ``facts`` are counts for the report, ``notes`` warnings for its reader.
     """
 
     folds: tuple[Fold, ...]
@@ -42,7 +42,7 @@ class Folds:
 def deal_patients(
     patients: Iterable[str], positive: set[str], folds: int, seed: int
 ) -> tuple[set[str], ...]:
-    """The patients of each fold, those with and those without a positive image dealt evenly.
+    """The patients of each fold, those with and without a positive image divided evenly.
 
     Raises:
         RequestError: fewer than two folds, or fewer patients than folds.
@@ -50,8 +50,7 @@ def deal_patients(
     pool = sorted(set(patients))
     if not 2 <= folds <= len(pool):
         raise RequestError(
-            f"--cross-validate takes 2 folds to as many as there are patients ({len(pool)}), "
-            f"got {folds}"
+            f"--cross-validate takes 2 folds to the number of patients ({len(pool)}), got {folds}"
         )
     order = np.random.default_rng(seed).permutation(pool).tolist()
     order.sort(key=lambda patient: patient not in positive)  # stable: shuffled within both
@@ -59,7 +58,7 @@ def deal_patients(
 
 
 def set_aside(patients: Iterable[str], seed: int) -> set[str]:
-    """Whose negatives calibrate instead of being learnt from; one patient at least."""
+    """The patients whose negatives are for calibration, not training; at least one."""
     pool = sorted(set(patients))
     count = max(1, round(CALIBRATION * len(pool)))
     return set(np.random.default_rng(seed).permutation(pool)[:count].tolist())
@@ -75,16 +74,16 @@ def write_folds(
     subsets: Mapping[str, "pd.Series[bool]"],
     notes: tuple[str, ...] = (),
 ) -> Folds:
-    """Deal a data set's patients and write the tables of every fold.
+    """Divide a data set's patients into folds and write the tables of every fold.
 
     Args:
         rows: of a manifest, without splits.
         regions: columns as :func:`patchad.read.manifest.read_regions` needs them.
         folder: to write into.
-        folds: how many.
-        seed: deals the patients, and sets aside whose negatives calibrate.
-        subsets: which ``rows`` are to be judged apart, by name.
-        notes: what a reader must know of the data.
+        folds: the number of folds.
+        seed: of the folds, and of the patients for calibration.
+        subsets: the ``rows`` to evaluate separately, by name.
+        notes: warnings about the data for the reader.
     """
     positive = rows["label"] == "positive"
     dealt = deal_patients(rows["patient_id"], {*rows["patient_id"][positive]}, folds, seed)

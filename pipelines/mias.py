@@ -6,7 +6,7 @@ Medica International Congress Series 1069 (1994) 375-378. Its licence: research 
     python pipelines/mias.py all-mias.tar.gz --out studies/mias --quick --seeds 0,1,2
     python pipelines/mias.py all-mias.tar.gz --out studies/mias-cross --quick --cross-validate 3
 
-DATA is ``all-mias.tar.gz`` or the folder it was extracted to, with ``Info.txt`` inside or beside.
+DATA is ``all-mias.tar.gz`` or the folder it was extracted to; ``Info.txt`` may be next to it.
 """
 
 import logging
@@ -56,7 +56,7 @@ class Finding:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """The circle's box (x, y, width, height) from the top-left corner; None: not to be trusted.
+        """The circle's box (x, y, width, height) from the top-left corner; None if unreliable.
 
         The origin is at the bottom left: row = 1023 − y. Pixel r has its centre at r + 0.5.
         """
@@ -71,10 +71,10 @@ class Finding:
 def parse_info(text: str) -> list[Finding]:
     """The rows of Info.txt, in order.
 
-    A line that names an abnormality and then ends, or says ``*NOTE 3*``, has no coordinates.
+    A line that ends after the abnormality, or has ``*NOTE 3*``, has no coordinates.
 
     Raises:
-        RequestError: a line about a film that can't be understood, or none at all.
+        RequestError: a line about a film can't be parsed, or there is none.
     """
     findings = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -100,7 +100,7 @@ def parse_info(text: str) -> list[Finding]:
 def patient_of(film: str) -> str:
     """Films 2k − 1 and 2k are of patient k.
 
-    Which is left isn't said here: Info.txt has the even ones so, the films' stickers the odd ones.
+    Which is left is unclear: by Info.txt the even ones, by the films' stickers the odd ones.
     """
     return f"p{(int(film[3:]) + 1) // 2:03d}"
 
@@ -120,7 +120,7 @@ def locate(data: Path, out: Path) -> tuple[list[Finding], dict[str, Path]]:
                 archive.extractall(folder, members, filter="data")
         except (tarfile.TarError, EOFError, OSError) as error:
             raise RequestError(
-                f"{data} is not a whole tar archive ({error}): fetch it again"
+                f"{data} is not a complete tar archive ({error}): fetch it again"
             ) from None
     info = next((p for p in (folder / "Info.txt", data.parent / "Info.txt") if p.exists()), None)
     films = {path.stem: path.resolve() for path in sorted(folder.rglob("mdb*.pgm"))}
@@ -196,7 +196,7 @@ def prepare(
 def deal(
     findings: Sequence[Finding], films: Mapping[str, Path], seed: int, folder: Path, folds: int
 ) -> Folds:
-    """Write the tables of a cross-validation; kinds of lesions are grouped as in ``GROUPS``."""
+    """Write the tables of a cross-validation; kinds of lesions are grouped by ``GROUPS``."""
     rows = [
         {
             "path": films[film],
@@ -221,7 +221,7 @@ def deal(
 
 
 def _unmarked(findings: Sequence[Finding], films: Mapping[str, Path]) -> list[str]:
-    """Why abnormalities have no region, a sentence each with the films it is true of."""
+    """Why abnormalities have no region, a sentence each with its films."""
     reasons: dict[str, list[str]] = {}
     for f in findings:
         if f.film not in films or f.kind == "NORM" or f.box is not None:
@@ -236,8 +236,8 @@ def _unmarked(findings: Sequence[Finding], films: Mapping[str, Path]) -> list[st
     return [f"{why}: {', '.join(dict.fromkeys(names))}" for why, names in sorted(reasons.items())]
 
 
-# Some 700 patches tile the training films: 4 steps an epoch at the paper's batch. Smaller batches
-# make more steps of as many patches, and the network needs a few hundred to learn anything.
+# About 700 patches tile the training films: 4 steps per epoch at the paper's batch size. Smaller
+# batches give more steps, and the network needs a few hundred to learn anything.
 QUICK = ("wei2018.epochs=60", "wei2018.batch_size=50")
 QUICK_CUTS = (
     "60 epochs in batches of 50 (about 900 steps), instead of the paper's 500 in batches of 200.",
@@ -279,10 +279,10 @@ CROSS_NOTES = (
 )
 NOTES = (
     "Test: all patients with an abnormal film, with both their films, and half of the others. So "
-    "many a negative film is the other breast of a patient with a lesion.",
+    "many negative films are the other breast of a patient with a lesion.",
     "Wei et al. tested on digital mammograms (INbreast), patches split at random; these are "
-    "digitised films of 1994 at 0.2 mm and 8 bit, split by patient: the two lines are not to be "
-    "compared as if only the code differed.",
+    "digitised films of 1994 at 0.2 mm and 8 bit, split by patient: the two lines differ in more "
+    "than the code.",
 )
 
 
@@ -304,7 +304,7 @@ def main(
     ] = 0,
     arms: Annotated[str, typer.Option(help="Of a cross-validation: a,b; all by default.")] = "",
 ) -> None:
-    """Train on normal films, screen the others, and print the paper's table beside ours."""
+    """Train on normal films, screen the others, and print the paper's table next to ours."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         if not data.exists():

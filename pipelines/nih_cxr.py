@@ -39,12 +39,12 @@ ADULT = 18  # years
 def choose(
     entries: Iterable[Entry], images: Mapping[str, Path], finding: str
 ) -> tuple[list[tuple[Entry, str]], Counter[str]]:
-    """Which images take part, with their label; and why the others don't.
+    """The images of the study with their labels, and counts of why others are left out.
 
     Args:
         entries: of the table.
         images: by name.
-        finding: what makes an image positive; empty: any finding.
+        finding: the finding of positive images; empty for any.
     """
     chosen, left_out = [], Counter[str]()
     for entry in entries:
@@ -64,10 +64,10 @@ def choose(
 
 
 def view_auroc(rows: Sequence[tuple[Entry, str]]) -> float:
-    """How well "it is a PA view" ranks positive above negative images: 0.5 says nothing.
+    """How well "it is a PA view" ranks positive above negative images: 0.5 means not at all.
 
-    Of a yes-or-no score: ½ + (share of PA among positives − among negatives) / 2. Below 0.5, the
-    AP view speaks for a finding.
+    For a binary score: ½ + (share of PA among positives − among negatives) / 2. Below 0.5, the
+    AP view indicates a finding.
     """
     share = {}
     for label in ("positive", "negative"):
@@ -79,7 +79,7 @@ def view_auroc(rows: Sequence[tuple[Entry, str]]) -> float:
 def take_part(
     chosen: Sequence[tuple[Entry, str]], boxes: Sequence[Box], patients: int, seed: int
 ) -> list[tuple[Entry, str]]:
-    """The images of so many patients; those who have boxes always take part."""
+    """The images of at most ``patients`` patients; those who have boxes are always included."""
     boxed = {box.image for box in boxes}
     marked = {entry.patient for entry, _ in chosen if entry.image in boxed}
     part = marked | sample((entry.patient for entry, _ in chosen), patients, seed)
@@ -96,9 +96,9 @@ def deal(
     patients: int,
     folds: int,
 ) -> Folds:
-    """Write the tables of a cross-validation; AP and PA views are judged apart, too.
+    """Write the tables of a cross-validation; AP and PA views are also evaluated separately.
 
-    As :func:`prepare`, but all patients are dealt, and every image is scored.
+    As :func:`prepare`, but all patients are divided into folds, and every image is scored.
     """
     chosen = take_part(chosen, boxes, patients, seed)
     rows = pd.DataFrame(
@@ -140,16 +140,16 @@ def prepare(
 ) -> Data:
     """Write manifest, test manifests (all, AP, PA) and regions for one seed.
 
-    All boxes of an image are regions, whatever finding made it positive: what is marked as
-    something else isn't normal either.
+    All boxes of an image are regions, not only those of the finding: the others aren't normal
+    either.
 
     Args:
         chosen: from :func:`choose`.
         boxes: of the release.
         images: by name.
-        seed: decides the split, and which patients take part.
+        seed: of the split, and of the choice of patients.
         folder: to write into.
-        patients: how many take part; those who have boxes always do.
+        patients: the most patients; those who have boxes are always included.
     """
     chosen = take_part(chosen, boxes, patients, seed)
     part = {entry.patient for entry, _ in chosen}
@@ -194,8 +194,8 @@ def prepare(
     )
 
 
-# What both settings share: the originals' pixels differ in size and shape, so all images are
-# brought to one spacing; the local radius is as many pixels as on mini-MIAS (6.4 mm at 0.2 mm).
+# For both settings: the originals' pixels differ in size and shape, so all images are resampled to
+# one spacing; the local radius is as many pixels as on mini-MIAS (6.4 mm at 0.2 mm).
 CHEST = (
     "preprocessing.body_part=chest",
     "preprocessing.spacing_mm=0.4",
@@ -204,8 +204,8 @@ CHEST = (
 MOST_PATIENTS = 3000  # of the release's 30,805: their negatives fit into 8 GB on a GPU
 QUICK = ("wei2018.epochs=60", "wei2018.batch_size=50", "wei2018.patches_per_epoch=800")
 QUICK_CUTS = (
-    "60 epochs of 800 patches in batches of 50 (960 steps), instead of 500 epochs of as many "
-    "patches as tile the training images, in batches of 200.",
+    "60 epochs of 800 patches in batches of 50 (960 steps), instead of 500 epochs of all the "
+    "patches that tile the training images, in batches of 200.",
 )
 CROSS_ARMS = (
     CrossArm("chest", "chest"),
@@ -234,20 +234,20 @@ CROSS_COLUMNS = {
 }
 CROSS_NOTES = (
     "Places: AUROC of the heatmap's values in boxes against outside of them, on positive films "
-    "that have boxes and only where the heatmap speaks: inside the lungs for the chest detectors, "
-    "over the whole field for wei2018, whose figure is not to be compared with theirs. By film: "
-    "the mean of each film's own.",
+    "that have boxes and only where the heatmap is defined: inside the lungs for the chest "
+    "detectors, over the whole field for wei2018, whose figure is not comparable with theirs. By "
+    "film: the mean of the films' AUROCs.",
 )
 _NOTES = (
     "Labels were mined from reports, so some are wrong. Boxes mark some findings of some images: "
-    "a patch outside of them may well show disease, within-image figures are a lower bound.",
-    "AP views are mostly taken in bed, of sicker patients, so the view alone may tell something "
-    "of the label: see the last column of the data. Figures of one view alone are free of that.",
+    "a patch outside of them may show disease, so within-image figures are a lower bound.",
+    "AP views are mostly taken in bed, of sicker patients, so the view alone may predict "
+    "the label: see the last column of the data. Figures of a single view avoid that.",
 )
 
 
-def _taking_part(patients: int, told: str) -> str:
-    return f"At most {patients} patients, those with boxes before others. Images left out: {told}."
+def _included(patients: int, left_out: str) -> str:
+    return f"At most {patients} patients, those with boxes first. Images left out: {left_out}."
 
 
 def _cut(arm: CrossArm) -> CrossArm:
@@ -263,8 +263,8 @@ def main(
         bool, typer.Option("--quick", help="For 2 cores: a shorter training.")
     ] = False,
     seeds: Annotated[str, typer.Option(help="Each changes split, patches and weights.")] = "0,1,2",
-    finding: Annotated[str, typer.Option(help="What is positive; any finding by default.")] = "",
-    patients: Annotated[int, typer.Option(help="How many take part.")] = MOST_PATIENTS,
+    finding: Annotated[str, typer.Option(help="Of positive images; any finding by default.")] = "",
+    patients: Annotated[int, typer.Option(help="The most patients.")] = MOST_PATIENTS,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
     cross_validate: Annotated[
@@ -272,7 +272,7 @@ def main(
     ] = 0,
     arms: Annotated[str, typer.Option(help="Of a cross-validation: a,b; all by default.")] = "",
 ) -> None:
-    """Train on adults without finding, screen the others, AP and PA together and apart."""
+    """Train on adults without finding, screen the others, AP and PA together and separately."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         table = next((data / name for name in TABLES if (data / name).exists()), None)
@@ -284,7 +284,7 @@ def main(
         chosen, left_out = choose(read_entries(table), images, finding)
         if not any(label == "positive" for _, label in chosen):
             raise RequestError(f"no adult's image has {finding or 'a finding'}: see {table.name}")
-        told = ", ".join(f"{why}: {count}" for why, count in left_out.items()) or "none"
+        reasons = ", ".join(f"{why}: {count}" for why, count in left_out.items()) or "none"
         if cross_validate:
             cross = CrossStudy(
                 title=f"NIH ChestX-ray, {finding or 'any finding'}, {cross_validate} folds"
@@ -297,7 +297,7 @@ def main(
                 columns=CROSS_COLUMNS,
                 kinds=("heatmap",),
                 cuts=tuple(f"wei2018_leaky: {cut}" for cut in QUICK_CUTS) if quick else (),
-                notes=(*_NOTES, *CROSS_NOTES, _taking_part(patients, told)),
+                notes=(*_NOTES, *CROSS_NOTES, _included(patients, reasons)),
             )
             on = choose_device(device)
             print(run_cross_validation(cross, out, device=on, arms=arms, resume=resume))
@@ -314,7 +314,7 @@ def main(
                 chosen, boxes, images, seed, folder, patients=patients
             ),
             cuts=QUICK_CUTS if quick else (),
-            notes=(*_NOTES, _taking_part(patients, told)),
+            notes=(*_NOTES, _included(patients, reasons)),
         )
         print(run_study(study, out, device=choose_device(device), resume=resume))
     except PatchadError as error:

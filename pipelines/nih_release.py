@@ -19,9 +19,9 @@ SAME = {"Infiltrate": "Infiltration"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: ``view`` AP or PA, ``age`` in years, None where it makes no sense.
+    """A row of the table: ``view`` AP or PA, ``age`` in years, None if implausible.
 
-    ``spacing_mm`` (row, col) is that of the PNG, None where the table's is not plausible.
+    ``spacing_mm`` (row, col) is that of the PNG, None if the table's is implausible.
     """
 
     image: str
@@ -45,7 +45,7 @@ class Box:
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """Read ``Data_Entry_2017*.csv``; the names of its pairs are split by commas, or quoted.
+    """Read ``Data_Entry_2017*.csv``; its paired column names are split by commas, or quoted.
 
     Raises:
         RequestError: a column is missing, or a row has too few cells.
@@ -76,10 +76,10 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def read_boxes(path: Path) -> list[Box]:
-    """Read ``BBox_List_2017.csv``: x, y, width, height are columns 3 to 6, however they are named.
+    """Read ``BBox_List_2017.csv``: x, y, width, height are columns 3 to 6, under any name.
 
     Raises:
-        RequestError: the columns are others, or a number is missing.
+        RequestError: the columns differ, or a number is missing.
     """
     header, rows = _rows(path)
     if header[:2] != ["Image Index", "Finding Label"] or not header[2:3][0].startswith("Bbox"):
@@ -119,8 +119,8 @@ def _age(text: str) -> int | None:
 def _png_spacing(size: Sequence[str], spacing: Sequence[str]) -> tuple[float, float] | None:
     """Spacing (row, col) of the PNG, from width and height of the original and its spacing (x, y).
 
-    The originals were squeezed to 1024 × 1024 without regard to their shape: the round L of an
-    original of 2500 × 2048 pixels stands upright in its PNG, that of one of 2048 × 2500 lies.
+    The originals were resized to 1024 × 1024 regardless of their shape: a round marker of an
+    original of 2500 × 2048 pixels is an upright ellipse in its PNG, of 2048 × 2500 a flat one.
     """
     try:
         width, height = (float(cell) for cell in size)

@@ -1,7 +1,7 @@
-"""Places: how well a heatmap tells marked regions from the rest of the same positive films.
+"""Places: how well a heatmap separates marked regions from the rest of the same positive films.
 
-Only where the heatmap speaks: for detectors that speak in the lungs alone, inside the lungs. Over a
-whole chest film a fixed map of the lungs would do well, and say nothing.
+Only where the heatmap is defined: for detectors of the lungs, inside the lungs. Over a whole chest
+film a fixed map of the lungs would score well without finding anything.
 """
 
 import math
@@ -19,15 +19,15 @@ from patchad.export.tiff import read_heatmap
 from patchad.read.manifest import read_manifest, read_regions
 from patchad.store.run import Run
 
-STEP = 4  # every so many rows and columns are looked at
-LEVELS = 1000  # that values are rounded to, where films are taken together
+STEP = 4  # every fourth row and column is used
+LEVELS = 1000  # levels that values are rounded to when films are pooled
 
 
 def judge_places(run: Run, truth: Path, regions: Path, *, seed: int) -> dict[str, Any]:
     """``pooled``: AUROC of all films' pixels together; ``by_film``: mean of each film's own AUROC.
 
-    Pixels in a region against all others that the heatmap speaks of, on positive films that have
-    regions. Intervals by patient, of 1000 resamples.
+    Pixels in a region against all others where the heatmap is defined, on positive films that
+    have regions. Intervals by patient, of 1000 resamples.
     """
     cases = lay_beside(run, read_manifest(truth), read_regions(regions))
     values, inside, owners, own = [], [], [], []
@@ -36,9 +36,9 @@ def judge_places(run: Run, truth: Path, regions: Path, *, seed: int) -> dict[str
             continue
         shown = read_heatmap(run.heatmap_path(case.image_id)).values[::STEP, ::STEP]
         lesion = region_pixels(case.regions, case.shape)[::STEP, ::STEP]
-        spoken = np.isfinite(shown)
-        values.append(shown[spoken].astype(np.float64))
-        inside.append(lesion[spoken])
+        defined = np.isfinite(shown)
+        values.append(shown[defined].astype(np.float64))
+        inside.append(lesion[defined])
         owners.append(case.patient)
         counts = rank(torch.from_numpy(values[-1]), torch.from_numpy(inside[-1])).counts()
         own.append(auroc(counts).item())

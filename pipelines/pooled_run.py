@@ -1,4 +1,4 @@
-"""The run folders of all folds as one, their scores on one scale."""
+"""The run folders of all folds combined, their scores on one scale."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ AS_IS: Shift = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Scale:
-    """What is taken off a fold's scores, and what they are divided by, level by level."""
+    """The centre to subtract from a fold's scores and the spread to divide by, level by level."""
 
     patches: Shift = AS_IS
     maps: Shift = AS_IS
@@ -30,7 +30,7 @@ class Scale:
 
     @classmethod
     def of_negatives(cls, run: Run) -> "Scale":
-        """Of the patches of the model's calibration negatives, for a map stitched of patch scores.
+        """From the patches of the model's calibration negatives, for a map stitched from patches.
 
         Median, and half the distance from the 16th to the 84th percentile.
         """
@@ -41,29 +41,29 @@ class Scale:
 
     @classmethod
     def of_member(cls, fused: Fused, name: str) -> "Scale":
-        """That which a member has within a fusion, of the negatives it was fitted to."""
+        """The scale of a member within a fusion, from the negatives it was fitted to."""
         number = [*fused.config.members].index(name)
         patches, maps, images = (
             (float(scale.centre[number]), float(scale.spread[number]))
             for scale in (fused.patches, fused.maps, fused.images)
         )
-        # Members without an image score of their own are pooled from patches, which shifts alike.
+        # Members without an image score of their own are pooled from patches, and shift with them.
         return cls(patches, maps, patches if images == AS_IS else images)
 
 
 def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
-    """One run folder of all folds.
+    """Combine the runs of all folds in one run folder.
 
-    Thresholds, which `evaluate` reads from the card, are the medians of the folds'. Marks are those
-    that each fold drew, with the rarity that it gave them.
+    Thresholds, which `evaluate` reads from the card, are the medians of the folds'. Marks and their
+    rarity are those of each fold.
 
     Args:
-        parts: a run a fold.
+        parts: the run of each fold.
         out: the folder to write.
         scales: of each run's scores.
 
     Raises:
-        RequestError: images of two folds have one name.
+        RequestError: images of two folds have the same name.
     """
     rows, cards, marks = [], [], []
     for part, scale in zip(parts, scales, strict=True):
@@ -95,7 +95,7 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
                 write_heatmap(heatmap_path(out, row.id), replace(shown, values=values))
             rows.append(row)
     if len({row.id for row in rows}) < len(rows):
-        raise RequestError("images of two folds share a name: give each image a name of its own")
+        raise RequestError("images of two folds share a name: give each image its own name")
     write_marks_table(out, pd.concat(marks, ignore_index=True))
     return write_run(out, {**parts[0].settings, "card": _middle(cards)}, rows)
 

@@ -1,7 +1,7 @@
-"""What the studies share: configurations × seeds through train → screen → evaluate.
+"""Common code of the studies: configurations × seeds through train → screen → evaluate.
 
-A study prepares its data set, once a seed since the seed decides the split; the rest is the same
-chain that `patchad train`, `patchad screen` and `patchad evaluate` call.
+A study prepares its data set once per seed, since the split depends on the seed; the rest is the
+same code as in `patchad train`, `patchad screen` and `patchad evaluate`.
 """
 
 import json
@@ -35,7 +35,7 @@ from patchad.model.config import Config
 STUDY = Layout("study", ("results.md", "results.csv", "facts.csv"))
 log = logging.getLogger("study")
 
-TESTED = 0.5  # of the patients without any positive image: as many to test on as to learn from
+TESTED = 0.5  # of the patients without any positive image: half for testing, half for training
 VALIDATION = 0.2  # of the rest; the paper's 10 % would be two patients of mini-MIAS
 
 
@@ -43,7 +43,7 @@ VALIDATION = 0.2  # of the rest; the paper's 10 % would be two patients of mini-
 class Arm:
     """One configuration of the study: a packaged one, with its intensities and overrides.
 
-    Baselines see the prepared pixels, so arms of one ``intensity`` share them.
+    Baselines use the prepared pixels, so arms of one ``intensity`` share them.
     """
 
     config: str
@@ -52,7 +52,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """For folders and tables."""
+        """The name in folders and tables."""
         return f"{self.config}-{self.intensity}"
 
     def resolve(self) -> Config:
@@ -62,7 +62,7 @@ class Arm:
             [
                 f"preprocessing.intensity={self.intensity}",
                 *self.overrides,
-                "calibration.folds=0",  # the study's manifest says who calibrates
+                "calibration.folds=0",  # the study's manifest has the calibration patients
             ],
         )
 
@@ -72,8 +72,8 @@ class Data:
     """A data set prepared for one seed.
 
     ``training`` is a manifest of all images with their splits; ``test`` one of the test images,
-    which are screened; ``subsets`` are manifests of parts of those to be judged apart, by name.
-    ``facts`` are counts for the report, ``notes`` what its reader must know.
+    which are screened; ``subsets`` are manifests of parts of those to evaluate separately, by name.
+    ``facts`` are counts for the report, ``notes`` warnings for its reader.
     """
 
     training: Path
@@ -86,10 +86,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Study:
-    """What is run.
+    """A study: its data and arms.
 
-    ``cuts`` says in words what differs from the long setting; ``published`` gives the patch AUROC
-    of the papers' own lines for the table.
+    ``cuts`` are the differences from the long setting, in words; ``published`` is the patch AUROC
+    of the papers, for the table.
     """
 
     title: str
@@ -104,14 +104,14 @@ class Study:
 def run_study(study: Study, out: Path, *, device: torch.device, resume: bool = False) -> str:
     """Run every arm with every seed, and write ``results.md``, ``results.csv`` and ``facts.csv``.
 
-    A folder ``out/seed<seed>/<arm>`` holds each model and run. With ``resume``, what is finished
-    is kept.
+    A folder ``out/seed<seed>/<arm>`` holds each model and run. With ``resume``, finished parts are
+    kept.
 
     Returns:
         The report, as written to ``results.md``.
 
     Raises:
-        PatchadError: of the chain; or ``out`` holds another study.
+        PatchadError: from one of the commands; or ``out`` holds another study.
     """
     claim_study(out, _described(study), resume=resume)
     start, worked = time.monotonic(), time.process_time()
@@ -131,8 +131,8 @@ def run_study(study: Study, out: Path, *, device: torch.device, resume: bool = F
             cards |= {f"{arm.name}, seed {seed}: {note}": None for note in card.notes}
             found = judged[ALL]["patch"]["auroc"]["value"]  # None without a region
             value = math.nan if found is None else found
-            told = (arm.name, seed, value, time.monotonic() - begun)
-            log.info("%s, seed %d: patch AUROC %.3f, %.0f s", *told)
+            seconds = time.monotonic() - begun
+            log.info("%s, seed %d: patch AUROC %.3f, %.0f s", arm.name, seed, value, seconds)
     results = pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
     write_whole(out / "results.csv", results.to_csv(index=False))
     write_whole(out / "facts.csv", pd.DataFrame(facts).to_csv(index=False))
@@ -146,7 +146,7 @@ def run_study(study: Study, out: Path, *, device: torch.device, resume: bool = F
 def _run_arm(
     arm: Arm, data: Data, folder: Path, *, seed: int, device: torch.device
 ) -> tuple[ModelCard, dict[str, dict[str, Any]]]:
-    """Train, screen and evaluate; the card, and what evaluation.json holds for each subset."""
+    """Train, screen and evaluate; returns the card, and evaluation.json's content by subset."""
     progress = say(f"{arm.name}, seed {seed}")
     card = train(
         data.training,
@@ -157,8 +157,8 @@ def _run_arm(
         resume=True,
         progress=progress,
     ).card
-    # All test images are to be judged, also those that a user would be warned of; and no
-    # pictures: `patchad export` makes them from a run.
+    # All test images are evaluated, also those that a user would be warned about; and no
+    # pictures are written: `patchad export` makes them from a run.
     options = ScreenOptions(kinds=(), allow_mismatch=True)
     screen_run(
         [data.test],
@@ -187,7 +187,7 @@ def head_of(
     device: torch.device,
     took: tuple[float, float],
 ) -> str:
-    """A report's beginning; ``took``: seconds on the clock, and of all CPU cores together."""
+    """The head of a report; ``took``: wall-clock seconds, and CPU seconds of all cores."""
     clock, cpu = (f"{seconds / 60:.0f}" for seconds in took)
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
@@ -201,13 +201,13 @@ def head_of(
 
 
 def sample(patients: Iterable[str], count: int, seed: int) -> set[str]:
-    """So many of the patients (or all), the same for the same set, whatever its order."""
+    """``count`` of the patients (or all), the same for the same set, in any order."""
     pool = sorted(set(patients))
     return set(np.random.default_rng(seed).permutation(pool)[:count].tolist())
 
 
 def split_patients(patients: set[str], positive: set[str], seed: int) -> tuple[set[str], set[str]]:
-    """Whose images are for testing, and whose negatives are for calibrating; the rest is to train.
+    """The patients for testing and those for calibration; the rest is for training.
 
     Every ``positive`` patient is for testing, with all their images, and a share of the others.
     """
@@ -238,9 +238,9 @@ def _described(study: Study) -> dict[str, Any]:
 
 
 def claim_study(out: Path, described: Mapping[str, Any], *, resume: bool) -> None:
-    """Take the folder for the study that ``described`` tells of; its lock is not kept.
+    """Claim the folder for the study ``described``, without keeping its lock.
 
-    So parts of a study may run side by side. Nothing is ever deleted from it.
+    So parts of a study may run in parallel. Nothing is ever deleted from it.
 
     Raises:
         RequestError: it holds another study.
@@ -251,11 +251,11 @@ def claim_study(out: Path, described: Mapping[str, Any], *, resume: bool) -> Non
 
 
 def say(what: str) -> Callable[[str, int, int, float], None]:
-    """A progress that logs each stage when it is done."""
+    """A progress callback that logs each stage when it is done."""
 
     def progress(stage: str, done: int, total: int, value: float) -> None:
         if done == total:
-            said = "" if value != value else f", loss {value:.5g}"
-            log.info("%s: %s, %d%s", what, stage, total, said)
+            loss = "" if value != value else f", loss {value:.5g}"
+            log.info("%s: %s, %d%s", what, stage, total, loss)
 
     return progress

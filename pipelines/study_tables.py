@@ -1,4 +1,4 @@
-"""The tables of a study: every figure a row, and what a reader is shown of them, in Markdown."""
+"""The tables of a study: every figure as a row, and the report in Markdown."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import pandas as pd
 from patchad.core.baselines import BASELINES
 from patchad.files.whole import write_whole
 
-ALL = "all"  # the whole test set, beside its subsets
+ALL = "all"  # the whole test set, next to its subsets
 FIGURES = {  # column of the tables: where evaluation.json has it
     "patch AUROC": ("patch", "auroc"),
     "patch AP": ("patch", "average_precision"),
@@ -25,7 +25,7 @@ FIGURES = {  # column of the tables: where evaluation.json has it
 def figure_rows(
     judged: Mapping[str, Mapping[str, Any]], *, seed: int, config: str, intensity: str
 ) -> Iterator[dict[str, Any]]:
-    """Every figure as a row: of the method and its baselines, by subset and by kind of lesion."""
+    """Every figure as a row, for the method and its baselines, by subset and kind of lesion."""
     for subset, result in judged.items():
         for kind, every in {"": result, **result["by_kind"]}.items():
             for scorer, sections in {"method": every, **every["baselines"]}.items():
@@ -62,9 +62,9 @@ def results_report(
 
     Args:
         results: from :func:`figure_rows`.
-        facts: of the data, a row a seed.
-        cards: what the models' cards say, a line each.
-        published: patch AUROC of the papers' own lines.
+        facts: of the data, a row per seed.
+        cards: notes of the models' cards, a line each.
+        published: patch AUROC of the papers.
     """
     parts = [
         "## Data, by seed",
@@ -92,12 +92,12 @@ def results_report(
         seeds_table(results[results["subset"] == ALL]),
     ]
     if cards:
-        parts += ["## What the models' cards say", "\n".join(f"* {note}" for note in cards)]
+        parts += ["## Notes of the models' cards", "\n".join(f"* {note}" for note in cards)]
     return "\n\n".join(parts) + "\n"
 
 
 def figures_table(results: pd.DataFrame, published: Mapping[str, str]) -> str:
-    """Scorers × figures, mean (lowest–highest) over the seeds, below what was published."""
+    """Scorers × figures, mean (lowest–highest) over the seeds, below the published ones."""
     whole = results[results["kind"] == ""]
     lines = [[label, value, *[""] * len(FIGURES)] for label, value in published.items()]
     for label, method, part in _scorers(whole):
@@ -142,7 +142,7 @@ def seeds_table(results: pd.DataFrame) -> str:
 
 
 def _scorers(results: pd.DataFrame) -> Iterator[tuple[str, bool, pd.DataFrame]]:
-    """A table's lines: label, whether it is a method, its rows; baselines once an intensity."""
+    """A table's lines: label, whether it is a method, its rows; baselines once per intensity."""
     for intensity in results["intensity"].unique():
         part = results[results["intensity"] == intensity]
         configs = part["config"].unique()
@@ -161,7 +161,7 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A CSV file, whole or not at all."""
+    """Write a CSV file, completely or not at all."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *rows])
@@ -182,5 +182,5 @@ def two(value: float) -> str:
 
 
 def count(value: float) -> str:
-    """Whole numbers whole."""
+    """Whole numbers without decimals."""
     return f"{value:.0f}" if float(value).is_integer() else two(value)

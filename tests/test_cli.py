@@ -106,15 +106,15 @@ train {film} --config mammography --set steps=5 | fused.members.synthetic_lesion
 train {film} --config ade | no configuration 'ade' (did you mean dae?)
 train {film} --set epochs | --set takes KEY=VALUE, such as wei2018.epochs=5; got 'epochs'
 train {film} --config mammography --set wei2018.epochs=5 | wei2018 is not its method, which is fused
-evaluate nowhere --truth {manifest} | nowhere is not a whole run (it does not exist)
-evaluate {model} --truth {manifest} | not a whole run (run.json is missing; it is a model folder)
+evaluate nowhere --truth {manifest} | nowhere is not a complete run (it does not exist)
+evaluate {model} --truth {manifest} | not a complete run (run.json is missing; it is a model folder)
 evaluate {run} --truth nowhere.csv | nowhere.csv does not exist: name a manifest with labels
 evaluate {run} --truth {run} | is a run folder: name a manifest with labels
 evaluate {run} --truth {manifest} --regions nowhere.csv | nowhere.csv does not exist: name a table
 evaluate {run} | Missing option '--truth'
-export nowhere --write overlay | not a whole run
+export nowhere --write overlay | not a complete run
 export {run} | Missing option '--write'
-push {model} --to A@b:1 | not a whole run
+push {model} --to A@b:1 | not a complete run
 selftest {run} --on {manifest} | it is a run folder
 selftest {model} --on nowhere | nowhere does not exist
 inspect nowhere | nowhere does not exist
@@ -124,7 +124,7 @@ inspect {manifest} | the content is no image that patchad reads
 ---
 screen {empty} | holds no images: name another folder, or a file
 screen {film} --out {film} | is a file, not a folder: name a new or empty folder
-screen {film} --out {run} | is not empty: go on with --resume, replace it with --overwrite
+screen {film} --out {run} | is not empty: continue with --resume, replace it with --overwrite
 screen {film} --device cuda:99 | --device cuda:99
 train {empty} | holds no images
 train {broken} | no negative image could be used; the first,

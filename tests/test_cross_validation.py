@@ -224,7 +224,7 @@ def test_arms_are_chosen_by_name() -> None:
         "convergence"
     ]
     assert cross_validation.choose_arms(mias.CROSS_ARMS, "") == mias.CROSS_ARMS
-    with pytest.raises(RequestError, match="--arms nothing: no such arm; take of mammography"):
+    with pytest.raises(RequestError, match="--arms nothing: no such arm; choose from mammography"):
         cross_validation.choose_arms(mias.CROSS_ARMS, "convergence,nothing")
 
 

@@ -16,7 +16,7 @@ def test_a_folder_that_only_has_its_names_is_not_the_demos(tmp_path: Path) -> No
     for name in ("breast", "chest"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.docx").write_text("years of work")
-    with pytest.raises(OutputError, match="not patchad's to overwrite"):
+    with pytest.raises(OutputError, match="can't overwrite it"):
         verb.demo(tmp_path, seed=0, device=CPU, overwrite=True)
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
     assert found == ["breast/thesis.docx", "chest/thesis.docx"]

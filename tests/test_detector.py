@@ -200,7 +200,7 @@ def test_a_foreign_card_is_refused(tmp_path, content):
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_older_formats_are_refused_with_the_reason_and_the_remedy(tmp_path, number):
     (tmp_path / "card.json").write_text(json.dumps({"format": number}))
-    with pytest.raises(ModelError, match=rf"format {number}, .*reads 4.*train anew"):
+    with pytest.raises(ModelError, match=rf"format {number}, .*reads 4.*train again"):
         read_card(tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_weights_that_were_changed_or_are_missing_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"weights\.safetensors is not the file.*SHA-256"):
         read_model(tmp_path)
     weights.unlink()
-    with pytest.raises(ModelError, match=r"No such file.*is the folder whole"):
+    with pytest.raises(ModelError, match=r"No such file.*is the folder complete"):
         read_model(tmp_path)
 
 

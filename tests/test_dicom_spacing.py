@@ -78,10 +78,10 @@ def test_what_says_the_spacing(elements, expected, note):
 def test_what_does_not_say_it(elements):
     found, first = scale(**elements)
     assert found == Scale(None)
-    assert first == "spacing: unknown, what the file says is unusable"
+    assert first == "spacing: unknown, that of the file is unusable"
     given, note = scale(given=(0.2, 0.2), **elements)
     assert given == Scale((0.2, 0.2))
-    assert note == "spacing: given by the user, what the file says is unusable"
+    assert note == "spacing: given by the user, that of the file is unusable"
 
 
 SELENIA = {
@@ -126,7 +126,7 @@ def test_the_user_goes_before_the_panel_and_the_header_before_the_user():
 def test_an_aspect_without_spacing_is_kept():
     found, note = scale(PixelAspectRatio=[2, 1])
     assert found == Scale(None, 2.0)
-    assert note == "spacing: unknown, the file says none, Pixel Aspect Ratio 2"
+    assert note == "spacing: unknown, the file has none, Pixel Aspect Ratio 2"
     assert scale(PixelAspectRatio=[1, 1])[0] == Scale(None)
     assert scale(PixelAspectRatio=[2, 1], PixelSpacing=[0.3, 0.3])[0] == Scale((0.3, 0.3))
 

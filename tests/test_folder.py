@@ -63,7 +63,7 @@ def test_a_folder_that_is_not_there_is_made_and_marked(tmp_path, options):
 
 def test_a_folder_in_use_is_refused_and_the_ways_out_are_named(tmp_path):
     (tmp_path / "a").touch()
-    with pytest.raises(OutputError, match=r"not empty: go on with --resume, replace .*--overwrite"):
+    with pytest.raises(OutputError, match=r"not empty: continue with --resume, .*--overwrite"):
         take(tmp_path, resume=False, overwrite=False)
     with pytest.raises(OutputError, match=r"not empty: name a new or empty folder"):
         take(tmp_path)
@@ -108,7 +108,7 @@ def test_a_folder_without_a_marker_is_never_emptied_nor_gone_on_with(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint" / "thesis.docx").touch()
     for options in ({"overwrite": True}, {"resume": True}):
-        with pytest.raises(OutputError, match=r"no \.patchad\.json.* not patchad's to"):
+        with pytest.raises(OutputError, match=r"no \.patchad\.json.* patchad can't"):
             take(tmp_path, **options)
     assert names(tmp_path) == ["checkpoint/thesis.docx"]
     assert not (tmp_path / LOCK).exists()

@@ -145,7 +145,7 @@ def test_every_writer_is_refused_while_another_one_writes(
 
 def test_a_foreign_folder_gets_no_lock(tmp_path: Path) -> None:
     with (
-        pytest.raises(RequestError, match=r"not a whole run \(run.json"),
+        pytest.raises(RequestError, match=r"not a complete run \(run.json"),
         open_run(tmp_path, "export"),
     ):
         pytest.fail("opened")

@@ -158,7 +158,7 @@ def test_a_picture_that_lies_upright_is_not_turned(turn):
         assert lie.source == replace(upright, directions=("", ""))  # not to be believed
         (caution,) = lie.cautions
         assert turn.inverse.name in caution
-        assert "the picture lies upright" in caution
+        assert "the picture is upright" in caution
 
 
 @pytest.mark.parametrize("intensity", ["voi", "percentiles", "local"])

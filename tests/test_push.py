@@ -177,13 +177,13 @@ def test_a_kind_that_is_not_taken_does_not_stop_the_others(run: Path) -> None:
     assert [str(data.SOPInstanceUID) for data in got] == ["1.2.3"]
     assert pushed.accepted == 1
     assert [reason for _, reason in pushed.failed] == [
-        f"{to} does not take Secondary Capture Image Storage"
+        f"{to} does not accept Secondary Capture Image Storage"
     ] * 2
     with scp(classes=["1.2.840.10008.5.1.4.1.1.2"]) as (to, got):
         pushed = push(run, to)
     assert got == []
     assert [reason for _, reason in pushed.failed] == [
-        f"{to} takes none of the kinds of object offered"
+        f"{to} accepts none of the kinds of object offered"
     ] * 3
 
 
@@ -229,9 +229,7 @@ def test_an_object_that_is_there_already_counts_as_accepted(run: Path) -> None:
 def test_an_association_that_is_rejected_says_why(run: Path) -> None:
     with scp(require_called_aet=True) as (to, _):
         pushed = push(run, to.replace("PACS", "OTHER"))
-    assert {reason.partition(": ")[2] for _, reason in pushed.failed} == {
-        "it goes by another AE title"
-    }
+    assert {reason.partition(": ")[2] for _, reason in pushed.failed} == {"it has another AE title"}
 
 
 def test_no_answer_at_all_is_an_error(run: Path) -> None:
@@ -260,7 +258,7 @@ def test_a_broken_object_is_a_failure_of_its_own(run: Path) -> None:
         pushed = push(run, to)
     assert pushed.accepted == 2
     ((_, reason),) = pushed.failed
-    assert "is no whole DICOM object" in reason
+    assert "is not a complete DICOM object" in reason
 
 
 def test_stow_sends_each_with_the_credentials_and_never_tells_them(run: Path) -> None:
@@ -504,5 +502,5 @@ def test_an_object_with_other_things_than_uids_is_no_object(run: Path) -> None:
     with scp() as (to, _):
         pushed = push(run, to)
     ((_, reason),) = pushed.failed
-    assert "is no whole DICOM object" in reason
+    assert "is not a complete DICOM object" in reason
     assert "SENTIN" not in str(pushed) + (run / JOURNAL).read_text()

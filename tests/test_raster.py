@@ -104,7 +104,7 @@ def test_miniswhite_is_turned_over(path, pixels):
     full = 1 if pixels is FLOAT else np.iinfo(pixels.dtype).max
     radiograph = read_raster(tiff(path, pixels, photometric="miniswhite"))
     np.testing.assert_allclose(radiograph.pixels, 1 - pixels / full, atol=1e-6)
-    assert "MINISWHITE: turned over" in radiograph.source.reading
+    assert "MINISWHITE: inverted" in radiograph.source.reading
 
 
 @pytest.mark.parametrize("pixels", [GREY8, GREY16], ids=["8", "16"])

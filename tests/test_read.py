@@ -88,7 +88,7 @@ def test_a_spacing_that_cannot_be_is_a_wrong_request(tmp_path, spacing):
         (b"GIF89a" + b"\0" * 200, "no image that patchad reads"),
         (b"\x08\0" + b"\xff" * 300, "DICOM"),
         (b"\x02\0" + b"\0" * 300, "DICOM"),
-        (b"\0" * 128 + b"DICM", "neither what it is nor its size"),
+        (b"\0" * 128 + b"DICM", "neither a SOP class nor a size"),
         (b"\0" * 128 + b"DICM" + b"\xff" * 50, "DICOM"),
     ],
 )

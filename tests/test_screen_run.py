@@ -294,7 +294,7 @@ def test_names_that_are_no_utf8_cost_nothing(study, films, tmp_path: Path) -> No
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"not a whole run \(run.json"):
+    with pytest.raises(RequestError, match=r"not a complete run \(run.json"):
         read_run(tmp_path)
     (tmp_path / "run.json").write_text('{"format": 99}')
     (tmp_path / "images.csv").write_text("id,path\n")
@@ -384,7 +384,7 @@ def test_the_choice_of_voi_and_the_cautions_are_in_the_row_and_hold_for_export(
     options = ScreenOptions((), allow_mismatch=True, voi="full")
     run = screen_run([film], study.model, tmp_path / "run", options, device=CPU)
     (row,) = run.rows
-    assert "VOI: full was asked for" in row.reading
+    assert "VOI: full was requested" in row.reading
     assert "caution: breast implant" in row.reason
     assert run.settings["limits"] == {"max_pixels": 100_000_000, "seconds": 120.0}
     assert export(run.folder, ["overlay"]).failed == ()

@@ -138,7 +138,7 @@ def test_no_negatives_is_an_error_that_says_so(tmp_path: Path, tiny_config: Conf
 
 def test_a_foreign_folder_is_never_overwritten(study, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="not patchad's to overwrite"):
+    with pytest.raises(OutputError, match="can't overwrite it"):
         train(study.manifest, tmp_path, study.config, device=CPU, overwrite=True)
     assert (tmp_path / "thesis.txt").exists()
 
@@ -232,7 +232,7 @@ def test_the_card_says_what_scales_the_grey_and_screening_does_so(study, tmp_pat
     model = tmp_path / "model"
     run = screen_run(films, model, tmp_path / "run", ScreenOptions(()), device=CPU)
     assert run.settings["settings"]["voi"] == "full"
-    assert "VOI: full was asked for" in run.rows[0].reading
+    assert "VOI: full was requested" in run.rows[0].reading
     asked = ScreenOptions((), voi="window")
     run = screen_run(films, model, tmp_path / "window", asked, device=CPU)
     assert run.settings["settings"]["voi"] == "window"

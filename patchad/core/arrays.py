@@ -1,7 +1,7 @@
 """Names for kinds of arrays, and sums over boxes of a picture.
 
 Axes are (row, col). The functions take torch tensors and stay on the tensor's device; torch itself
-is imported only once one of them is called, so that whoever needs the names needn't load it.
+is imported only when one of them is called, so that importing the names alone doesn't load it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def wide(device: torch.device) -> torch.dtype:
 
 
 def integral(values: Tensor) -> Tensor:
-    """The sums of all that lies above and to the left.
+    """The integral image: sums of all values above and to the left.
 
     Args:
-        values: (H, W), any dtype; of a mask, what is counted is its true pixels.
+        values: (H, W), any dtype; for a mask, its true pixels are counted.
 
     Returns:
         (H + 1, W + 1) float64 (float32 on MPS): ``[r, c]`` is the sum of ``values[:r, :c]``.
@@ -49,7 +49,7 @@ def box_sums(table: Tensor, edges: Tensor) -> Tensor:
 
     Args:
         table: (H + 1, W + 1).
-        edges: (N, 4) int64 rows of top, left, bottom, right; bottom and right are left out.
+        edges: (N, 4) int64 rows of top, left, bottom, right; bottom and right are exclusive.
 
     Returns:
         (N,) of the dtype of ``table``.

@@ -1,6 +1,6 @@
-"""The trivial patch scores that every method is shown beside.
+"""The trivial patch scores that every method is compared with.
 
-What doesn't beat them has learnt nothing that the eye's first glance doesn't give.
+A method that doesn't beat them has learnt nothing beyond brightness and contrast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from patchad.core.grid import PatchGrid
 
-if TYPE_CHECKING:  # whoever wants the names of the scores needn't load torch
+if TYPE_CHECKING:  # importing the names of the scores doesn't load torch
     from torch import Tensor
 
 BASELINES = ("patch_mean", "patch_std", "gradient_energy")
@@ -21,13 +21,16 @@ BASELINES = ("patch_mean", "patch_std", "gradient_energy")
 def patch_statistics(pixels: Tensor, grid: PatchGrid) -> dict[str, Tensor]:
     """Mean, standard deviation and mean squared gradient of each patch.
 
-    Of ``pixels`` (H, W), a float tensor; on its device.
-
-    Returns one (N,) float32 a name of ``BASELINES``, in the unit of the pixels (the gradient
-    energy in its square, a pixel step). All patches are given, foreground or not.
-
     The image is read once, in the bands of rows that patches are made of: short sums are taken in
     float32 while a band is in the cache, long ones in float64 (float32 on MPS).
+
+    Args:
+        pixels: (H, W), a float tensor; all work is done on its device.
+        grid: where the patches lie.
+
+    Returns:
+        (N,) float32 for each name of ``BASELINES``, in the unit of the pixels (the gradient energy
+        in that unit squared per pixel step squared). All patches, foreground or not.
     """
     import torch
     from torch.nn.functional import mse_loss
@@ -47,7 +50,7 @@ def patch_statistics(pixels: Tensor, grid: PatchGrid) -> dict[str, Tensor]:
         band = pixels[begin:end]
         middle = band.mean(0)
         middles.append(middle)
-        # Squares are of what differs from the column's mean: small, so that no digits are lost.
+        # Squared differences from the column's mean are small, so that no digits are lost.
         spreads.append(mse_loss(band, middle.expand_as(band), reduction="none").sum(0))
         energies.append(_gradient_energy(pixels, begin, end))
     heights = torch.tensor(np.diff(cuts)[:, None], dtype=dtype, device=pixels.device)

@@ -1,4 +1,4 @@
-"""Where the patches of an image lie, and how their scores are sewn back into a picture.
+"""Where the patches of an image lie, and how their scores are stitched back into a picture.
 
 Pure geometry on numpy arrays: axes are (row, col), in pixels, origin at the top-left pixel.
 """
@@ -23,9 +23,9 @@ class PatchGrid:
 
     Neighbours lie ``stride`` pixels apart; the last row and column of patches are shifted inward
     so that they end with the image. Nothing is padded, unless the image is smaller than a patch.
-    ``turn`` is how the picture that the grid was laid on was turned to become this one: rows or
-    columns are then counted from the other end. In an image smaller than a patch, corners may lie
-    above row 0 or left of column 0.
+    ``turn`` is how the original picture, on which the grid was laid out, was turned into this one:
+    rows or columns are then counted from the other end. In an image smaller than a patch, corners
+    may lie above row 0 or left of column 0.
     """
 
     shape: tuple[int, int]

@@ -1,4 +1,4 @@
-"""The way from the device to the host."""
+"""Transfers from the device to the host."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def to_host(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
-    """What ``tensors`` hold, as arrays of the same shapes: floats as float32, the rest as it is.
+    """The contents of ``tensors`` as arrays of the same shapes; floats become float32.
 
-    It waits for the device. Call it once an image, with all that the image gave. What is on the
-    CPU already is not copied if its dtype can stay.
+    Waits for the device, so call it once per image, with all of its tensors. Tensors on the CPU
+    are not copied unless their dtype changes.
     """
     plain = (t.detach().float() if t.is_floating_point() else t.detach() for t in tensors)
     return tuple(tensor.cpu().numpy() for tensor in plain)

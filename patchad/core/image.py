@@ -1,4 +1,4 @@
-"""The nouns: what is read from a file, what is found in it, and what is said about it.
+"""The data types: what is read from a file, what is found in it, and its results.
 
 All are frozen; their arrays are made read-only. Axes are (row, col), origin at the top-left pixel.
 """
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from patchad.core.grid import PatchGrid
 from patchad.core.turn import Turn
 
-# What scales the grey of DICOM files: the first LUT, else the first window, else the full range; or
-# only one of them, with the full range where the file lacks it.
+# What scales the grey of DICOM files. auto: the first LUT, else the first window, else the full
+# range. The others: only that one, or the full range if the file lacks it.
 Voi = Literal["auto", "lut", "window", "full"]
 
 
@@ -28,28 +28,28 @@ class Source:
     sop_instance_uid: str = ""
     series_instance_uid: str = ""
     study_instance_uid: str = ""
-    modality: str = ""  # MG, DX, CR …; empty for formats that do not say
+    modality: str = ""  # MG, DX, CR …; empty if unknown
     laterality: str = ""  # L, R, B or empty
     view: str = ""  # CC, MLO, AP, PA … or empty
-    # Where rows run to (to the right) and columns (down), by Patient Orientation: A, P, L, R, H, F
-    # and what of these is oblique; empty where the file does not say.
+    # Patient Orientation: the body directions of rows (to the right) and columns (down), from A, P,
+    # L, R, H, F, combined if oblique; empty if unknown.
     directions: tuple[str, str] = ("", "")
-    voi: Literal["lut", "window", "full", ""] = ""  # what of a DICOM header scaled the grey
+    voi: Literal["lut", "window", "full", ""] = ""  # which DICOM element scaled the grey
     reading: tuple[str, ...] = ()  # what was decided while reading: the window, the spacing …
-    cautions: tuple[str, ...] = ()  # what a reader of the result must know: an implant, a spot view
-    for_processing: bool | None = None  # raw detector values; None where the file does not say
-    pixel_aspect: float = 1.0  # height of a pixel, in widths; what is known without the spacing
-    guessed_bits: int | None = None  # the depth, told by the highest value; None where it was said
+    cautions: tuple[str, ...] = ()  # warnings for whoever reads the result: an implant, a spot view
+    for_processing: bool | None = None  # raw detector values; None if unknown
+    pixel_aspect: float = 1.0  # height of a pixel / its width; used if the spacing is unknown
+    guessed_bits: int | None = None  # the depth, guessed by the highest value; None if not guessed
 
 
 @dataclass(frozen=True, eq=False)
 class Radiograph:
-    """An image as it was read: after modality LUT, VOI and turning over of MONOCHROME1.
+    """An image as it was read: after modality LUT, VOI and inversion of MONOCHROME1.
 
     ``pixels`` (H, W) float32 in [0, 1], brighter = denser. ``spacing_mm`` (row, col) is the
-    distance between pixel centres in the plane of the patient, None where nobody said.
-    ``outside`` (H, W) bool is what is no film though it has pixels: padding, and what a shutter or
-    a collimator covers; None where all is film.
+    distance between pixel centres in the plane of the patient, None if unknown.
+    ``outside`` (H, W) bool marks pixels that are not film: padding, and the area covered by a
+    shutter or a collimator; None if all pixels are film.
     """
 
     pixels: NDArray[np.float32]
@@ -69,22 +69,22 @@ class Radiograph:
         if self.outside is not None:
             _freeze(self.outside, "outside", np.bool_)
             if self.outside.shape != self.pixels.shape or self.outside.all():
-                raise ValueError("outside has the image's shape and leaves something of it")
+                raise ValueError("outside must have the image's shape and not cover all of it")
 
     @property
     def step(self) -> tuple[float, float]:
-        """(height, width) of a pixel: in mm, or in its width where the spacing is unknown."""
+        """(height, width) of a pixel: in mm, or in pixel widths if the spacing is unknown."""
         return self.spacing_mm or (self.source.pixel_aspect, 1.0)
 
     def turned(self, turn: Turn) -> "Radiograph":
-        """The same picture turned; ``source`` keeps telling of the file."""
+        """The same picture turned; ``source`` still describes the file."""
         outside = None if self.outside is None else turn.picture(self.outside)
         spacing = self.spacing_mm and turn.pair(self.spacing_mm)
         return Radiograph(turn.picture(self.pixels), spacing, self.source, outside)
 
     @property
     def film(self) -> NDArray[np.float32]:
-        """The pixels (H, W) float32 with what lies outside as dark as the darkest film."""
+        """The pixels (H, W) float32; pixels outside the film get the value of its darkest."""
         if self.outside is None:
             return self.pixels
         return np.where(self.outside, self.pixels[~self.outside].min(), self.pixels)
@@ -99,8 +99,8 @@ class Radiograph:
 class Foreground:
     """The breast or the body, without air, labels, film edges or collimator.
 
-    ``mask`` (H, W) bool; ``method`` and ``threshold`` (in the unit of the pixels) say what made it;
-    ``measures`` holds what was noticed on the way (fractions of the image or of the mask).
+    ``mask`` (H, W) bool; ``method`` and ``threshold`` (in the unit of the pixels) are how it was
+    made; ``measures`` are figures of it (fractions of the image or of the mask).
     """
 
     mask: NDArray[np.bool_]
@@ -117,7 +117,7 @@ class Region:
     """A marked lesion: a box in pixels of the image as stored, and its outline if there is one.
 
     ``x`` (right) and ``y`` (down) are the box's left and top edges; ``mask`` (height, width) bool
-    is the lesion within the box, None where the whole box counts.
+    is the lesion within the box, None if the whole box is the lesion.
     """
 
     x: float
@@ -138,7 +138,7 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class PatchScores:
-    """What a detector said of each patch of ``grid``.
+    """The scores of the patches of ``grid``.
 
     ``values`` (N,) float32, higher = more anomalous, NaN = not scored; ``foreground`` (N,) float32
     in [0, 1], the share of the patch that is breast or body.
@@ -172,8 +172,8 @@ class PatchScores:
 class Heatmap:
     """The stitched scores, in the pixel frame of the source image.
 
-    ``values`` (H, W) float32 in ``unit``, NaN = no patch spoke there; ``spacing_mm`` (row, col) as
-    in the image.
+    ``values`` (H, W) float32 in ``unit``, NaN = no score there; ``spacing_mm`` (row, col) as in
+    the image.
     """
 
     values: NDArray[np.float32]
@@ -190,9 +190,9 @@ class Screening:
 
     ``scores`` lie on the grid of the prepared (perhaps resampled) image, ``heatmap`` in the frame
     of the source. ``score`` is the image score, ``percentile`` its rank in [0, 100] among negative
-    patients; ``patch_percentiles`` (N,) float32 likewise, NaN = not scored. ``baselines``
-    (each (N,) float32) are the patch statistics that a method has to beat. ``reasons`` say why it
-    was flagged, and what was let through.
+    patients; ``patch_percentiles`` (N,) float32 are those of the patches, NaN = not scored.
+    ``baselines`` (each (N,) float32) are the patch statistics that a method has to beat.
+    ``reasons`` say why it was flagged, and which mismatches were allowed.
     """
 
     source: Source

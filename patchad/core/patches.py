@@ -1,7 +1,7 @@
-"""Patches on the device: cutting an image, means of patches, and sewing scores into a picture.
+"""Patches on the device: cutting an image, means of patches, and stitching scores.
 
-The geometry is :class:`patchad.core.grid.PatchGrid`'s. Tensors are (row, col), and what comes out
-is on the device of what went in; nothing waits for the device.
+The geometry is :class:`patchad.core.grid.PatchGrid`'s. Tensors are (row, col), and results are on
+the device of the input; nothing waits for the device.
 """
 
 from itertools import pairwise
@@ -22,7 +22,7 @@ def corners(grid: PatchGrid, device: torch.device) -> Tensor:
 
 
 def inside(grid: PatchGrid) -> NDArray[np.int64]:
-    """What of each patch lies inside the image: (N, 4) rows of top, left, bottom, right."""
+    """The part of each patch inside the image: (N, 4) rows of top, left, bottom, right."""
     boxes = grid.boxes().astype(np.int64)
     return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
@@ -30,7 +30,7 @@ def inside(grid: PatchGrid) -> NDArray[np.int64]:
 def means(grid: PatchGrid, values: Tensor) -> Tensor:
     """The mean of ``values`` (H, W) over each patch's pixels inside the image.
 
-    Returns (N,) float64 (float32 on MPS) in the unit of ``values``; of a mask, the share that is
+    Returns (N,) float64 (float32 on MPS) in the unit of ``values``; for a mask, the share that is
     true.
     """
     _check(grid, values)
@@ -56,7 +56,7 @@ def cut(grid: PatchGrid, pixels: Tensor, which: Tensor) -> Tensor:
 
     Returns:
         (n, size, size). Where the image is smaller than a patch, its edge is repeated below and
-        to the right, or on the other side if turned so.
+        to the right, or on the other side if the grid is turned that way.
     """
     _check(grid, pixels)
     size = grid.size
@@ -68,7 +68,7 @@ def cut(grid: PatchGrid, pixels: Tensor, which: Tensor) -> Tensor:
             pixels = pixels.index_select(axis, line.clamp(0, length - 1))
     pixels = pixels.contiguous()
     rows, cols = pixels.shape
-    # A view with a patch at every place, line after line; only those asked for are copied.
+    # A view with a patch at every place, line after line; only the patches of ``which`` are copied.
     last = (rows - size) * cols + cols - size
     windows = pixels.as_strided((last + 1, size, size), (1, cols, 1))
     places = (grid.corners - begins) @ np.array([cols, 1])
@@ -78,23 +78,23 @@ def cut(grid: PatchGrid, pixels: Tensor, which: Tensor) -> Tensor:
 def stitch(
     grid: PatchGrid, values: Tensor, *, weighting: Weighting = "gaussian", mask: Tensor | None
 ) -> Tensor:
-    """Sew one value a patch into a picture: at each pixel the weighted mean of its patches.
+    """Stitch one value per patch into a picture: at each pixel the weighted mean of its patches.
 
     Args:
         grid: where the patches lie.
-        values: (N,) scores in the order of ``grid.corners``; NaN patches say nothing.
-        weighting: how much a patch says at a pixel, by the pixel's place in the patch.
+        values: (N,) scores in the order of ``grid.corners``; NaN patches are left out.
+        weighting: the weight of a patch at a pixel, by the pixel's place in the patch.
         mask: (H, W) bool, true where a value is wanted; everywhere if None.
 
     Returns:
-        (H, W) float32 in the unit of ``values``; NaN outside ``mask`` and where no patch spoke.
-        A constant comes out as that constant.
+        (H, W) float32 in the unit of ``values``; NaN outside ``mask`` and where no patch has a
+        value. A constant stays that constant.
     """
     if values.shape != (len(grid),):
         raise ValueError(
-            f"one value a patch is needed: {len(grid)}, got shape {tuple(values.shape)}"
+            f"one value per patch is needed: {len(grid)}, got shape {tuple(values.shape)}"
         )
-    if grid.turn != AS_STORED:  # sewn as it was scored, so that the last digit is the same
+    if grid.turn != AS_STORED:  # stitched as it was scored, so that the last digit is the same
         stored = grid.turned(grid.turn.inverse)
         shape = [len(np.unique(axis)) for axis in grid.corners.T]
         scored = _turned(values.reshape(shape), grid.turn.inverse).flatten()
@@ -106,20 +106,20 @@ def stitch(
         for starts, length in zip((rows, cols), grid.shape, strict=True)
     )
     known = values.to(torch.float32)
-    spoken = known.isfinite()
+    finite = known.isfinite()
     # Scores are counted from the lowest, so that float32 rounds a fraction of their range only.
-    low = known.where(spoken, torch.inf).amin()
-    high = known.where(spoken, -torch.inf).amax()
-    above = (known - low).where(spoken, 0).reshape(len(rows), len(cols))
+    low = known.where(finite, torch.inf).amin()
+    high = known.where(finite, -torch.inf).amax()
+    above = (known - low).where(finite, 0).reshape(len(rows), len(cols))
     # The window is a product of two profiles, so patches are summed along rows first, then down.
-    totals, weights = above @ across, spoken.reshape(above.shape).to(torch.float32) @ across
+    totals, weights = above @ across, finite.reshape(above.shape).to(torch.float32) @ across
     picture = totals.new_empty(grid.shape)
     ends = np.minimum(rows + grid.size, grid.shape[0])
     for begin, end in pairwise(int(line) for line in np.unique(np.concatenate([rows, ends]))):
         # Between two edges, the same lines of patches cover every pixel.
         lines = slice(int(np.searchsorted(ends, end)), int(np.searchsorted(rows, begin, "right")))
         share = down[lines, begin:end].T
-        part = (share @ totals[lines]).div_(share @ weights[lines])  # 0 / 0 where none spoke
+        part = (share @ totals[lines]).div_(share @ weights[lines])  # 0 / 0 without patches
         part = torch.minimum(part.add_(low), high)
         picture[begin:end] = part if mask is None else part.where(mask[begin:end], torch.nan)
     return picture

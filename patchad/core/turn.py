@@ -1,4 +1,4 @@
-"""The eight ways to lay a picture on its rectangle: quarter turns and mirror images.
+"""The eight orientations of a picture: quarter turns and mirror images.
 
 Pure geometry: axes are (row, col), origin at the top-left pixel.
 """
@@ -48,12 +48,12 @@ class Turn:
 
     @property
     def inverse(self) -> "Turn":
-        """What brings the turned picture back."""
+        """The turn that undoes this one."""
         return Turn(self.transposed, *self.pair((self.rows, self.cols)))
 
     @property
     def name(self) -> str:
-        """What tables and messages call it; empty where nothing is turned."""
+        """Its name in tables and messages; empty if nothing is turned."""
         return _NAMES[self]
 
     @classmethod

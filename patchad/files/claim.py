@@ -1,7 +1,7 @@
 """Folders that patchad writes: claimed with a marker, locked, and emptied only of its own files.
 
-A marker (``.patchad.json``) says what kind of folder it is, which patchad made it, where, and what
-was asked for. Without a sound one a folder is neither emptied nor gone on with.
+A marker (``.patchad.json``) holds the kind of the folder, the version of patchad that made it, its
+path and the request. A folder without a valid marker is neither emptied nor resumed.
 """
 
 import json
@@ -20,12 +20,12 @@ from patchad.files.request import differences
 from patchad.files.whole import shown
 from patchad.version import __version__
 
-_NAMED = 5  # differences that a refusal names
+_NAMED = 5  # differences that an error lists
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A folder that is ours until the command ends; ``resumed`` if an equal request began it."""
+    """A folder held until the command ends; ``resumed`` if the same request began it."""
 
     folder: Path
     layout: Layout
@@ -33,7 +33,7 @@ class Claim:
     resumed: bool
 
     def remember(self, found: Mapping[str, Any]) -> None:
-        """Store what was found out of the inputs, for :func:`claimed` to compare when resuming."""
+        """Store what was found in the inputs, for :func:`claimed` to compare when resuming."""
         write_marker(self.folder, replace(self.marker, found=dict(found)))
 
     def clear(self, below: str) -> None:
@@ -53,25 +53,25 @@ def claimed(
     apart: Sequence[Path] = (),
     compare: Callable[[Mapping[str, Any]], list[str]] | None = None,
 ) -> Iterator[Claim]:
-    """Hold a folder for a command that writes into it, or refuse before anything is written.
+    """Hold a folder for a command that writes into it, or fail before anything is written.
 
     Args:
         folder: made if it is not there.
         layout: what the command writes into it.
-        request: what was asked for, as JSON; all that results depend on.
+        request: all that results depend on, as JSON.
         command: its name.
-        resume: go on with what an equal request left; None: the command knows no ``--resume``.
-        overwrite: delete what patchad wrote there before; None: the command knows no such option.
-        apart: what is read and thus must not lie in the folder.
-        compare: the differences between what was found then (``Claim.remember``) and is there now.
+        resume: continue the same request; None if the command has no ``--resume``.
+        overwrite: delete earlier results of patchad; None if the command has no ``--overwrite``.
+        apart: inputs, which must not lie in the folder.
+        compare: lists differences between what was found then (``Claim.remember``) and now.
 
     Raises:
-        RequestError: both options, an input in the folder, or another request than the first.
+        RequestError: both options, an input in the folder, or a different request.
         OutputError: the folder is not empty, not ours, in use, or cannot be written.
     """
     if resume and overwrite:
         raise RequestError(
-            "--resume goes on with what is in the folder and --overwrite deletes it: give one"
+            "--resume continues what is in the folder and --overwrite deletes it: give one"
         )
     with ExitStack() as stack:
         try:
@@ -108,11 +108,13 @@ def _claim(
 ) -> Claim:
     """What :func:`claimed` gives; ``hold`` keeps the lock."""
     ways = [*["--resume"] * (resume is not None), *["--overwrite"] * (overwrite is not None)]
-    _judge(folder, layout, bool(resume), bool(overwrite), ways)  # before even the lock is written
+    _judge(folder, layout, bool(resume), bool(overwrite), ways)  # before the lock is written
     _keep_apart(folder, apart)
     folder.mkdir(parents=True, exist_ok=True)
     hold(locked(folder, command))
-    before = _judge(folder, layout, bool(resume), bool(overwrite), ways)  # now it stays as it is
+    before = _judge(
+        folder, layout, bool(resume), bool(overwrite), ways
+    )  # again, now that nobody else can change it
     if before is not None and resume:
         found = compare(before.found) if compare and before.found else []
         _require_equal(folder, before, json.loads(json.dumps(request)), found)
@@ -130,7 +132,7 @@ def _claim(
 def _judge(
     folder: Path, layout: Layout, resume: bool, overwrite: bool, ways: Sequence[str]
 ) -> Marker | None:
-    """The marker of the folder as it is before the command, None if nothing is in it."""
+    """The marker of the folder before the command, None if the folder is empty."""
     if folder.is_symlink() and not folder.exists():
         raise OutputError(f"{shown(folder)} is a link to nothing: name a folder")
     if not folder.exists():
@@ -140,14 +142,16 @@ def _judge(
     if names_in(folder) <= {LOCK}:
         return None
     if not (resume or overwrite):
-        means = {"--resume": "go on with --resume", "--overwrite": "replace it with --overwrite"}
-        said = ", ".join([*(means[way] for way in ways), "name a new or empty folder"])
-        raise OutputError(f"{shown(folder)} is not empty: {said.replace(', name', ', or name')}")
-    marker, end = read_marker(folder), "go on with" if resume else "overwrite"
+        remedies = {
+            "--resume": "continue with --resume",
+            "--overwrite": "replace it with --overwrite",
+        }
+        remedy = ", ".join([*(remedies[way] for way in ways), "name a new or empty folder"])
+        raise OutputError(f"{shown(folder)} is not empty: {remedy.replace(', name', ', or name')}")
+    marker, way = read_marker(folder), "resume" if resume else "overwrite"
     if marker is None:
         raise OutputError(
-            f"{shown(folder)} holds no {MARKER}, so it is not patchad's to {end}: name another "
-            "folder"
+            f"{shown(folder)} holds no {MARKER}, so patchad can't {way} it: name another folder"
         )
     if marker.kind != layout.kind:
         raise OutputError(
@@ -157,11 +161,11 @@ def _judge(
     if overwrite and _real(folder) != marker.path and folder.stat().st_ino != marker.inode:
         raise OutputError(
             f"{shown(folder / MARKER)} was written for {shown(marker.path)}: this is a copy, which "
-            "patchad does not empty; delete the folder yourself, or name another"
+            "patchad does not empty: delete the folder yourself, or name another"
         )
     if resume and marker.request is None:
         raise OutputError(
-            f"{shown(folder)} was being emptied when its last command was broken off: begin anew "
+            f"{shown(folder)} was being emptied when its last command was interrupted: begin again "
             "with --overwrite"
         )
     return marker
@@ -171,12 +175,12 @@ def _require_equal(
     folder: Path, before: Marker, request: Mapping[str, Any], found: Sequence[str]
 ) -> None:
     then = {"patchad": before.patchad, **(before.request or {})}
-    told = [*differences(then, {"patchad": __version__, **request}), *found]
-    if told:
-        more = [f"… and {len(told) - _NAMED} more"] if len(told) > _NAMED else []
-        lines = "\n".join(f"  {shown(line)}" for line in [*told[:_NAMED], *more])
+    lines = [*differences(then, {"patchad": __version__, **request}), *found]
+    if lines:
+        more = [f"… and {len(lines) - _NAMED} more"] if len(lines) > _NAMED else []
+        listed = "\n".join(f"  {shown(line)}" for line in [*lines[:_NAMED], *more])
         raise RequestError(
-            f"{shown(folder)} was begun with another request:\n{lines}\n"
+            f"{shown(folder)} was begun with another request:\n{listed}\n"
             "Repeat the request as it was, replace the results with --overwrite, or name another "
             "folder."
         )

@@ -1,4 +1,4 @@
-"""What in a folder is patchad's own, and may be deleted."""
+"""Which files in a folder are patchad's own, and may be deleted."""
 
 import errno
 import re
@@ -22,10 +22,10 @@ def _no_ids(folder: Path) -> Set[str]:
 class Layout:
     """What patchad writes into a kind of folder; nothing else is ever deleted from it.
 
-    ``files`` are paths below the folder in the order in which they are deleted: first what shows
-    that it is finished, last what tells of the others. In a part of them ``{id}`` stands for one
-    of ``ids(folder)``, and ``*``, ``?`` and ``[…]`` are those of a shell. ``nested`` are folders,
-    named likewise, with markers of their own.
+    ``files`` are paths below the folder in the order of deletion: first the file that marks it as
+    finished, last the one that lists the others. In them ``{id}`` stands for one of
+    ``ids(folder)``, and ``*``, ``?`` and ``[…]`` are those of a shell. ``nested`` are folders with
+    markers of their own, as patterns of the same kind.
     """
 
     kind: str
@@ -44,7 +44,7 @@ def sweep(folder: Path, layout: Layout) -> None:
 
 
 def clear(folder: Path, layout: Layout, below: str = "", *, ids: Set[str] | None = None) -> None:
-    """Delete what patchad wrote, and folders that are empty then; the caller holds the lock.
+    """Delete what patchad wrote, and folders left empty; the caller holds the lock.
 
     The marker and the lock of ``folder`` itself stay. Links are neither followed nor deleted.
 
@@ -56,7 +56,7 @@ def clear(folder: Path, layout: Layout, below: str = "", *, ids: Set[str] | None
 
     Raises:
         OutputError: a link lies where patchad writes, or a nested folder is not patchad's or is in
-            use; then nothing was deleted.
+            use; nothing was deleted.
     """
     known = layout.ids(folder) if ids is None else ids
     patterns = [p for p in layout.files if _may_be_below(p, below) and (ids is None or "{id}" in p)]
@@ -101,7 +101,7 @@ def clear(folder: Path, layout: Layout, below: str = "", *, ids: Set[str] | None
 
 
 def names_in(folder: Path) -> set[str]:
-    """What lies in a folder."""
+    """The names of what lies in a folder."""
     return {path.name for path in folder.iterdir()}
 
 
@@ -125,7 +125,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _may_be_below(pattern: str, folder: str) -> bool:
-    """Whether a pattern of a layout can mean a path below ``folder``, which has no wildcards."""
+    """Whether a pattern of a layout can match a path below ``folder``, which has no wildcards."""
     parts, above = pattern.split("/"), folder.split("/") if folder else []
     return len(parts) > len(above) and all(
         fnmatchcase(name, part.replace("{id}", "*"))
@@ -134,7 +134,7 @@ def _may_be_below(pattern: str, folder: str) -> bool:
 
 
 def _folders(folder: Path, layout: Layout) -> list[Path]:
-    """The folder, and those in it that patchad's files lie in."""
+    """The folder, and those below it that hold patchad's files."""
     parents = {up for name in layout.files for up in Path(name).parents if up.parts}
     found = [folder]
     for parent in sorted(parents):
@@ -144,7 +144,7 @@ def _folders(folder: Path, layout: Layout) -> list[Path]:
 
 
 def _matches(folder: Path, pattern: str, ids: Set[str], *, folders: bool = False) -> Iterator[Path]:
-    """The files (or folders) below ``folder`` that a pattern of a layout means, in sorted order.
+    """The files (or folders) below ``folder`` that match a pattern of a layout, sorted.
 
     Raises:
         OutputError: there is a link among them.
@@ -165,7 +165,7 @@ def _matches(folder: Path, pattern: str, ids: Set[str], *, folders: bool = False
             if several:
                 continue  # one of the user's
             raise OutputError(
-                f"{shown(path)} is a link, and lies where patchad writes; it follows none: remove "
+                f"{shown(path)} is a link where patchad writes, and it follows none: remove "
                 "the link, or name another folder"
             )
         if rest and path.is_dir():

@@ -1,4 +1,4 @@
-"""Which of patchad's folders a folder is, for whoever names the one in place of the other."""
+"""Which of patchad's folders a folder is, for errors about the wrong one."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _MARKED = {
 
 
 def kind_of(folder: Path) -> str:
-    """What ``folder`` is in words, such as "a model folder"; empty if it holds no results."""
+    """The kind of ``folder`` in words, such as "a model folder"; empty if it holds no results."""
     for names, kind in _WHOLE:
         if all((folder / name).is_file() for name in names):
             return kind
@@ -26,7 +26,7 @@ def kind_of(folder: Path) -> str:
 
 
 def no_model(folder: Path) -> str:
-    """That a folder holds no trained model, what it is instead, and what to do."""
+    """The error text for a folder without a trained model: what it is instead, and the remedy."""
     return (
         f"{shown(folder)} holds no trained model ({_why(folder, 'card.json')}): train one with "
         "`patchad train SOURCE --model FOLDER`, or name another folder with --model"
@@ -34,10 +34,10 @@ def no_model(folder: Path) -> str:
 
 
 def no_run(folder: Path, missing: str) -> str:
-    """That a folder is not a whole run, what it is instead, and what to do."""
+    """The error text for a folder that is no complete run: what it is instead, and the remedy."""
     return (
-        f"{shown(folder)} is not a whole run ({_why(folder, missing)}): give the --out folder of "
-        "`patchad screen`, and finish a broken one with --resume"
+        f"{shown(folder)} is not a complete run ({_why(folder, missing)}): give the --out folder "
+        "of `patchad screen`, and finish an interrupted one with --resume"
     )
 
 

@@ -26,27 +26,27 @@ LOCK = ".patchad.lock"
 _FLAGS = (
     os.O_RDWR
     | os.O_CREAT
-    | getattr(os, "O_NOFOLLOW", 0)  # a link could lead to a file of somebody else
+    | getattr(os, "O_NOFOLLOW", 0)  # a link could lead to a file that isn't ours
     | getattr(os, "O_NONBLOCK", 0)  # a pipe of that name would wait for its other end
     | getattr(os, "O_CLOEXEC", 0)
 )
-_FAR = 2**30  # Windows locks bytes, and nobody reads these
+_FAR = 2**30  # Windows locks byte ranges; nothing is stored here
 
 
 @contextmanager
 def locked(folder: Path, command: str) -> Iterator[None]:
-    """Hold the lock of a folder that exists, or refuse at once.
+    """Hold the lock of an existing folder, or fail at once.
 
-    The system releases it when the process ends, however that happens. It belongs to the opened
+    The system releases it when the process ends, in whatever way. It belongs to the opened
     file: threads of one process exclude each other too, and a copy of the folder is not locked.
-    The file says who holds it, only for the message; it stays, empty, when the lock is released.
+    The file names the holder, only for the message; it stays, empty, when the lock is released.
 
     Args:
-        folder: what is written into.
-        command: what writes, for the message that others get.
+        folder: the folder to write into.
+        command: the name of the command, for the error that others get.
 
     Raises:
-        OutputError: somebody else holds it, or the folder cannot be written.
+        OutputError: another process holds it, or the folder cannot be written.
     """
     path = folder / LOCK
     try:
@@ -62,15 +62,15 @@ def locked(folder: Path, command: str) -> Iterator[None]:
             "folder writable, or name another"
         ) from None
     try:
-        with suppress(OSError):  # a full disk: the lock holds, only its holder is not named
+        with suppress(OSError):  # a full disk: the lock holds, but its holder isn't named
             os.ftruncate(file, 0)
-            said = {
+            holder = {
                 "pid": os.getpid(),
                 "host": platform.node(),
                 "command": command,
                 "since": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-            os.write(file, json.dumps(said).encode())
+            os.write(file, json.dumps(holder).encode())
         yield
     finally:
         with suppress(OSError):
@@ -82,7 +82,7 @@ def _open_locked(path: Path) -> int:
     """The lock's file, opened and locked.
 
     Raises:
-        BlockingIOError: somebody else holds the lock.
+        BlockingIOError: another process holds the lock.
         OSError: the file cannot be made or opened.
     """
     while True:
@@ -95,7 +95,7 @@ def _open_locked(path: Path) -> int:
             with suppress(FileNotFoundError):
                 if os.path.samestat(own, path.lstat()):
                     return file
-            # The file was deleted, by who held the lock before: another takes its place.
+            # The previous holder deleted the file: make a new one.
         except BaseException:
             os.close(file)
             raise
@@ -114,16 +114,16 @@ def _lock(file: int, path: Path) -> None:
         raise BlockingIOError from error
     except OSError:
         log.warning(
-            "the file system of %s has no locks: see to it that no other patchad writes into it",
+            "the file system of %s has no locks: make sure that no other patchad writes into it",
             shown(path.parent),
         )
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, as its file says; nothing where it says nothing sound."""
+    """The holder of a lock, from its file; empty if that can't be read."""
     try:
-        said = json.loads(path.read_text("utf-8"))
-        pid, host, command, since = (said[n] for n in ("pid", "host", "command", "since"))
+        holder = json.loads(path.read_text("utf-8"))
+        pid, host, command, since = (holder[n] for n in ("pid", "host", "command", "since"))
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     texts = host, command, since

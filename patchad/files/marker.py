@@ -1,4 +1,4 @@
-"""The marker that a folder of patchad holds: what kind it is, where it was made, and what for."""
+"""The marker in a folder of patchad: its kind, its path and its request."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -16,10 +16,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Marker:
-    """What ``.patchad.json`` holds.
+    """The content of ``.patchad.json``.
 
-    ``path`` and ``inode`` tell the folder from its copies; ``request`` is what was asked for, None
-    while the folder is being emptied; ``found`` is what the work remembers of its inputs.
+    ``path`` and ``inode`` distinguish the folder from its copies; ``request`` is None while the
+    folder is being emptied; ``found`` is what the command stored about its inputs.
     """
 
     kind: str
@@ -35,13 +35,13 @@ _MARKER = TypeAdapter(Marker)
 
 
 def read_marker(folder: Path) -> Marker | None:
-    """The marker of a folder, None where there is none.
+    """The marker of a folder, None if it has none.
 
     Raises:
-        OutputError: it is damaged, or of another patchad.
+        OutputError: it is damaged, or of another version of patchad.
     """
     path = folder / MARKER
-    remedy = "look what the folder holds and delete it yourself, or name another"
+    remedy = "check what the folder holds and delete it yourself, or name another"
     try:
         if path.is_symlink():
             raise OutputError(f"{shown(path)} is a link, which patchad does not write: {remedy}")
@@ -56,14 +56,14 @@ def read_marker(folder: Path) -> Marker | None:
         return _MARKER.validate_python(content)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        said = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        reason = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
     except (ValueError, RecursionError):
-        said = "it is not JSON"
-    raise OutputError(f"{shown(path)} is damaged ({said}): {remedy}")
+        reason = "it is not JSON"
+    raise OutputError(f"{shown(path)} is damaged ({reason}): {remedy}")
 
 
 def kind_of(folder: Path) -> str:
-    """The kind of a folder that patchad wrote, empty if it did not, or if nobody can tell."""
+    """The kind of a folder that patchad wrote, empty if it did not, or if unknown."""
     try:
         marker = read_marker(folder)
     except OSError:

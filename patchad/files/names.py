@@ -1,4 +1,4 @@
-"""Names of files: whatever a header or a user calls a thing becomes one plain part of a path."""
+"""Names of files: any name from a header or a user becomes one plain part of a path."""
 
 import re
 
@@ -12,8 +12,8 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECA
 def is_uid(text: str) -> bool:
     """Whether ``text`` can stand for a UID: up to 64 digits and single dots.
 
-    A part may begin with 0, and the first be anything, which PS3.5 section 9.1 forbids: archives
-    have such, and an object has to name its source by the UID it was given.
+    A part may begin with 0, and the first part may be any number, which PS3.5 section 9.1 forbids:
+    archives have such UIDs, and an object has to refer to its source by the UID it was given.
     """
     return len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", text) is not None
 
@@ -33,7 +33,7 @@ def new_id(preferred: str, taken: set[str]) -> str:
 
 
 def checked(name: str) -> str:
-    """``name`` as it is, if it is such as :func:`new_id` gives; every path is made with it.
+    """``name`` unchanged, if :func:`new_id` could have made it; every path is made with it.
 
     Raises:
         RequestError: it could lead out of its folder, or isn't a file name everywhere.
@@ -42,6 +42,6 @@ def checked(name: str) -> str:
     if not plain or len(name) > _LONGEST + 20 or _DEVICES.fullmatch(name):
         raise RequestError(
             "an id of this run is no plain file name (letters, digits, dots, dashes): it was not "
-            "written by patchad, or was changed by hand; screen again"
+            "written by patchad, or was changed by hand: screen again"
         )
     return name

@@ -1,4 +1,4 @@
-"""What was asked for, so that a resumed request can be told from another one."""
+"""Comparing requests: whether a resumed request is the same as the first."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +9,10 @@ _LONGEST = 60  # characters of a value in a difference
 
 
 def content_of(path: Path) -> str:
-    """The SHA-256 of a file, empty where it cannot be read.
+    """The SHA-256 of a file, empty if it cannot be read.
 
-    Size and time of change would not do: a film that is replaced by another of its size, with
-    its time kept, is another film.
+    Size and modification time are not enough: a film may be replaced by another of the same size
+    with its time kept.
     """
     try:
         if not path.is_file():
@@ -24,7 +24,7 @@ def content_of(path: Path) -> str:
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[str]:
-    """A line for each value of two nested requests (of JSON) that is not the same."""
+    """A line for each value that differs between two nested requests (of JSON)."""
     if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
         return [] if then == now else [f"{name}: {_value(then)} then, {_value(now)} now"]
     lines = []
@@ -42,13 +42,13 @@ def differences(then: Any, now: Any, name: str = "") -> list[str]:
 
 
 def numbered(names: Iterable[str]) -> list[int]:
-    """A number for each name, equal for equal names: who belongs together, and not who it is."""
+    """A number for each name, equal for equal names: it shows which belong together."""
     seen: dict[str, int] = {}
     return [seen.setdefault(name, len(seen) + 1) for name in names]
 
 
 def listed(images: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """One digest of a list of images and their facts, from which no single one can be told."""
+    """One digest of a list of images and their facts, which reveals none of them."""
     digest = hashlib.sha256()
     for name, facts in images:
         digest.update(f"{name}\0{sorted(facts.items())}\0".encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written aside, then renamed."""
+"""Files that appear whole or not at all: written under a temporary name, then renamed."""
 
 import re
 import secrets
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from patchad.errors import OutputError
 
-# What a file is called until it is whole; a command that was killed leaves it behind.
+# The name of a file until it is complete; a killed command leaves it behind.
 TEMPORARY = re.compile(r"\.patchad-[0-9a-f]{16}(\.[A-Za-z0-9]+)?")
 
 
 def write_whole(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
-    """Write ``content`` to ``path``, or call it with a path beside to write to, then rename.
+    """Write ``content`` to ``path``, or call it with a temporary path to write to, then rename.
 
     Raises:
-        OutputError: the disk is full, read-only or not ours; nothing is left behind.
+        OutputError: the disk is full, read-only or not writable; nothing is left behind.
     """
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unused = path.with_name(f".patchad-{secrets.token_hex(8)}{path.suffix}")
-        unused.touch(exist_ok=False)  # with the mode of any new file, which a mkstemp has not
+        unused.touch(exist_ok=False)  # with the mode of any new file, unlike mkstemp
         aside = unused
         if callable(content):
             content(aside)

@@ -1,4 +1,4 @@
-"""Findings of the lungs made from nothing but a seed: reticular patterns and basal effusions.
+"""Synthetic findings of the lungs, made from a seed: reticular patterns and basal effusions.
 
 They complete :func:`patchad.lesions.shapes.opacity` (consolidations and nodules) and follow the
 same rules. Arrays are (row, col), ``spacing_mm`` is (row, col).
@@ -15,10 +15,10 @@ from patchad.lesions.shapes import Lesion, opacity
 def reticular_pattern(
     rng: np.random.Generator, *, diameter_mm: float, spacing_mm: tuple[float, float]
 ) -> Lesion:
-    """A net of fine lines, as in interstitial disease, over an area of ``diameter_mm``.
+    """A network of fine lines, as in interstitial disease, over an area of ``diameter_mm``.
 
     The lines are where a band-pass field is near 0: closed meshes of 4-10 mm. The area has the
-    irregular border of a consolidation, towards which the lines fade.
+    irregular border of a consolidation, and the lines fade towards it.
     """
     area = opacity(rng, diameter_mm=diameter_mm, spacing_mm=spacing_mm)
     sigma = [rng.uniform(4, 10) / 4 / s for s in spacing_mm]
@@ -39,12 +39,12 @@ def effusion(
 ) -> Lesion:
     """Fluid at the base of a lung: dense below a curved upper border, the meniscus.
 
-    The fluid fills the lower half of the array, so the middle pixel belongs on the diaphragm. Its
-    border lies ``height_mm`` above that in the middle, and higher towards the sides, more to one of
-    them. ``width_mm`` is the whole width.
+    The fluid fills the lower half of the array, so place the middle pixel on the diaphragm. Its
+    border lies ``height_mm`` above that in the middle, and higher towards the sides, on one of them
+    more. ``width_mm`` is the whole width.
 
     Raises:
-        RequestError: a length that isn't above 0.
+        RequestError: a length isn't above 0.
     """
     if not (width_mm > 0 and height_mm > 0 and min(spacing_mm) > 0):
         raise RequestError(

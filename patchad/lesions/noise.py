@@ -1,4 +1,4 @@
-"""Random fields with the spectrum of tissue: what breaks up lesions, and what phantoms are made of.
+"""Random fields with the spectrum of tissue, for the texture of lesions and phantoms.
 
 Arrays are (row, col), ``spacing_mm`` is (row, col).
 """
@@ -19,7 +19,7 @@ def power_law_field(
     """A Gaussian field whose power falls as 1 / f^slope: (H, W) float32, mean 0, deviation 1.
 
     Mammograms have a slope near 3 (Burgess, Jacobson & Judy, Med. Phys. 28:419, 2001). Waves
-    longer than ``longest_mm`` are no stronger than that one. The field wraps around.
+    longer than ``longest_mm`` have the power of that length. The field wraps around.
     """
     size = [fft.next_fast_len(n, real=True) for n in shape]
     spectrum = fft.rfft2(rng.standard_normal(size, np.float32))

@@ -1,11 +1,11 @@
-"""What is drawn into films, for whom: the one table of lesions, their sizes and contrasts.
+"""The table of synthetic lesions for each use: kinds, sizes and contrasts.
 
 Phantoms, the methods that train on synthetic lesions and the self-test each have their part of the
 table below. :func:`draw` makes a lesion of a recipe and records what was drawn; :func:`apply` adds
 it to an image. Arrays are (row, col), ``spacing_mm`` is (row, col).
 
-A seed has to go on giving the same lesions: whoever changes the order or the number of the random
-draws changes every phantom, every trained model and every self-test.
+A seed must always give the same lesions: changing the order or the number of the random draws
+changes every phantom, every trained model and every self-test.
 """
 
 import math
@@ -49,14 +49,14 @@ AROUND_MM = 12.8  # half the side of the square whose deviation is the unit of c
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, drawn uniformly, or uniformly in their logarithm."""
+    """A range of numbers, drawn uniformly, or uniformly in their logarithm."""
 
     low: float
     high: float
     log: bool = False
 
     def draw(self, rng: np.random.Generator) -> float:
-        """Draw one: one number of the generator."""
+        """Draw a number; takes one number of the generator."""
         if self.log:
             return float(np.exp(rng.uniform(*np.log((self.low, self.high)))))
         return float(rng.uniform(self.low, self.high))
@@ -64,7 +64,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Texture:
-    """For a ``share`` of the lesions, brightness broken up by a 1/f^``slope`` field."""
+    """Texture for a ``share`` of the lesions: brightness modulated by a 1/f^``slope`` field."""
 
     share: float
     strength: Range
@@ -73,21 +73,21 @@ class Texture:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A kind of lesion as one use draws it.
+    """The distribution of one kind of lesion for one use.
 
     Attributes:
         kind: the shape, and the name in regions and figures.
-        body_part: where it is found.
-        diameter: in mm: of the outline, of a spiculated mass's core, of a cluster; of an effusion
-            the width, in widths of its lung. None: the use gives it to :func:`draw`.
-        contrast: what its brightest pixel adds, in the unit of the use: deviations of the tissue
-            around it, or for registered lungs the share of the way to 1. None: the use gives it.
+        body_part: the body part that has it.
+        diameter: in mm, of the outline, of a spiculated mass's core or of a cluster; for an
+            effusion the width, in widths of its lung. None: passed to :func:`draw`.
+        contrast: added by its brightest pixel, in the unit of the use: deviations of the tissue
+            around it, or for registered lungs the share of the way to 1. None: passed to ``draw``.
         contrast_last: the contrast is drawn after the shape, not before.
         height_mm: of an effusion, above the diaphragm.
         profiles: of a mass; one of them is drawn, if there are several.
         spicules: of a spiculated mass, least and most.
-        texture: how brightness is broken up.
-        least: the amplitude, in pixel values, is kept between this and twice this.
+        texture: how brightness is modulated.
+        least: the amplitude, in pixel values, is clipped to this and twice this.
     """
 
     kind: Kind
@@ -104,14 +104,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Two recipes, of which ``first`` is drawn for a ``share`` of the lesions."""
+    """Two recipes; ``first`` is used for a ``share`` of the lesions."""
 
     first: Recipe
     share: float
     second: Recipe
 
     def pick(self, rng: np.random.Generator) -> Recipe:
-        """Draw which: one number of the generator."""
+        """Choose one; takes one number of the generator."""
         return self.first if rng.random() < self.share else self.second
 
 
@@ -125,11 +125,11 @@ class Graded:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn of a recipe, as a record, and the lesion it gave.
+    """The values drawn for a recipe, and the resulting lesion.
 
-    ``diameter_mm`` as in the recipe, of an effusion in mm too; ``height_mm`` is NaN but for an
-    effusion, ``contrast`` NaN if neither recipe nor use has one; ``profile`` is empty but for a
-    mass. ``texture`` is (strength, slope), or None where brightness is not broken up.
+    ``diameter_mm`` is in mm for an effusion too; ``height_mm`` is NaN except for an effusion,
+    ``contrast`` NaN if neither recipe nor use gives one; ``profile`` is empty except for a mass.
+    ``texture`` is (strength, slope), or None without texture.
     """
 
     recipe: Recipe
@@ -141,10 +141,10 @@ class Drawn:
     lesion: Lesion
 
     def amplitude(self, deviation: float) -> float:
-        """What the brightest pixel adds where the tissue around has this standard deviation.
+        """The amplitude of the brightest pixel in tissue of this standard deviation.
 
         Raises:
-            ValueError: neither recipe nor use said a contrast.
+            ValueError: neither recipe nor use gave a contrast.
         """
         if math.isnan(self.contrast):
             raise ValueError(f"this {self.recipe.kind} has no contrast: give one when drawing it")
@@ -152,7 +152,7 @@ class Drawn:
         return wanted if least is None else float(np.clip(wanted, least, 2 * least))
 
     def record(self) -> dict[str, Any]:
-        """The kind and what was drawn, as plain values; what doesn't apply is left out."""
+        """The kind and the drawn values, as plain values; those that don't apply are left out."""
         found: dict[str, Any] = {"kind": self.recipe.kind, "diameter_mm": self.diameter_mm}
         found |= {
             name: value
@@ -168,7 +168,7 @@ class Drawn:
 
 _PROFILES: tuple[Profile, ...] = ("disc", "gaussian", "dome")
 
-# Phantoms. A study takes the kinds of a body part in this order.
+# Phantoms. A study uses the kinds of a body part in this order.
 PHANTOMS: Mapping[str, Recipe] = {
     recipe.kind: recipe
     for recipe in (
@@ -180,7 +180,7 @@ PHANTOMS: Mapping[str, Recipe] = {
     )
 }
 
-# Films that synthetic_lesions is trained on. Its configuration says the diameters and contrasts.
+# Films that synthetic_lesions is trained on. Its configuration gives the diameters and contrasts.
 _ROUGH = Texture(0.3, strength=Range(0.2, 0.6), slope=Range(1.5, 3))
 TRAINING_MASSES = OneOf(
     Recipe("spiculated mass", "breast", spicules=(5, 13), texture=_ROUGH),
@@ -194,7 +194,7 @@ TRAINING_CLUSTERS = Recipe(
     "calcifications", "breast", TRAINING_CLUSTERS_MM, Range(8, 80, log=True), contrast_last=True
 )
 
-# Registered lungs that synthetic_opacities is trained on. It draws the kinds by their order.
+# Registered lungs that synthetic_opacities is trained on. It chooses kinds by their order.
 TRAINING_FINDINGS: Mapping[str, Recipe] = {
     recipe.kind: recipe
     for recipe in (
@@ -233,16 +233,16 @@ def draw(
     """Draw a lesion of a recipe for an image of ``spacing_mm`` (row, col).
 
     Args:
-        rng: source of all randomness. Drawn in this order: profile, diameter, height, contrast,
-            shape, texture; what is given, fixed or absent draws nothing.
+        rng: source of all randomness. The order is profile, diameter, height, contrast, shape,
+            texture; values that are given, fixed or absent take no numbers.
         recipe: what to draw.
         spacing_mm: (row, col) of the image it is for.
-        diameter_mm: instead of the recipe's.
-        contrast: instead of the recipe's.
+        diameter_mm: overrides the recipe's.
+        contrast: overrides the recipe's.
         lung_mm: the width of the lung that an effusion lies in.
 
     Raises:
-        RequestError: a size or a spacing that isn't above 0.
+        RequestError: a size or a spacing isn't above 0.
         ValueError: the recipe has no diameter and none is given, or an effusion no lung.
     """
     profile: Profile | Literal[""] = ""
@@ -272,15 +272,15 @@ def apply(
     *,
     deviation: float,
 ) -> tuple[Floats, Region]:
-    """Add what was drawn to an image: a new image and the region that is now marked.
+    """Add a drawn lesion to an image: the new image and the region of the lesion.
 
     Args:
         pixels: (H, W) float32 in [0, 1], not changed.
         foreground: (H, W) bool; nothing is added outside it.
         drawn: what to add.
         centre: (row, col) of the lesion's middle pixel.
-        deviation: the unit of its contrast at this place, in the unit of ``pixels``: see
-            :func:`deviation_around`.
+        deviation: standard deviation of the tissue at this place, the unit of contrast, in the
+            unit of ``pixels``: see :func:`deviation_around`.
 
     Raises:
         RequestError: no pixel of the lesion lies in the foreground.
@@ -296,7 +296,7 @@ def deviation_around(
 ) -> float:
     """Standard deviation of the foreground within ± 12.8 mm of ``centre`` (row, col).
 
-    In the unit of ``pixels`` (H, W); NaN without foreground there.
+    In the unit of ``pixels`` (H, W); NaN if there is no foreground there.
     """
     return local_deviation(pixels, foreground, centre, radius_mm=AROUND_MM, spacing_mm=spacing_mm)
 

@@ -1,9 +1,9 @@
-"""Lesions made from nothing but a seed: masses, spicules, calcifications, chest opacities.
+"""Synthetic lesions, made from a seed: masses, spicules, calcifications, chest opacities.
 
 Each generator is a pure function of a ``numpy.random.Generator`` and sizes in millimetres. It
 returns a :class:`Lesion` that peaks at 1; :func:`insert` adds it to an image with an amplitude in
 the unit of the pixels, which a caller takes relative to the structure around it
-(:func:`local_deviation`). Arrays are (row, col), ``spacing_mm`` is (row, col) as everywhere.
+(:func:`local_deviation`). Arrays are (row, col), ``spacing_mm`` is (row, col).
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from patchad.lesions.noise import power_law_field
 
 Profile = Literal["disc", "gaussian", "dome"]
 Floats = NDArray[np.float32]
-Array = NDArray[Any]  # of float32 or float64, as it comes
+Array = NDArray[Any]  # of float32 or float64
 
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """What a lesion adds to an image, centred on the middle pixel of its arrays.
+    """The brightness that a lesion adds to an image, centred on the middle pixel of its arrays.
 
-    ``added`` (h, w) float32 in [0, 1] is added times an amplitude; ``mask`` (h, w) bool is what a
-    reader would outline (it need not hold every pixel that is faintly brighter); h and w are odd.
+    ``added`` (h, w) float32 in [0, 1] is added times an amplitude; ``mask`` (h, w) bool is the area
+    a reader would outline (it may lack pixels that are only faintly brighter); h and w are odd.
     """
 
     added: Floats
@@ -37,7 +37,7 @@ class Lesion:
 
     def __post_init__(self) -> None:
         if self.added.shape != self.mask.shape or self.added.ndim != 2:
-            raise ValueError(f"added {self.added.shape} and mask {self.mask.shape} must be alike")
+            raise ValueError(f"added {self.added.shape} and mask {self.mask.shape} must match")
         if not all(length % 2 for length in self.added.shape):
             raise ValueError(f"a lesion needs a middle pixel: odd sides, got {self.added.shape}")
         self.added.flags.writeable = self.mask.flags.writeable = False
@@ -56,15 +56,15 @@ def mass(
 
     With t the distance from the centre in units of the outline's radius in that direction, the
     profile is ``disc``: 1 / (1 + exp(12 (t - 1))), flat with a soft rim; ``gaussian``:
-    2^(-t²), half as bright at the outline; ``dome``: √(1 - t²), the shadow of a ball.
+    2^(-t²), half as bright at the outline; ``dome``: √(1 - t²), the projection of a ball.
 
     Args:
         rng: source of all randomness: axis ratio, orientation and lobes.
         diameter_mm: mean of the two axes of the ellipse.
         spacing_mm: (row, col) of the image it is for.
         profile: how the brightness falls from the centre to the outline.
-        lobes: how far the outline strays from the ellipse, as a share of its radius.
-        kind: the name it carries into its region.
+        lobes: how far the outline deviates from the ellipse, as a share of its radius.
+        kind: the name for its region.
     """
     reach = {"disc": 1.5, "gaussian": 2.6, "dome": 1.0}[profile] * (1 + 3 * lobes) * 1.2
     y, x = _plane(reach * diameter_mm / 2, diameter_mm, spacing_mm)
@@ -88,8 +88,8 @@ def spiculated_mass(
 ) -> Lesion:
     """A dense core of ``diameter_mm`` from which tapering, slightly bent spicules radiate.
 
-    Of them there are as many as ``spicules`` says, least and most; they reach 1.6 to 2.8 core radii
-    from the centre and are 0.3-0.8 mm thick.
+    Their number is drawn from ``spicules`` (least, most); they reach 1.6 to 2.8 core radii from the
+    centre and are 0.3-0.8 mm thick.
     """
     radius = diameter_mm / 2
     y, x = _plane(2.8 * radius + 1, diameter_mm, spacing_mm)
@@ -110,8 +110,8 @@ def architectural_distortion(
 ) -> Lesion:
     """8-20 spicules that radiate from a middle without a dense core.
 
-    They are those of a spiculated mass, reach 0.35 to 0.5 ``diameter_mm`` from the middle and fade
-    where they would meet. The mask is their convex hull.
+    They look like those of a spiculated mass, reach 0.35 to 0.5 ``diameter_mm`` from the middle and
+    fade where they would meet. The mask is their convex hull.
     """
     radius = diameter_mm / 2
     y, x = _plane(1.15 * radius + 1, diameter_mm, spacing_mm)
@@ -171,7 +171,7 @@ def opacity(
 ) -> Lesion:
     """A shadow in the lung: a ``nodule`` (a ball) or a ``consolidation``.
 
-    The consolidation is a soft, lobed patch whose brightness and border are broken up by a 1/f³
+    The consolidation is a soft, lobed area whose brightness and border are modulated by a 1/f³
     random field, so that it has neither a rim nor a plateau.
     """
     if form == "nodule":
@@ -197,10 +197,10 @@ def textured(
     strength: float,
     slope: float = 2.0,
 ) -> Lesion:
-    """The lesion with its brightness broken up; outline and kind stay.
+    """The lesion with its brightness modulated by a random field; outline and kind stay.
 
-    What it adds is multiplied by 1 + ``strength`` times a 1/f^``slope`` field of deviation 1, cut
-    to 0.1..2, and brought back to a peak of 1.
+    ``added`` is multiplied by 1 + ``strength`` times a 1/f^``slope`` field of deviation 1, clipped
+    to 0.1..2, and rescaled to a peak of 1.
     """
     field = power_law_field(
         rng, (lesion.added.shape[0], lesion.added.shape[1]), spacing_mm, slope=slope, longest_mm=10
@@ -219,7 +219,7 @@ def local_deviation(
 ) -> float:
     """Standard deviation of the foreground pixels in the square of ± ``radius_mm`` at ``centre``.
 
-    In the unit of ``pixels`` (H, W); NaN where there is no foreground. ``centre`` is (row, col).
+    In the unit of ``pixels`` (H, W); NaN if there is no foreground. ``centre`` is (row, col).
     """
     half = [round(radius_mm / s) for s in spacing_mm]
     box = tuple(slice(max(c - h, 0), max(c + h + 1, 0)) for c, h in zip(centre, half, strict=True))
@@ -235,14 +235,14 @@ def insert(
     *,
     amplitude: float,
 ) -> tuple[Floats, Region]:
-    """Add a lesion to an image: a new image and the region that is now marked.
+    """Add a lesion to an image: the new image and the region of the lesion.
 
     Args:
         pixels: (H, W) float32 in [0, 1], not changed.
         foreground: (H, W) bool; nothing is added outside it, nor beyond the image's edge.
         lesion: what to add.
         centre: (row, col) of the lesion's middle pixel.
-        amplitude: what its brightest pixel adds, in the unit of ``pixels``, before clipping.
+        amplitude: added at its brightest pixel, in the unit of ``pixels``, before clipping.
 
     Raises:
         RequestError: no pixel of the lesion lies in the foreground.
@@ -316,7 +316,7 @@ def _spicule(
     length_mm: float,
     spacing_mm: tuple[float, float],
 ) -> Array:
-    """A line of 0.3-0.8 mm from the middle towards ``angle``, slightly bent, tapering to nothing.
+    """A line of 0.3-0.8 mm from the middle towards ``angle``, slightly bent, tapering to 0.
 
     At most 0.7, and 0 from 1.15 ``length_mm`` on; (h, w) for the ``y`` (h, 1) and ``x`` (1, w).
     """
@@ -324,7 +324,7 @@ def _spicule(
     along = x * np.cos(angle) + y * np.sin(angle)
     bend = rng.normal(0, 0.12) * along**2 / length_mm
     across = y * np.cos(angle) - x * np.sin(angle) + bend
-    # Thinner than a pixel, a spicule loses brightness rather than width.
+    # A spicule thinner than a pixel gets darker rather than thinner.
     seen = np.hypot(width * np.clip(1.3 - along / length_mm, 0.3, 1), min(spacing_mm) / 2)
     spicule = np.clip(1.15 - along / length_mm, 0, 0.7) * np.exp(-0.5 * (across / seen) ** 2)
     taken: Array = spicule * (along > 0) * width / np.hypot(width, min(spacing_mm) / 2)

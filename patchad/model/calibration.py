@@ -1,4 +1,4 @@
-"""What a detector's scores mean: the card's calibration, and how it is read."""
+"""The calibration of a detector's scores, stored in the card."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,20 @@ from patchad.model.rarity import Rarity
 
 Pooling = Literal["max", "top_mean", "excess"]
 
-# Denser towards 1: the tail is where percentiles are read.
+# Denser towards 1, since percentiles in the tail matter most.
 LEVELS = np.unique(np.concatenate([np.linspace(0, 1, 101), 1 - np.geomspace(1e-4, 1e-2, 41)]))
-_DISTINCT = 256  # so many different values are kept as they are; of more, those at LEVELS
-_ATOM = 1e-3  # share of the scores that a value needs to be kept for itself
-_EXACT = 1e-9  # what rounding may do to the product of a share and a count
+_DISTINCT = 256  # up to this many different values are all kept; of more, those at LEVELS
+_ATOM = 1e-3  # share of the scores above which a value is always kept
+_EXACT = 1e-9  # tolerance for rounding in the product of a share and a count
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Which share of negatives' scores is lower than a score.
+    """The share of negatives' scores that is lower than a score.
 
-    ``values`` are different scores of negatives, rising; ``below`` and ``at_most`` the shares in
-    [0, 1] of all scores that are strictly lower than each, and that are no higher. Between two
-    values the share is interpolated, so it is exact wherever all scores between were kept.
+    ``values`` are different scores of negatives, ascending; ``below`` and ``at_most`` are the
+    shares in [0, 1] of all scores that are strictly lower than each, and not higher. Between two
+    values the share is interpolated, so it is exact wherever all scores were kept.
     """
 
     values: tuple[float, ...]
@@ -34,9 +34,9 @@ class Shares:
 
     @classmethod
     def of(cls, scores: NDArray[np.floating]) -> "Shares":
-        """Of scores (N,), none of them NaN, N at least 1.
+        """From scores (N,), none of them NaN, N at least 1.
 
-        All different values where there are few; of many those at ``LEVELS``, and each that a
+        Few different values are all kept; of many, those at ``LEVELS``, and each that at least a
         thousandth of the scores have.
         """
         values, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
@@ -63,7 +63,7 @@ class Shares:
         after = np.searchsorted(values, wanted).clip(max=len(values) - 1)  # the next, or equal
         before = (after - 1).clip(0)
         apart = np.where(after > before, values[after] - values[before], 1)
-        # not np.interp: at a value the share jumps from what is below to what is at most it
+        # not np.interp: the share jumps at a value, from ``below`` to ``at_most``
         way = ((wanted - values[before]) / apart).clip(0, 1)
         between = at_most[before] + way * (below[after] - at_most[before])
         inside = np.where(wanted == values[after], below[after], between)
@@ -77,12 +77,12 @@ class Shares:
 
 @dataclass(frozen=True)
 class MarkCalibration:
-    """What of an image is marked, and how rare its marks are among held-out negatives.
+    """How an image is marked, and how rare its marks are among held-out negatives.
 
-    Patches that score over ``threshold`` are marked, and negatives have ``per_film`` marks on
-    average. ``dense``: the detector's own map says what of the patches is outlined. ``decides``:
-    the image score is the score of its strongest mark; otherwise it has a scale of its own.
-    ``rarity`` holds for patches ``stride`` pixels apart.
+    Patches that score over ``threshold`` are marked; negatives have ``per_film`` marks on average.
+    ``dense``: the outline within marked patches comes from the detector's own map. ``decides``: the
+    image score is the score of its strongest mark; otherwise it has a scale of its own. ``rarity``
+    is valid for patches ``stride`` pixels apart.
     """
 
     threshold: float
@@ -95,9 +95,9 @@ class MarkCalibration:
 
 @dataclass(frozen=True)
 class TwoBreasts:
-    """What an image score less that of the patient's other breast means.
+    """The calibration of an image score minus that of the patient's other breast.
 
-    ``ordinary`` is the median image score of negatives, for a breast that isn't there;
+    ``ordinary`` is the median image score of negatives, used for a missing breast;
     ``patient_scores`` and ``image_threshold`` are as in :class:`Calibration`.
     """
 
@@ -108,19 +108,19 @@ class TwoBreasts:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What scores mean, learnt from negatives alone, each scored by a model that hadn't seen it.
+    """The calibration of scores on negatives alone, each scored by a model not trained on it.
 
-    ``patch_shares`` is how patches score among the negatives' ``patches``. Films of a patient are
-    alike, so image scores are counted by patient: ``patient_scores``, sorted, has for each of the
-    ``patients`` the score of the highest film. ``marks`` says what is marked on an image, an image
-    above ``image_threshold`` is flagged; ``display_range`` is what every overlay of this model
-    spans. ``patch_threshold`` is where single patches are judged, and what the pooling ``excess``
-    counts from.
+    ``patch_shares`` is the distribution of scores of the negatives' ``patches``. Films of a patient
+    are correlated, so image scores are counted by patient: ``patient_scores``, sorted, has the
+    highest film's score of each of the ``patients``. ``marks`` is how an image is marked; an image
+    above ``image_threshold`` is flagged; ``display_range`` is the colour range of every overlay of
+    this model. ``patch_threshold`` is the threshold for single patches, and the base of the pooling
+    ``excess``.
 
-    ``made`` says in words on which negatives, ``folds`` how many models scored them (0: the model
-    itself); ``made_on`` holds the negatives' digests (see :mod:`patchad.model.trained_on`).
-    ``statements`` say what the thresholds promise, and how little that is when n is small;
-    ``notes`` what else a reader must know of this calibration, such as an outlier.
+    ``made`` describes the negatives in words, ``folds`` is how many models scored them (0: the
+    model itself); ``made_on`` holds the negatives' digests (see :mod:`patchad.model.trained_on`).
+    ``statements`` are the guarantees of the thresholds, and their limits if n is small; ``notes``
+    are other warnings about this calibration, such as an outlier.
     """
 
     pooling: Pooling
@@ -139,16 +139,16 @@ class Calibration:
     made_on: str = ""
     statements: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    two_breasts: TwoBreasts | None = None  # None where no negative patient had both
+    two_breasts: TwoBreasts | None = None  # None if no negative patient had both
 
 
 def pool(
     values: NDArray[np.float32], pooling: Pooling, top_k: int, patch_threshold: float
 ) -> float:
-    """The image score of patch scores (N,), NaN = not scored; NaN where none was scored.
+    """The image score of patch scores (N,), NaN = not scored; NaN if none was scored.
 
-    ``max``; ``top_mean``: the mean of the ``top_k`` highest (of all, where there are fewer);
-    ``excess``: the mean over all patches of what exceeds ``patch_threshold``.
+    ``max``; ``top_mean``: the mean of the ``top_k`` highest (of all, if there are fewer);
+    ``excess``: the mean over all patches of the excess over ``patch_threshold``.
     """
     values = values[np.isfinite(values)].astype(np.float64)
     if not values.size:
@@ -165,7 +165,7 @@ def pool(
 def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The share in [0, 100] of negative patches that score strictly lower: (N,) float32, NaN kept.
 
-    Exact as far as :class:`Shares` is.
+    As exact as :class:`Shares`.
     """
     return (100 * calibration.patch_shares.lower(values)).astype(np.float32)
 
@@ -173,7 +173,7 @@ def patch_percentiles(calibration: Calibration, values: NDArray[np.float32]) -> 
 def image_percentile(calibration: Calibration, score: float) -> float:
     """The share in [0, 100) of n negative patients whose highest film scores strictly lower.
 
-    Counted out of n + 1, so that a score above all of few patients doesn't read as 100.
+    Counted out of n + 1, so that a score above all of a few patients doesn't give 100.
     """
     if math.isnan(score):
         return math.nan
@@ -190,28 +190,28 @@ def highest_of_patients(patients: Iterable[str], scores: Iterable[float]) -> lis
 
 
 def conformal_threshold(ranked: Sequence[float], false_images: float) -> float:
-    """The ⌈(n + 1)(1 − α)⌉-th smallest of n sorted scores; the highest where n is too small."""
+    """The ⌈(n + 1)(1 − α)⌉-th smallest of n sorted scores; the highest if n is too small."""
     return float(ranked[conformal_rank(len(ranked), false_images) - 1])
 
 
 def conformal_rank(patients: int, false_images: float) -> int:
-    """Which of so many patients' sorted scores is the threshold; the first is 1."""
+    """The rank of the threshold among the sorted scores of ``patients``; the first is 1."""
     over = math.floor((patients + 1) * false_images + _EXACT)
     return min(patients + 1 - over, patients)
 
 
 def promised_rate(patients: int, false_images: float) -> float:
-    """The share of new negative patients that is flagged at most: α, or 1 / (n + 1) if greater."""
+    """The largest share of new negative patients that is flagged: α, or 1 / (n + 1) if greater."""
     return max(false_images, 1 / (patients + 1))
 
 
 def patients_needed(false_images: float) -> int:
-    """How few patients can promise ``false_images``: 19 for 5 %."""
+    """The least number of patients that guarantees ``false_images``: 19 for 5 %."""
     return math.ceil(1 / false_images - _EXACT) - 1
 
 
 def promise(rate: float) -> str:
-    """What an image threshold is set for; the same words everywhere."""
+    """The guarantee of an image threshold, in the words used everywhere."""
     return (
         f"at most {100 * rate:.3g} % of new negative patients, with as many films as these, have "
         "any film flagged"

@@ -1,4 +1,4 @@
-"""The card that travels with a model: everything that screening needs to know of it."""
+"""The card of a model: everything that screening needs to know about it."""
 
 import hashlib
 import json
@@ -18,30 +18,30 @@ from patchad.model.fit import Fit
 from patchad.prepare.preprocess import Preprocessing
 from patchad.version import __version__
 
-# Of the model folder; raised whenever another patchad could misread it.
+# Of the model folder; raised whenever another version of patchad could misread it.
 FORMAT = 4
 INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or triage of patients."
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model was trained on, as far as screening has to know it."""
+    """The facts of a model's training data that screening needs."""
 
     digest: str  # SHA-256 (hex) over the digests of the training images, sorted
     images: int
     patients: int
-    split: str  # how the negatives that calibrate were kept apart
+    split: str  # how the calibration negatives were set aside
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float] | None  # median (row, col) as read; None if unknown
     brightness: tuple[float, float]  # range of the foreground's median pixel over the images
-    for_processing: bool = False  # whether it saw raw detector values instead of finished images
+    for_processing: bool = False  # whether it was trained on raw detector values
     trained_on: str = ""  # the training images' digests, see patchad.model.trained_on
-    fit: Fit | None = None  # what a film has to look like; None where too few negatives tell
+    fit: Fit | None = None  # what a film must look like; None with too few negatives
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything that screening needs to know of a model."""
+    """Everything that screening needs to know about a model."""
 
     method: str
     config: Mapping[str, Any]  # the resolved configuration, as given to train
@@ -53,9 +53,9 @@ class ModelCard:
     score_unit: str
     seed: int
     data: TrainingData
-    patch_pooling: str = ""  # how a patch's score comes of the map, in words
+    patch_pooling: str = ""  # how a patch's score is computed from the map, in words
     calibration: Calibration | None = None  # None only while training
-    notes: tuple[str, ...] = ()  # restarts, leaks, whatever a reader of results must know
+    notes: tuple[str, ...] = ()  # warnings for whoever reads results: restarts, leaks …
     versions: Mapping[str, str] = field(default_factory=dict)
     intended_use: str = INTENDED_USE
     weights_sha256: str = ""
@@ -63,27 +63,27 @@ class ModelCard:
 
     @property
     def calibrated(self) -> Calibration:
-        """The calibration; an error where there is none."""
+        """The calibration; an error if there is none."""
         if self.calibration is None:
             raise ModelError("this model was never calibrated: finish its training first")
         return self.calibration
 
 
 def card_as_dict(card: ModelCard) -> dict[str, Any]:
-    """The card as JSON values, with the ``digest`` that names the model in every result."""
+    """The card as JSON values, with the ``digest`` that identifies the model in every result."""
     content: dict[str, Any] = _CARD.dump_python(card, mode="json")
     return {"digest": digest_of(content), **content}
 
 
 def card_from_dict(content: Mapping[str, Any], where: str) -> ModelCard:
-    """The card that :func:`card_as_dict` wrote; ``where`` is what an error calls it."""
+    """The card that :func:`card_as_dict` wrote; ``where`` is its name in errors."""
     try:
         return _CARD.validate_python({k: v for k, v in content.items() if k != "digest"})
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise ModelError(
             f"{where} is not a card that patchad {__version__} can read "
-            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train anew"
+            f"({'.'.join(map(str, fault['loc']))}: {fault['msg']}): train again"
         ) from None
 
 

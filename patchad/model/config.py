@@ -1,4 +1,4 @@
-"""A resolved configuration: what `train` was told, every default written out."""
+"""A resolved configuration: the options of `train`, with every default written out."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +16,7 @@ class Split:
 
     ``by = "patient"`` keeps whole patients away from training. ``by = "patch"`` holds out patches
     of the training images, as Wei et al. did: it leaks, since neighbours of the held-out patches
-    were trained on, and the card and every report say so.
+    were trained on; the card and every report warn of it.
     """
 
     held_out: float = 0.1
@@ -31,14 +31,14 @@ class Split:
 class CalibrationConfig:
     """How scores become percentiles, flags and colours; see :mod:`patchad.commands.calibrate`.
 
-    ``pooling`` makes the image score of the patch scores: ``max``; ``top_mean``, the mean of the
+    ``pooling`` computes the image score from patch scores: ``max``; ``top_mean``, the mean of the
     ``top_k`` highest; ``excess``, the mean excess over the threshold of marks. ``false_marks`` is
-    the number of marks an ordinary negative image may have, ``false_images`` the share of
+    the average number of marks allowed on a negative image, ``false_images`` the share of
     negative patients who may have an image flagged.
 
     ``folds``: with 0 or 1, the negatives that ``split`` holds out calibrate. With K of 2 or more
-    none are held out: the patients are dealt into K folds, each fold is scored by a model trained
-    on the others, and the model itself is trained on all. It costs about K trainings more.
+    none are held out: the patients are divided into K folds, each fold is scored by a model trained
+    on the others, and the model itself is trained on all. This takes about K more trainings.
     """
 
     pooling: Pooling = "max"

@@ -1,4 +1,4 @@
-"""The packaged configurations and TOML files: where they are, what each is for, what they hold.
+"""Packaged configurations and TOML files: finding, describing and reading them.
 
 A file may begin with ``base = "NAME"``: a packaged name, such as ``use/mammogram``, or a path
 relative to the file. Its own tables are merged over those of the base.
@@ -14,7 +14,7 @@ from typing import Any
 from patchad.errors import RequestError
 
 DEFAULT = "wei2018"
-_MEMBERS = "fused.members"  # where ``NAME = false`` takes a member of the base away
+_MEMBERS = "fused.members"  # in it, ``NAME = false`` removes a member of the base
 
 
 def packaged() -> dict[str, Path]:
@@ -23,7 +23,7 @@ def packaged() -> dict[str, Path]:
 
 
 def purpose(path: Path) -> str:
-    """What a packaged configuration is for: its first line."""
+    """The purpose of a packaged configuration: its first line."""
     with path.open(encoding="utf-8") as file:
         return file.readline().strip("# \n")
 
@@ -50,10 +50,10 @@ def find(name_or_file: str, more: Iterable[str] = ()) -> Path:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a TOML file holds, merged over its base and the base of that.
+    """The content of a TOML file, merged over its chain of bases.
 
     Raises:
-        RequestError: a file of the chain is missing or not readable, or the chain is a circle.
+        RequestError: a file of the chain is missing or not readable, or the chain is circular.
     """
     chain = [path]
     layers = [_own(path)]
@@ -61,7 +61,7 @@ def read_file(path: Path) -> dict[str, Any]:
         base = _base(layers[-1].pop("base"), chain[-1])
         if any(base.samefile(seen) for seen in chain):
             circle = " → ".join(str(file) for file in [*chain, base])
-            raise RequestError(f"base goes round in a circle: {circle}; take one base away")
+            raise RequestError(f"the chain of bases is circular: {circle}; remove one base")
         chain.append(base)
         layers.append(_own(base))
     content = layers.pop()
@@ -71,18 +71,18 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_use(name: str) -> dict[str, Any]:
-    """The content of a packaged use of images, ``mammogram`` or ``chest``: all but the method."""
+    """The content of a packaged use, ``mammogram`` or ``chest``: everything but the method."""
     return read_file(_folder() / "use" / f"{name}.toml")
 
 
 def merge(base: Mapping[str, Any], own: Mapping[str, Any], source: str) -> dict[str, Any]:
     """``own`` over ``base``: tables key by key; arrays and plain values are replaced.
 
-    Another method takes the table of the base's method away. ``fused.members.NAME = false`` takes
-    a member away.
+    Another method removes the table of the base's method. ``fused.members.NAME = false`` removes
+    a member.
 
     Raises:
-        RequestError: a table where the base has a plain value, or a member that it hasn't.
+        RequestError: a table for a plain value of the base, or a member that it doesn't have.
     """
     method = base.get("method")
     if own.get("method", method) != method:
@@ -91,7 +91,7 @@ def merge(base: Mapping[str, Any], own: Mapping[str, Any], source: str) -> dict[
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known word that is nearest, as the end of a sentence; empty where none is near."""
+    """The nearest known word, as the end of a sentence; empty if none is near."""
     near = get_close_matches(word, [*known], n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
@@ -105,7 +105,7 @@ def _merged(
         if table == _MEMBERS and value is False:
             if key not in found:
                 raise RequestError(
-                    f"{source}: {name} = false takes a member away, but there is none of this "
+                    f"{source}: {name} = false removes a member, but there is none of this "
                     f"name{did_you_mean(key, found)}; there are {', '.join(found) or 'none'}"
                 )
             del found[key]
@@ -127,7 +127,7 @@ def _own(path: Path) -> dict[str, Any]:
 
 
 def _base(name: Any, file: Path) -> Path:
-    """The file that ``base = name`` in ``file`` means."""
+    """The file that ``base = name`` in ``file`` refers to."""
     if not isinstance(name, str):
         raise RequestError(f"{file}: base is a name or a path in quotes; got {name!r}")
     known = {path.relative_to(_folder()).with_suffix("").as_posix(): path for path in _bases()}
@@ -147,7 +147,7 @@ def _bases() -> list[Path]:
 
 
 def _folder() -> Path:
-    """Where the packaged configurations are: in the wheel, or beside the package in a checkout."""
+    """Where the packaged configurations are: in the wheel, or next to the package in a checkout."""
     package = Path(str(resources.files("patchad")))
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"

@@ -1,4 +1,4 @@
-"""A detector: a card, the method that it is of, and the trained module."""
+"""A detector: its card, its method and the trained module."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from patchad.model.method import Method
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """What screens: ``module`` is trained, in eval mode, and holds all that was learnt.
+    """A model ready to screen: ``module`` is trained and in eval mode.
 
     ``options`` is the method's own configuration, of its ``config`` type.
     """
@@ -24,6 +24,6 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the module is."""
+        """The device of the module."""
         tensors = (*self.module.parameters(), *self.module.buffers())
         return tensors[0].device if tensors else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Whether a film is one of the kind that a model was trained on: the negatives say what fits."""
+"""Whether a film looks like those that a model was trained on, learnt from the negatives."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from patchad.core.turn import MIRRORED, QUARTERS, Turn
 from patchad.prepare.look import LAYOUT, Look
 
-_FEWEST, _FEWEST_PATIENTS = 8, 4  # images and patients; fewer say nothing of a spread
-_FOLDS = 40  # of patients, for distances of images that were left out
-_USUAL = 0.9  # the quantile of those distances that the limits are set by
-_FARTHER = 2.0  # times as far as that is too far
+_FEWEST, _FEWEST_PATIENTS = 8, 4  # images and patients; fewer can't give a spread
+_FOLDS = 40  # of patients, for distances of left-out images
+_USUAL = 0.9  # the quantile of those distances that sets the limits
+_FARTHER = 2.0  # a film this many times as far is too far
 _LEAST_DISTANCE, _LEAST_DEVIATION = 2.0, 7.0  # limits are never narrower, in deviations
-_TURNED, _BEYOND = -0.2, 0.1  # correlation by which a turned film fits better, at least
-_RECOGNISED = 0.7  # of the likeness of the least alike negative, to tell how a film is turned
-_CLIP = 4.0  # deviations, beyond which an odd negative counts no more for the covariance
+_TURNED, _BEYOND = -0.2, 0.1  # least advantage in correlation of a turned film
+_RECOGNISED = 0.7  # share of the least likeness among negatives that shows how a film is turned
+_CLIP = 4.0  # deviations, to which odd negatives are clipped for the covariance
 _MOST_MISSING = 0.2  # share of negatives that may lack a measure
 _COARSER = 2.5  # times as coarse as the model's pixels and its training images
-_SMALLER = 0.5  # of the fewest pixels trained on, where no spacing tells the coarseness
+_SMALLER = 0.5  # share of the fewest pixels trained on, if the spacing is unknown
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """How a measure is named, its value shown, and the least deviation that it is taken to have."""
+    """The description of a measure, its scale, and its least deviation."""
 
     words: str  # with {part} and {value}
     least: float
@@ -57,23 +57,23 @@ _MEASURES = {
     "top_border": _Measure("the {part} covers {value} of the upper border of the image", 0.2),
     "bottom_border": _Measure("the {part} covers {value} of the lower border of the image", 0.12),
     "over_air": _Measure("the {part} is brighter than the air by {value}", 0.06),
-    "likeness": _Measure("its layout is alike to the mean training image by {value}", 0.1),
-    "outline": _Measure("its outline is alike to the mean of the training by {value}", 0.1),
+    "likeness": _Measure("its layout has a correlation of {value} with the mean layout", 0.1),
+    "outline": _Measure("its outline has a correlation of {value} with the mean outline", 0.1),
 }
 _LIKENESSES = ("likeness", "outline")  # correlations, as their inverse hyperbolic tangent
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What the negatives of a training look like, and how far from them a film may be.
+    """The looks of a training's negatives, and how far from them a film may be.
 
-    Of each measure in ``names``: ``centre`` (median) and ``scale`` (a robust standard deviation)
+    For each measure in ``names``: ``centre`` (median) and ``scale`` (a robust standard deviation)
     over the negatives, and their range ``low`` to ``high``; ``mean`` and ``precision`` (its rows
-    from the diagonal on) of the measures so scaled, after Ledoit & Wolf (2004). ``picture`` and
+    from the diagonal on) of the scaled measures, after Ledoit & Wolf (2004). ``picture`` and
     ``outline`` are the mean layouts, row by row. The limits: ``distance``, the root mean square of
-    Mahalanobis; ``deviation``, of a single measure; ``turned``, the correlation that a film has to
-    have more than one of its turned images. ``pixels`` is the fewest along the longer side,
-    ``pixel_mm`` the coarsest pixel, None where a negative has no spacing.
+    Mahalanobis; ``deviation``, of a single measure; ``turned``, the least correlation of a film
+    minus the highest of its turned images. ``pixels`` is the fewest along the longer side,
+    ``pixel_mm`` the coarsest pixel, None if a negative has no spacing.
     """
 
     names: tuple[str, ...]
@@ -93,12 +93,12 @@ class Fit:
 
 
 def fit_of(negatives: Sequence[tuple[Look | None, str]]) -> Fit | None:
-    """Learn what fits from negatives and their patients; None where there are too few to tell.
+    """Learn the fit from negatives and their patients; None if there are too few.
 
-    The limits follow from how far negatives lie from a fit to the others, each patient (or of many
-    patients a group) left out in turn. A conformal limit that refuses 1 % would need 99 images and
-    be as large as the oddest of them; so the limit is twice the 90th percentile, which a few odd
-    films do not move. ``benchmarks/film_fit.py`` measures what that refuses.
+    The limits are set by the distances of negatives to a fit of the others, each patient (or group
+    of patients, if there are many) left out in turn. A conformal limit that refuses 1 % would need
+    99 images and be as large as the oddest of them; so the limit is twice the 90th percentile,
+    which is robust to a few odd films. ``benchmarks/film_fit.py`` measures what that refuses.
     """
     looks = [look for look, _ in negatives if look is not None]
     patients = [patient for look, patient in negatives if look is not None]
@@ -146,23 +146,23 @@ def fit_of(negatives: Sequence[tuple[Look | None, str]]) -> Fit | None:
 
 
 def fit_note(fit: Fit | None) -> tuple[str, ...]:
-    """What the card has to say of a fit that is missing."""
+    """The card's note about a missing fit, or none."""
     if fit is not None:
         return ()
     return (
         f"Fewer than {_FEWEST} negatives, or negatives of fewer than {_FEWEST_PATIENTS} patients: "
-        "they don't tell what a film has to look like, so a wrong one may pass.",
+        "too few to learn what a film must look like, so a wrong one may pass.",
     )
 
 
 def misfit(look: Look, fit: Fit, part: str, *, model_mm: float | None = None) -> str:
-    """How a film differs from the negatives, in words; empty: it fits.
+    """How a film differs from the negatives, in words; empty if it fits.
 
     Args:
         look: of the film.
         fit: of the negatives.
-        part: breast or chest, for the words.
-        model_mm: the pixel spacing that the model resamples to, None where it doesn't.
+        part: breast or chest, for the text.
+        model_mm: the pixel spacing that the model resamples to, None if it doesn't.
     """
     coarse = _too_coarse(look, fit, model_mm)
     if coarse:
@@ -175,7 +175,7 @@ def misfit(look: Look, fit: Fit, part: str, *, model_mm: float | None = None) ->
         return (
             f"{how}, it would look more like the training images (likeness {otherwise[how]:.2f}) "
             f"than as it is ({math.tanh(alike[0]):.2f}), so check "
-            + ("its grey" if how == "inverted" else "that it lies upright")
+            + ("its grey" if how == "inverted" else "that it is upright")
         )
     measures = {**look.measures, **dict(zip(_LIKENESSES, alike, strict=True))}
     values = np.array([measures.get(name, math.nan) for name in fit.names])
@@ -186,13 +186,13 @@ def misfit(look: Look, fit: Fit, part: str, *, model_mm: float | None = None) ->
     off = np.nan_to_num(np.abs(values - spread.centre) / spread.scale)
     outside = (values < np.array(fit.low)) | (values > np.array(fit.high))
     worst = int(np.argmax(np.where(outside, off, -1) if outside.any() else off))
-    told = (fit.centre[worst],) if not outside.any() else (fit.low[worst], fit.high[worst])
+    usual_values = (fit.centre[worst],) if not outside.any() else (fit.low[worst], fit.high[worst])
     name = fit.names[worst]
     words = _MEASURES[name].words.format(part=part, value=_shown(name, values[worst]))
-    usual = "usually about " if len(told) == 1 else "trained on "
+    kind = "usually about " if len(usual_values) == 1 else "trained on "
     return (
         f"it does not look like the training images: above all {words}, "
-        f"{usual}{' to '.join(_shown(name, value) for value in told)}"
+        f"{kind}{' to '.join(_shown(name, value) for value in usual_values)}"
     )
 
 
@@ -227,9 +227,9 @@ def _spread_of(fit: Fit) -> _Spread:
 
 
 def _distances(spread: _Spread, values: NDArray[np.float64]) -> tuple[float, float]:
-    """Of one image: the root mean square of Mahalanobis, and the largest single deviation.
+    """For one image: the root mean square of Mahalanobis, and the largest single deviation.
 
-    What is unknown counts as usual.
+    Unknown measures count as usual.
     """
     scaled = np.nan_to_num((values - spread.centre) / spread.scale)
     off = scaled - spread.mean
@@ -238,14 +238,14 @@ def _distances(spread: _Spread, values: NDArray[np.float64]) -> tuple[float, flo
 
 
 def _groups(patients: Sequence[str]) -> NDArray[np.int64]:
-    """A number an image, (images,): the same for images of a patient; at most ``_FOLDS``."""
+    """A group number for each image, (images,): the same within a patient; at most ``_FOLDS``."""
     return np.unique(np.asarray(patients), return_inverse=True)[1] % _FOLDS
 
 
 def _likenesses(
     look: Look, picture: NDArray[np.float64], outline: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """How alike the layouts are to their means; by how much more than turned ones, if at all."""
+    """Correlations of the layouts with their means, and the advantage over turned pictures."""
     as_it_lies = _correlation(look.picture, picture)
     otherwise = max(_otherwise(look, picture).values())
     alike = (as_it_lies, _correlation(look.outline, outline))
@@ -254,12 +254,12 @@ def _likenesses(
 
 
 def _otherwise(look: Look, picture: NDArray[np.float64]) -> dict[str, float]:
-    """How alike the film would be if it were inverted, or lay otherwise.
+    """The correlations that the film would have if it were inverted or turned.
 
-    A breast that is upside down looks much like one that isn't: that is not tried.
+    A breast that is upside down looks much like one that isn't, so that is not tried.
     """
     turns: dict[str, tuple[Turn, ...]] = {turn.name: (turn,) for turn in QUARTERS[1:]}
-    if look.body_part == "breast":  # the chest wall may come to lie on either side
+    if look.body_part == "breast":  # the chest wall may end up on either side
         turns = {turn.name: (turn, turn.then(MIRRORED)) for turn in QUARTERS if turn.transposed}
     found = {"inverted": -_correlation(look.picture, picture)}
     for name, tried in turns.items():
@@ -272,7 +272,7 @@ def _least_likeness(fit: Fit) -> float:
 
 
 def _too_coarse(look: Look, fit: Fit, model_mm: float | None) -> str:
-    """Why an image is too coarse for what the model looks at; empty: it isn't."""
+    """Why an image is too coarse for the model; empty if it isn't."""
     remedy = "give the image at its full size"
     if model_mm is not None and fit.pixel_mm is not None and math.isfinite(look.pixel_mm):
         most = _COARSER * max(model_mm, fit.pixel_mm)
@@ -303,5 +303,5 @@ def _shown(name: str, value: float) -> str:
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    """To 6 significant digits, so that a card stays short."""
+    """Rounded to 6 significant digits, so that a card stays short."""
     return tuple(float(f"{value:.6g}") for value in values)

@@ -1,4 +1,4 @@
-"""The model folder: a card and the tensors of a module, each whole and as its digest says."""
+"""The model folder: a card and the tensors of a module, both checked by digest."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ from patchad.model.card import FORMAT, ModelCard, card_as_dict, card_from_dict, 
 from patchad.model.detector import Detector
 from patchad.version import __version__
 
-_NAMED = 3  # tensors that an error names
+_NAMED = 3  # tensors that an error lists
 
 
 def save(detector: Detector, folder: Path, calibration: Calibration | None = None) -> ModelCard:
-    """Write the model folder, with a calibration that was made since.
+    """Write the model folder, with the detector's or a new calibration.
 
     Returns the card as written, with the digest of the weights.
     """
@@ -32,7 +32,7 @@ def save(detector: Detector, folder: Path, calibration: Calibration | None = Non
 
 
 def write_model(card: ModelCard, tensors: Mapping[str, Tensor], folder: Path) -> ModelCard:
-    """Write a card and its weights; returns the card with the digest of those."""
+    """Write a card and its weights; returns the card with the digest of the weights."""
     weights = save_tensors(
         {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     )
@@ -46,7 +46,7 @@ def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """Read a model folder: its card and weights.
 
     Raises:
-        ModelError: there is none, or a file was changed, is foreign or of another version.
+        ModelError: there is none, or a file was changed, is not patchad's or is of another version.
     """
     card = read_card(folder)
     path = folder / "weights.safetensors"
@@ -54,12 +54,12 @@ def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         weights = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read ({error.strerror}): is the folder whole?"
+            f"{path} cannot be read ({error.strerror}): is the folder complete?"
         ) from None
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise ModelError(
             f"{path} is not the file that card.json was written for (its SHA-256 "
-            "differs): copy the model folder again, or train anew"
+            "differs): copy the model folder again, or train again"
         )
     try:
         return card, load_tensors(weights)
@@ -68,23 +68,23 @@ def read_model(folder: Path) -> tuple[ModelCard, dict[str, Tensor]]:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], method: str) -> None:
-    """Load what a folder holds into a module as ``build`` made it.
+    """Load the tensors of a folder into a module built for them.
 
     Raises:
-        ModelError: a tensor is missing, foreign, or of another shape or type.
+        ModelError: a tensor is missing, unknown, or of another shape or type.
     """
     wanted = module.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
-    faults += [f"{name} is foreign to it" for name in tensors if name not in wanted]
+    faults += [f"{name} is unknown to it" for name in tensors if name not in wanted]
     for name in wanted.keys() & tensors.keys():
         have, want = tensors[name], wanted[name]
         if have.shape != want.shape or have.dtype != want.dtype:
-            faults.append(f"{name} is {_told(have)} instead of {_told(want)}")
+            faults.append(f"{name} is {_described(have)} instead of {_described(want)}")
     if faults:
         more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
         raise ModelError(
             f"the weights are not those of a {method} that this patchad ({__version__}) can use "
-            f"({'; '.join(sorted(faults)[:_NAMED])}{more}): train anew"
+            f"({'; '.join(sorted(faults)[:_NAMED])}{more}): train again"
         )
     module.load_state_dict(dict(tensors))
 
@@ -105,15 +105,15 @@ def read_card(folder: Path) -> ModelCard:
         version = made_with.get("patchad") if isinstance(made_with, dict) else None
         raise ModelError(
             f"{path} has format {content.get('format')}, this patchad ({__version__}) reads "
-            f"{FORMAT}: train anew, or use the version it was trained with ({version or 'unknown'})"
+            f"{FORMAT}: train again or use the version it was trained with ({version or 'unknown'})"
         )
     if content.pop("digest", None) != digest_of(content):
         raise ModelError(
             f"{path} was changed after it was written (its digest differs): copy the "
-            "model folder again, or train anew"
+            "model folder again, or train again"
         )
     return card_from_dict(content, str(path))
 
 
-def _told(tensor: Tensor) -> str:
+def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

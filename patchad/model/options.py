@@ -1,4 +1,4 @@
-"""Tables of options checked against dataclasses: every key is known, every value of its kind."""
+"""Tables of options checked against dataclasses: unknown keys and wrong types are errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -14,9 +14,9 @@ _T = TypeVar("_T")
 
 
 def parse(kind: type[_T], content: Any, prefix: str, elsewhere: Sequence[str] = ()) -> _T:
-    """``content`` (as TOML gives it) as a dataclass ``kind``; ``prefix`` is where it stands.
+    """``content`` (of TOML) as a dataclass ``kind``; ``prefix`` is the name of its table.
 
-    ``elsewhere`` are dotted names of all options, for what stands in the wrong table or in none.
+    ``elsewhere`` are dotted names of all options, to suggest one for a key in the wrong table.
 
     Raises:
         RequestError: unknown keys or wrong values, a line each.

@@ -1,7 +1,7 @@
 """DICOM objects sent to another machine: by C-STORE, or by STOW-RS (PS3.18, Store Transaction).
 
-What the libraries log about what they send is kept quiet: it may quote the patient. An object whose
-compression the other machine doesn't take is sent decompressed.
+Logs of the libraries are suppressed: they may quote the patient. An object whose compression the
+other machine doesn't accept is sent decompressed.
 """
 
 import base64
@@ -31,23 +31,23 @@ SECONDS = 60.0  # how long to wait for an answer
 _CALLING = "PATCHAD"
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-_FOR_GOOD = {301, 302, 303, 307, 308, 401, 403, 404}  # it isn't for the compression
-# While something was sent: of another object it may go well.
+_FOR_GOOD = {301, 302, 303, 307, 308, 401, 403, 404}  # not about the compression
+# Errors of a single transfer: another object may succeed.
 _BROKEN = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError)
-# Statuses of C-STORE (PS3.4 table B.2-1, PS3.7 annex C) that deserve words.
+# Explanations of C-STORE statuses (PS3.4 table B.2-1, PS3.7 annex C).
 _STATUSES = {
     0x0111: "it has this object already",
     0x0122: "it does not store this kind of object",
     0x0124: "not authorised",
     0xB000: "it changed some values",
     0xB006: "it left out some values",
-    0xB007: "it finds the object unlike its kind",
+    0xB007: "the object doesn't match its SOP class",
 }
 # Why an association is rejected: (source, reason).
 _REJECTIONS: Mapping[tuple[int | None, int | None], str] = {
     (1, 1): "no reason given",
     (1, 3): f"it does not know us, AE title {_CALLING}",
-    (1, 7): "it goes by another AE title",
+    (1, 7): "it has another AE title",
     (3, 1): "it is busy",
     (3, 2): "it has too many associations",
 }
@@ -55,7 +55,7 @@ _REJECTIONS: Mapping[tuple[int | None, int | None], str] = {
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A DICOM file, and by what it is negotiated."""
+    """A DICOM file, with the UIDs to negotiate its transfer."""
 
     path: Path
     sop_class_uid: str
@@ -64,7 +64,7 @@ class StoredObject:
 
     @property
     def kind(self) -> str:
-        """The name of its SOP class, in the words of the standard."""
+        """The name of its SOP class in the standard."""
         named = UID(self.sop_class_uid)
         return named.name if named.keyword else "its kind of object"
 
@@ -72,13 +72,13 @@ class StoredObject:
     def syntaxes(self) -> tuple[str, ...]:
         """The transfer syntaxes in which it can be sent, its own first."""
         own = self.transfer_syntax_uid
-        convertible = own in (*COMPRESSED, *_NATIVE)  # each native one can be written as the other
+        convertible = own in (*COMPRESSED, *_NATIVE)  # native syntaxes can be converted
         return tuple(dict.fromkeys((own, *(_NATIVE if convertible else ()))))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an object: ``lost``: no answer came; ``unfit``: to be sent decompressed."""
+    """The outcome for an object. ``lost``: no answer came; ``unfit``: it must be decompressed."""
 
     outcome: Literal["accepted", "refused", "busy", "lost", "unfit"]
     words: str = ""
@@ -96,9 +96,9 @@ class CStore:
         return f"{self.aet}@{self.host}:{self.port}"
 
     def send(self, objects: Sequence[StoredObject]) -> Iterator[tuple[StoredObject, Answer]]:
-        """Send over one association, and give an answer for each object, as it comes.
+        """Send over one association, and yield the answer for each object as it comes.
 
-        The objects after one at which the association broke are sent over another.
+        If the association breaks at an object, the next ones are sent over a new one.
         """
         entity = ApplicationEntity(ae_title=_CALLING)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = SECONDS
@@ -129,7 +129,7 @@ class CStore:
                         answer = self._answer(association, one, taken)
                         lost = answer.outcome == "lost"
                         yield one, answer
-                    if lost:  # though it may not have noticed yet
+                    if lost:  # the association may not have noticed yet
                         association.abort()
                 finally:
                     if association.is_established:
@@ -142,11 +142,11 @@ class CStore:
             return _rejection(self, association)
         if not association.is_established:
             if association.acceptor.primitive is not None and not taken:
-                return Answer("refused", f"{self} takes none of the kinds of object offered")
+                return Answer("refused", f"{self} accepts none of the kinds of object offered")
             return Answer("lost", f"no connection to {self}")
         agreed = [syntax for syntax in one.syntaxes if (one.sop_class_uid, syntax) in taken]
         if not agreed:
-            return Answer("refused", f"{self} does not take {one.kind}")
+            return Answer("refused", f"{self} does not accept {one.kind}")
         try:
             dataset = dcmread(one.path)
             if one.transfer_syntax_uid in COMPRESSED and agreed[0] in _NATIVE:
@@ -154,17 +154,17 @@ class CStore:
             status = association.send_c_store(dataset).get("Status")
         except RuntimeError:  # the association has ended
             status = None
-        except Exception as error:  # reading and encoding fail in many ways; words quote values
+        except Exception as error:  # many kinds; the texts quote values
             return Answer("refused", f"it cannot be encoded ({type(error).__name__})")
         if status is None:
             return Answer("lost", f"{self} gave no answer")
         words = _STATUSES.get(status, "")
-        told = f"status 0x{status:04X}" + (f", {words}" if words else "")
+        shown = f"status 0x{status:04X}" + (f", {words}" if words else "")
         if status in (0x0000, 0x0111) or status >> 12 == 0xB:
-            return Answer("accepted", told if status else "")
+            return Answer("accepted", shown if status else "")
         if status >> 8 == 0xA7:
-            return Answer("busy", f"{self} is out of resources ({told})")
-        return Answer("refused", f"{self} refuses it ({told})")
+            return Answer("busy", f"{self} is out of resources ({shown})")
+        return Answer("refused", f"{self} refuses it ({shown})")
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,10 @@ class StowRs:
         return self.url
 
     def send(self, objects: Sequence[StoredObject]) -> Iterator[tuple[StoredObject, Answer]]:
-        """Send each object in a request of its own, so that each has an answer of its own."""
+        """Send each object in its own request, so that each has its own answer."""
         nobody = ""
         for one in objects:
-            if nobody:  # to wait for each would take hours
+            if nobody:  # waiting for each would take hours
                 yield one, Answer("lost", nobody)
                 continue
             try:
@@ -199,17 +199,17 @@ class StowRs:
     def _send(self, one: StoredObject, *, native: bool = False) -> Answer:
         try:
             request = self._request(one, native=native)
-        except Exception as error:  # reading and encoding fail in many ways; words quote values
+        except Exception as error:  # many kinds; the texts quote values
             return Answer("refused", f"it cannot be encoded ({type(error).__name__})")
         opener = urllib.request.build_opener(_NoRedirect)
         try:
             with opener.open(request, timeout=SECONDS) as reply:
                 answer = _stow_answer(reply.read(), "")
         except HTTPError as error:
-            told = f"HTTP {error.code} {error.reason}"
+            status = f"HTTP {error.code} {error.reason}"
             if error.code in _TRY_AGAIN:
-                return Answer("busy", f"{self} is not able to ({told})")
-            answer = _stow_answer(error.read(), told)
+                return Answer("busy", f"{self} can't do it now ({status})")
+            answer = _stow_answer(error.read(), status)
             if error.code in _FOR_GOOD:
                 return answer
         compressed = one.transfer_syntax_uid in COMPRESSED and not native
@@ -220,7 +220,7 @@ class StowRs:
         if native:
             content = _decompressed(content)
         boundary = secrets.token_hex(16)
-        # The syntax stands in the file. Named here as well, Orthanc passes the object over.
+        # The file has the syntax. If it is named here too, Orthanc ignores the object.
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
@@ -234,7 +234,7 @@ class StowRs:
 
 
 def _decompressed(content: bytes) -> bytes:
-    """The file of an object as a file without compression."""
+    """The file of an object, decompressed."""
     with quiet():
         dataset: Dataset = dcmread(BytesIO(content))
         decompress(dataset)
@@ -244,7 +244,7 @@ def _decompressed(content: bytes) -> bytes:
 
 
 def destination(to: str) -> CStore | StowRs:
-    """Read ``aet@host:port`` or a URL; user and password in a URL are sent, but never told.
+    """Read ``aet@host:port`` or a URL; user and password in a URL are sent, but never shown.
 
     Raises:
         RequestError: it is neither.
@@ -274,10 +274,10 @@ def destination(to: str) -> CStore | StowRs:
 
 
 def read_object(path: Path) -> StoredObject:
-    """By what a DICOM file is negotiated.
+    """The UIDs of a DICOM file that its transfer is negotiated by.
 
     Raises:
-        ImageError: it is none, or says not what it is.
+        ImageError: it is no DICOM file, or lacks these UIDs.
     """
     try:
         with quiet():
@@ -289,11 +289,11 @@ def read_object(path: Path) -> StoredObject:
                 str(meta.TransferSyntaxUID),
             ]
         if not all(map(is_uid, uids)):
-            raise ValueError("something else than UIDs")
+            raise ValueError("something other than UIDs")
         return StoredObject(path, *uids)
-    except Exception as error:  # pydicom fails in many ways; its words may quote the header
+    except Exception as error:  # many kinds from pydicom; the texts may quote the header
         raise ImageError(
-            f"{path.name} is no whole DICOM object ({type(error).__name__}): export it again"
+            f"{path.name} is not a complete DICOM object ({type(error).__name__}): export it again"
         ) from None
 
 
@@ -302,21 +302,21 @@ def _rejection(to: CStore, association: Association) -> Answer:
     primitive = association.acceptor.primitive
     result = getattr(primitive, "result", None)
     why = getattr(primitive, "result_source", None), getattr(primitive, "diagnostic", None)
-    told = _REJECTIONS.get(why, f"source {why[0]}, reason {why[1]}")
-    return Answer("busy" if result == 2 else "refused", f"{to} rejects us: {told}")
+    words = _REJECTIONS.get(why, f"source {why[0]}, reason {why[1]}")
+    return Answer("busy" if result == 2 else "refused", f"{to} rejects us: {words}")
 
 
 def _stow_answer(body: bytes, fault: str) -> Answer:
-    """What a response says of one object; one that is no JSON counts by its HTTP status.
+    """The answer in a response about one object; a response that isn't JSON counts by HTTP status.
 
-    A success in JSON names what was stored: one that names nothing has stored nothing.
+    A success in JSON lists the stored objects: one that lists none has stored nothing.
     """
     silent = False
     try:
-        told = json.loads(body)
-        told = told[0] if isinstance(told, list) else told
-        failed = told.get("00081198", {}).get("Value", [])
-        kept = told.get("00081199", {}).get("Value", [])
+        content = json.loads(body)
+        content = content[0] if isinstance(content, list) else content
+        failed = content.get("00081198", {}).get("Value", [])
+        kept = content.get("00081199", {}).get("Value", [])
         reason = failed[0].get("00081197", {}).get("Value", [None])[0] if failed else None
         silent = not (failed or kept)
     except (ValueError, LookupError, AttributeError, TypeError):
@@ -332,7 +332,7 @@ def _stow_answer(body: bytes, fault: str) -> Answer:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET, and its 200 would look like an acceptance."""
+    """No redirects: a redirected POST would become a GET, and its 200 look like an acceptance."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -18,7 +18,7 @@ from patchad.lesions.noise import power_law_field
 from patchad.lesions.recipes import PHANTOMS, apply, deviation_around, draw
 from patchad.lesions.shapes import Floats
 
-Array = NDArray[Any]  # of float32 or float64, as it comes
+Array = NDArray[Any]  # of float32 or float64
 
 
 def breast_outline(
@@ -29,7 +29,7 @@ def breast_outline(
 ) -> tuple[Array, tuple[float, float]]:
     """How far a left breast reaches from the image's left edge.
 
-    Returns (H,) in pixels for each row (0: no breast), and where the nipple is, as (row, col).
+    Returns (H,) in pixels for each row (0: no breast), and the nipple's position (row, col).
     """
     rows = np.arange(shape[0])
     middle = shape[0] * (rng.uniform(0.56, 0.62) if view == "MLO" else rng.uniform(0.47, 0.53))
@@ -55,7 +55,7 @@ class Thorax:
 
     ``body`` (H, 1) and ``cage`` (H, 1) are the half-widths of the body and the rib cage,
     ``mediastinum`` (H, W) that of heart and great vessels, ``diaphragm`` (H, W) its height;
-    ``lung`` (H, W) says how far a pixel lies inside a lung, negative outside.
+    ``lung`` (H, W) is how far a pixel lies inside a lung, negative outside.
     """
 
     body: Array
@@ -94,9 +94,9 @@ def strands(
 ) -> tuple[Array, Array]:
     """Thin lines that run, branch and break on their way to the nipple, and streaks of tissue.
 
-    Both come from one random field in polar coordinates around the nipple, drawn out along the
-    radius: the streaks are the field (deviation about 1), the lines (0 to 1) its zero lines, where
-    |field| / |gradient| gives them one width, wherever a second field lets them be seen.
+    Both come from one random field in polar coordinates around the nipple, stretched along the
+    radius: the streaks are the field (deviation about 1), the lines (0 to 1) its zero crossings,
+    with a constant width by |field| / |gradient|, visible where a second field is high.
     """
     y, x = np.ogrid[: shape[0], : shape[1]]
     spacing = (spacing_mm, spacing_mm)
@@ -180,7 +180,7 @@ def lung_vessels(
 
 
 def bones(rng: np.random.Generator, u: Array, v: Array, cage: Array) -> Array:
-    """Ribs, spine and clavicles: what they add to the pixels."""
+    """The brightness that ribs, spine and clavicles add to the pixels."""
     q = np.clip(np.abs(u) / np.maximum(cage, 0.05), 0, 1.2)
     pitch = rng.uniform(0.072, 0.082)
     inside = sigmoid((1.02 - q) / 0.01) * sigmoid((v - 0.1) / 0.02) * sigmoid((0.8 - v) / 0.06)
@@ -238,7 +238,7 @@ def place_lesions(
 
 
 def film_grain(rng: np.random.Generator, pixels: Floats, level: float) -> Floats:
-    """Film noise: white and slightly clumped, more where it is bright."""
+    """Film noise: white and slightly clumped, stronger in bright parts."""
     noise = rng.standard_normal(pixels.shape, np.float32)
     noise = noise + 1.5 * ndimage.gaussian_filter(
         rng.standard_normal(pixels.shape, np.float32), 0.8
@@ -249,7 +249,7 @@ def film_grain(rng: np.random.Generator, pixels: Floats, level: float) -> Floats
 def write_letters(
     pixels: Floats, text: str, corner: tuple[float, float], *, sticker: bool
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Write ``text`` at the (row, col) shares ``corner``; also the pixels it now covers."""
+    """Write ``text`` at ``corner``, (row, col) shares; also returns the pixels it covers."""
     height = max(pixels.shape[0] // 32, 8)
     font = ImageFont.load_default(height)
     anchor = "rt" if corner[1] > 0.5 else "lt"

@@ -1,8 +1,8 @@
 """Phantoms: mammogram-like and chest-film-like images with lesions at known places, as DICOM.
 
 They are for demonstrations and tests: lifelike enough that the mean and the standard deviation of
-a patch don't give the lesions away, and nothing more; no figure measured on them says anything
-about patients. Arrays are (row, col); everything is drawn in millimetres and from one seed.
+a patch don't reveal the lesions, but no more; figures measured on them don't apply to patients.
+Arrays are (row, col); everything is drawn in millimetres and from one seed.
 """
 
 import csv
@@ -44,7 +44,7 @@ VIEWS = {  # SNOMED CT
     "CC": ("399162004", "cranio-caudal"),
     "PA": ("399348003", "postero-anterior"),
 }
-ORIENTATIONS = {  # where rows and columns run to: anterior, posterior, left, right, feet
+ORIENTATIONS = {  # directions of rows and columns: anterior, posterior, left, right, feet
     "LMLO": ["A", "FR"],
     "RMLO": ["P", "FL"],
     "LCC": ["A", "R"],
@@ -56,11 +56,11 @@ _OTHER: dict[Side, Side] = {"L": "R", "R": "L"}
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """An image made up, and the truth about it.
+    """A synthetic image and its ground truth.
 
     ``pixels`` (H, W) float32 in [0, 1], brighter = denser; ``foreground`` (H, W) bool, the breast
-    or the body without air, letters and collimator; ``spacing_mm`` (row, col); ``regions`` where
-    the lesions are. ``laterality`` is L or R for a breast, empty for a chest.
+    or the body without air, letters and collimator; ``spacing_mm`` (row, col); ``regions`` are the
+    lesions. ``laterality`` is L or R for a breast, empty for a chest.
     """
 
     pixels: Floats
@@ -88,7 +88,7 @@ def mammogram(
     """A mammogram-like phantom.
 
     Fat with a 1/f³ texture, a fibroglandular disc with strands that run to the nipple, vessels,
-    skin, on MLO the pectoral muscle; film noise, air and a letter in it.
+    skin, on MLO the pectoral muscle; film noise, and air with a letter in it.
 
     Args:
         rng: source of all randomness.
@@ -96,7 +96,7 @@ def mammogram(
         spacing_mm: pixel spacing in both directions.
         laterality: the left breast has its chest wall at the left edge, the right at the right.
         view: MLO or CC.
-        density: share of fibroglandular tissue in [0, 1]; drawn when None.
+        density: share of fibroglandular tissue in [0, 1]; drawn if None.
         lesions: the kinds to insert: ``mass``, ``spiculated mass``, ``calcifications``.
     """
     _check_kinds(lesions, BREAST_LESIONS, "breast")
@@ -223,9 +223,9 @@ def write_dicom(
     """Write a phantom as a 12-bit DICOM image, For Presentation, explicit VR little endian.
 
     A breast becomes a Digital Mammography X-Ray Image, a chest a Digital X-Ray Image. Pixel value
-    0 is 0, 4095 is 1 (turned over for MONOCHROME1), and the window shows just that range. The file
+    0 is 0, 4095 is 1 (inverted for MONOCHROME1), and the window shows exactly that range. The file
     is the same, byte for byte, for the same phantom and arguments: dates are fixed, and the UIDs
-    follow from ``seed``, ``patient_id``, the body part and ``instance``.
+    depend on ``seed``, ``patient_id``, the body part and ``instance``.
 
     Raises:
         OutputError: the file could not be written.
@@ -301,11 +301,12 @@ def phantom_set(
     shape: tuple[int, int] = (1024, 832),
     seed: int = 0,
 ) -> tuple[Path, Path]:
-    """Write a study of phantoms: two DICOM images a patient, and the tables that go with them.
+    """Write a study of phantoms: two DICOM images per patient, the manifest and the regions.
 
-    A patient of the breast study has the MLO views of both breasts or both views of one; of the
-    chest study two films. Patients of the split ``train`` have no lesion; every other patient of
-    ``test`` has one kind of it, in turn: in both views of one breast, or else in one of the images.
+    A patient of the breast study has the MLO views of both breasts or both views of one, a patient
+    of the chest study two films. Patients of the split ``train`` have no lesion; every other
+    patient of ``test`` has a lesion, the kinds in turn: in both views of one breast, or else in one
+    of the images.
     Every fifth patient is stored as MONOCHROME1. A smaller ``shape`` gives coarser pixels.
 
     Returns:
@@ -318,7 +319,7 @@ def phantom_set(
     marked: list[tuple[object, ...]] = [REGION_COLUMNS]
     kinds = BREAST_LESIONS if body_part == "breast" else CHEST_LESIONS
     for patient in range(train_patients + test_patients):
-        # One stream a patient: more patients leave the first ones as they were.
+        # One random stream per patient, so that more patients don't change the first ones.
         rng = np.random.default_rng([seed, patient, len(kinds)])
         name = f"P{patient + 1:04d}"
         turn = patient - train_patients
@@ -392,5 +393,5 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _uid(name: str) -> UID:
-    """A UID that always is the same for the same name (2.25: derived from a UUID)."""
+    """The UID of a name, always the same (2.25: derived from a UUID)."""
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, 'patchad/phantom/' + name).int}")

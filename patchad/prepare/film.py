@@ -1,4 +1,4 @@
-"""A prepared image on the device, with what several methods need of it computed once."""
+"""A prepared image on the device, with shared intermediate results computed once."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from patchad.prepare.preprocess import Prepared, require_spacing
 from patchad.prepare.smoothing import masked_gaussians
 
 T = TypeVar("T")
-# Of a prepared image, arrays by name: what a library of the CPU has to compute.
+# Arrays by name, computed from a prepared image by libraries that only run on the CPU.
 Before = Callable[[Prepared], Mapping[str, NDArray[Any]]]
 
 
@@ -38,7 +38,7 @@ class Film:
 
     @classmethod
     def of(cls, image: Prepared, device: torch.device, before: Sequence[Before] = ()) -> "Film":
-        """Bring a prepared image to the device, with what is computed ``before`` on the CPU.
+        """Move a prepared image to the device, with the arrays computed ``before`` on the CPU.
 
         Raises:
             ImageError: one of ``before`` needs the pixel spacing, and it is unknown.
@@ -57,7 +57,7 @@ class Film:
 
     @property
     def known_spacing(self) -> tuple[float, float]:
-        """``spacing_mm``; an ImageError where it is unknown."""
+        """``spacing_mm``; an ImageError if it is unknown."""
         return require_spacing(self.spacing_mm, "by a method that measures in mm")
 
     @property
@@ -66,11 +66,11 @@ class Film:
         return self.given(tissue)["tissue"]
 
     def given(self, before: Before) -> Mapping[str, Tensor]:
-        """What was computed before, on the device; a method names it in its ``needs.before``."""
+        """The result of ``before``, on the device; a method lists it in its ``needs.before``."""
         return self.before[before]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returns, made once a film: members of a fusion share it."""
+        """The result of ``make``, called once per film: members of a fusion share it."""
         if key not in self.made:
             self.made[key] = make()
         found: T = self.made[key]

@@ -1,4 +1,4 @@
-"""Smoothing that the air around the tissue has no part in.
+"""Smoothing of tissue that ignores the air around it.
 
 Arrays are (row, col); lengths are in pixels, (row, col), unless their name says mm.
 """
@@ -12,16 +12,16 @@ from patchad.prepare.resize import resize
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_WIDEST = 16.0  # pixels; a wider Gaussian is taken on a copy on which it is this wide
-_OPENING_MM = 2.0  # radius; thinner strands, such as the rim of a scan, are no tissue
-_RIM_MM = 1.0  # the skin, and what its blur reaches
+_WIDEST = 16.0  # pixels; a wider Gaussian is applied to a copy reduced until it is this wide
+_OPENING_MM = 2.0  # radius; thinner strands, such as the rim of a scan, aren't tissue
+_RIM_MM = 1.0  # the skin and its blur
 
 
 def tissue(mask: Mask, spacing_mm: tuple[float, float]) -> Mask:
     """The foreground ``mask`` (H, W), opened, and without its outermost millimetre.
 
-    Beyond the image's edge the foreground is taken to go on, so that nothing is cut off at the
-    chest wall. All of ``mask`` where nothing would be left.
+    The foreground is assumed to continue beyond the image's edge, so that nothing is cut off at
+    the chest wall. All of ``mask`` if nothing would be left.
     """
     margin = [int(np.ceil(2 * _OPENING_MM / s)) for s in spacing_mm]
     framed = np.pad(mask, [(n, n) for n in margin], mode="edge")
@@ -35,7 +35,7 @@ def tissue(mask: Mask, spacing_mm: tuple[float, float]) -> Mask:
 def gaussian(values: Floats, sigma: tuple[float, float], *, truncate: float = 3.0) -> Floats:
     """A Gaussian of standard deviation ``sigma`` of ``values`` (H, W), with zeros beyond the edge.
 
-    A wide one is taken on a smaller copy, where it costs as much as a narrow one.
+    A wide one is applied to a smaller copy, where it costs as much as a narrow one.
     """
     shape = (values.shape[0], values.shape[1])
     steps = [max(1.0, s / _WIDEST) for s in sigma]
@@ -63,6 +63,6 @@ def sigma_pixels(sigma_mm: float, spacing_mm: tuple[float, float]) -> tuple[floa
 
 
 def _depth(mask: Mask, spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
-    """Millimetres from each pixel of ``mask`` to the nearest that isn't in it."""
+    """Millimetres from each pixel of ``mask`` to the nearest pixel outside it."""
     distance: NDArray[np.float64] = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
     return distance

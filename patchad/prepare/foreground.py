@@ -1,6 +1,6 @@
-"""Finds what of an image is breast or body, and leaves out air, labels, film edges and collimators.
+"""Segments the breast or body of an image from air, labels, film edges and collimators.
 
-The work is done on a small copy, so that a picture costs the same at any resolution. Arrays are
+The work is done on a small copy, so that an image costs the same at any resolution. Arrays are
 (row, col), origin at the top-left pixel.
 """
 
@@ -16,24 +16,24 @@ from patchad.errors import ImageError
 from patchad.prepare.resize import resize
 
 BodyPart = Literal["breast", "chest"]
-WORK_SIDE = 512  # longest side of the copy that is worked on, in pixels
-SMOOTH = 0.02  # radius of the opening, of the longest side: the strokes of letters are thinner
-SMALLEST = 0.01  # of the image; a breast or chest that covers less isn't one
+WORK_SIDE = 512  # longest side of the small copy, in pixels
+SMOOTH = 0.02  # radius of the opening / longest side: the strokes of letters are thinner
+SMALLEST = 0.01  # share of the image; a smaller object is no breast or chest
 
 
 def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     """Find the breast, or the exposed field of a chest radiograph.
 
     ``breast`` takes the largest compact object brighter than air. ``threshold`` is Otsu's (1979),
-    repeated twice among the darker pixels to arrive at the skin line, and never within the noise
-    of air. The pectoral muscle stays in the mask; ``measures["pectoral_fraction"]`` is its share
-    of the mask, NaN where none was seen (see :func:`_pectoral_fraction`).
+    repeated twice among the darker pixels to reach the skin line, and never within the noise of
+    air. The pectoral muscle stays in the mask; ``measures["pectoral_fraction"]`` is its share of
+    the mask, NaN if none was found (see :func:`_pectoral_fraction`).
 
-    ``chest`` cuts margins that are black or white throughout and end at a straight line, level or
-    slanted by up to 10°, off the four sides; ``threshold`` is the end of black. Air beside the body
-    and letters within the field stay. Without margins the field is the whole image.
+    ``chest`` cuts off margins on the four sides that are black or white throughout and end at a
+    straight line, level or slanted by up to 10°; ``threshold`` is the upper end of black. Air next
+    to the body and letters within the field stay. Without margins the field is the whole image.
 
-    What lies outside of the film (``Radiograph.outside``) is in neither.
+    Pixels outside the film (``Radiograph.outside``) are in neither.
 
     Args:
         radiograph: the image as read.
@@ -65,7 +65,7 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
             measures = {}
         case _:
             raise ValueError(f"body_part is breast or chest, not {body_part!r}")
-    if scale < 1:  # the outermost pixels of the copy blend with what lies beyond
+    if scale < 1:  # the outermost pixels of the copy blend with those beyond the edge
         mask = ndimage.binary_erosion(mask, np.ones((3, 3), bool), border_value=1)
     if mask.mean() < SMALLEST:
         raise ImageError(
@@ -79,7 +79,7 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
         whole &= ~radiograph.outside
         if not whole.any():
             raise ImageError(
-                f"padding, shutter or collimator leave nothing of the {body_part}: export it anew"
+                f"padding, shutter or collimator cover all of the {body_part}: export it again"
             )
     return Foreground(whole, method, threshold, {"area_fraction": float(whole.mean()), **measures})
 
@@ -94,7 +94,7 @@ def _breast(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], float]:
     labels, count = ndimage.label(bright)
     if count == 0:
         return np.zeros(pixels.shape, bool), threshold
-    # Depth summed over an object prefers the compact to the long: film frames and wedges are thin.
+    # Depth summed over an object favours compact ones: film frames and step wedges are thin.
     depth = ndimage.sum_labels(
         ndimage.distance_transform_edt(labels > 0), labels, range(1, count + 1)
     )
@@ -102,7 +102,7 @@ def _breast(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], float]:
 
 
 def _without_padding(pixels: NDArray[np.float32]) -> tuple[slice, slice]:
-    """What is left once constant rows and columns have been taken off the four sides."""
+    """The part left after removing constant rows and columns from the four sides."""
     varied = []
     for axis in (1, 0):
         low, high = np.percentile(pixels, (2, 98), axis=axis)
@@ -114,7 +114,7 @@ def _without_padding(pixels: NDArray[np.float32]) -> tuple[slice, slice]:
 def _drop_border_lines(
     mask: NDArray[np.bool_], pixels: NDArray[np.float32], threshold: float
 ) -> None:
-    """Take padding one pixel thin, which isn't seen on the copy, out of ``mask`` (H, W)."""
+    """Remove padding one pixel thin, which the copy doesn't show, from ``mask`` (H, W)."""
     for line in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         inside = mask[line]
         if inside.any() and np.median(pixels[line][inside]) <= threshold:
@@ -122,7 +122,7 @@ def _drop_border_lines(
 
 
 def _skin_threshold(pixels: NDArray[np.float32]) -> float:
-    """Where air ends: Otsu's threshold, again among the pixels below, twice; above air's noise."""
+    """The upper end of air: Otsu's threshold, repeated twice among the pixels below it."""
     classes, threshold = [pixels.ravel()], 0.0
     for _ in range(3):
         below = classes[-1]
@@ -138,7 +138,7 @@ def _skin_threshold(pixels: NDArray[np.float32]) -> float:
 
 
 def _open(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Opening by a disc that may reach over the image's border, so that it eats nothing there."""
+    """Opening by a disc that may reach over the image's border, so that nothing is lost there."""
     if mask.all() or not mask.any():
         return mask
     core = ndimage.distance_transform_edt(mask) > radius
@@ -146,7 +146,7 @@ def _open(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
 
 
 def _without_rims(mask: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    """Without runs shorter than ``length`` along rows or columns, so also without rims of films."""
+    """Remove runs shorter than ``length`` along rows or columns, such as the rims of films."""
     for axis in (0, 1):
         size = min(length, mask.shape[axis])
         line = np.ones((size, 1) if axis == 0 else (1, size), bool)
@@ -158,10 +158,9 @@ def _pectoral_fraction(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> 
     """Share of the breast's mask above the straight edge of the pectoral muscle; NaN if none.
 
     The muscle is taken as a triangle in the upper corner at the chest wall (Karssemeijer, Phys Med
-    Biol 1998; 43: 365-378). Of the lines that cut that corner, the one with the steepest fall of
-    brightness across it, over the longest way, is the muscle's edge. It must fall on 80 % of its
-    length and, by the mean, at least 4 % of the breast's own range. The chest wall is the side with
-    more breast on it.
+    Biol 1998; 43: 365-378). Its edge is the line across that corner with the steepest fall of
+    brightness, weighted by its length. Brightness must fall on 80 % of that length and, on average,
+    by at least 4 % of the breast's own range. The chest wall is the side with more breast on it.
     """
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if min(len(rows), len(cols)) < 8:
@@ -215,8 +214,8 @@ def _field(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], float]:
     low, high = np.percentile(pixels, (0.1, 99.9))
     black, white = (float(low + share * (high - low)) for share in (0.06, 0.9))
     dark, bright = pixels <= black, pixels >= white
-    # A majority vote over a window leaves a straight edge in its place, and removes letters from a
-    # margin and specks from the field.
+    # A majority vote over a window keeps straight edges in place, and removes letters from margins
+    # and specks from the field.
     window = 2 * round(SMOOTH * max(pixels.shape)) + 1
     field = np.ones(pixels.shape, bool)
     # Scanned films have a white rim within black padding, and black collimator within that.
@@ -233,9 +232,9 @@ def _field(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], float]:
 def _straight_margin(margin: NDArray[np.bool_], *, level: bool) -> NDArray[np.bool_]:
     """The largest margin at the upper side of ``margin`` (H, W) bool that ends at a straight line.
 
-    Lines of up to 10° are tried. Above the line 97 % of the columns are margin throughout, and in
-    a third of those that it crosses the margin ends there: air beside a body, or an overexposed
-    abdomen, ends anywhere. With ``level``, whole rows of margin go in any case.
+    Lines of up to 10° are tried. Above the line 97 % of the columns must be all margin, and in a
+    third of those that it crosses the margin must end there: air next to the body, or an
+    overexposed abdomen, ends anywhere. With ``level``, whole rows of margin are always cut off.
     """
     H, W = margin.shape
     run = np.where(margin.all(0), H, np.argmin(margin, axis=0)).astype(np.float64)

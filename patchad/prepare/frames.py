@@ -1,4 +1,4 @@
-"""The frames of multi-frame files, a row each."""
+"""Rows for the frames of multi-frame files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from patchad.read.read import check_entry, content_kind
 
 @dataclass(frozen=True)
 class _Frames:
-    """What counts the frames of files, in the processes that read images."""
+    """The task that counts the frames of a file, for the processes that read images."""
 
     limits: Limits
 
@@ -39,5 +39,5 @@ def every_frame(
     """
     rows: list[ManifestRow] = []
     for entry, frames in read_ahead(entries, _Frames(limits)):
-        rows += [entry] if isinstance(frames, Fault) else frames  # what is wrong is said later
+        rows += [entry] if isinstance(frames, Fault) else frames  # the fault is reported later
     return rows

@@ -1,6 +1,6 @@
-"""How a film looks as a whole: a few measures by which a wrong one can be told.
+"""The overall look of a film: a few measures to recognise one of the wrong kind.
 
-All are taken on a small copy, so that they cost little and hardly depend on the resolution.
+All are taken on a small copy, so that they are cheap and hardly depend on the resolution.
 """
 
 import math
@@ -19,24 +19,24 @@ Floats = NDArray[np.float32]
 Scale = Literal["known", "assumed", "unknown"]
 
 SIDE = 128  # pixels of the longer side of the copy
-LAYOUT = 12  # cells a side of the layouts
-_SCALES = (1.0, 2.0, 4.0, 8.0)  # pixels of the copy, of the Gaussians that structure is told by
-_LEAST = 1e-3  # of brightness; smaller spreads count as this
-_STEPS = 64  # of grey, for the entropy
-_RIM = 4  # pixels of the copy at the foreground's edge that tell of the outline, not of tissue
-_AIR = 0.02  # share of the image that has to be air, to tell its brightness
+LAYOUT = 12  # cells per side of the layouts
+_SCALES = (1.0, 2.0, 4.0, 8.0)  # pixels of the copy: Gaussians for the bands of structure
+_LEAST = 1e-3  # of brightness; smaller spreads are raised to this
+_STEPS = 64  # grey levels, for the entropy
+_RIM = 4  # pixels of the copy at the foreground's edge, which show the outline, not tissue
+_AIR = 0.02  # least share of air in the image for its brightness to be measured
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a prepared film looks like.
+    """The overall look of a prepared film.
 
-    ``body_part`` is what it was taken to show. ``measures`` by name, NaN where undefined: shares in
+    ``body_part`` is that of the preprocessing. ``measures`` by name, NaN where undefined: shares in
     [0, 1], brightness as read, natural logarithms of ratios. ``picture`` (12, 12) float32 is the
     foreground's brightness by place, scaled to mean 0 and deviation 1; ``outline`` (12, 12) float32
-    the share of foreground. Breasts have the end with more of it at the left in both. ``pixels`` is
-    the longer side of the image as stored; ``pixel_mm`` the larger side of its pixels, known or
-    assumed, NaN if neither.
+    is the share of foreground. In both, breasts have the end with more foreground at the left.
+    ``pixels`` is the longer side of the image as stored; ``pixel_mm`` the larger side of its
+    pixels, known or assumed, NaN if unknown.
     """
 
     body_part: BodyPart
@@ -62,7 +62,7 @@ def look_at(
     Args:
         pixels: (H, W) float32 in [0, 1], as read, before normalisation.
         mask: (H, W) bool, the foreground, not empty.
-        body_part: breast or chest; of a chest's foreground, which is a field, less is measured.
+        body_part: breast or chest; a chest's foreground is a field, so it has fewer measures.
         step: (height, width) of a pixel, in mm unless ``scale`` is unknown.
         scale: whether the pixel spacing is known, assumed or unknown.
     """
@@ -139,7 +139,7 @@ def _structure(values: Floats, inside: NDArray[np.bool_]) -> list[float]:
 
 
 def _shrink(values: NDArray[np.generic], shape: tuple[int, int]) -> Floats:
-    """``values`` at ``shape``, float32, from at most some 16 of them a pixel: many times faster."""
+    """``values`` at ``shape``, float32, from at most about 16 of them per pixel, for speed."""
     skip = max(1, min(n // (4 * m) for n, m in zip(values.shape, shape, strict=True)))
     return resize(values[::skip, ::skip].astype(np.float32), shape)
 

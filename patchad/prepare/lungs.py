@@ -1,10 +1,9 @@
-"""Where the lungs are: the two largest parts of a chest film that are dark beside what is around.
+"""Where the lungs are: the two largest parts of a chest film darker than their surroundings.
 
-There are two ways to be dark. A mean of registered films (:mod:`patchad.methods.parts.chest_frame`)
-is smooth and has the whole chest in it, but no millimetres: there the lungs are valleys between the
-sides and the middle of each row. A single film may be cut at any side and is rough, but its
-millimetres are known: there the lungs are darker than their wide surroundings. Arrays are
-(row, col).
+There are two criteria. A mean of registered films (:mod:`patchad.methods.parts.chest_frame`) is
+smooth and shows the whole chest, but has no scale in mm: there the lungs are valleys between the
+sides and the middle of each row. A single film may be cropped at any side and is noisy, but its
+spacing is known: there the lungs are darker than their wide surroundings. Arrays are (row, col).
 """
 
 import numpy as np
@@ -14,21 +13,21 @@ from skimage.filters import threshold_otsu
 from patchad.errors import TrainingError
 from patchad.prepare.filters import Floats, Mask, masked_gaussian, sigma_pixels
 
-_MARGIN = 0.1  # of each side of a mean film, which has no part in its threshold
-_LEAST_LUNG = 0.02  # of a mean film; what is smaller is no lung
-_LEAST_LUNGS = 0.04  # of a single film's field, together; where less is found it is something else
+_MARGIN = 0.1  # share of each side of a mean film that is left out of its threshold
+_LEAST_LUNG = 0.02  # share of a mean film; a smaller part is no lung
+_LEAST_LUNGS = 0.04  # share of a single film's field, both together; less is something else
 _NEAR_MM, _WIDE_MM = 4, 50  # standard deviations of the Gaussians whose difference is the relief
 
 
 def find_lungs(template: Floats) -> Mask:
     """The lungs of a mean of registered films (H, W): (H, W) bool.
 
-    A pixel's depth is how far it lies below the lower of two maxima, of its row to its left and to
-    its right: so the air around the body, dark as it is, has none. The lungs are deeper than half
-    of Otsu's threshold (Otsu, IEEE Trans. SMC 9:62, 1979) of the depths in the central 80 %.
+    A pixel's depth is how far it lies below the lower of two maxima, those of its row to its left
+    and to its right: the air around the body is dark, but has depth 0. The lungs are deeper than
+    half of Otsu's threshold (Otsu, IEEE Trans. SMC 9:62, 1979) of the depths in the central 80 %.
 
     Raises:
-        TrainingError: there is nothing of the kind.
+        TrainingError: no lungs found.
     """
     left = np.maximum.accumulate(template, axis=1)
     right = np.maximum.accumulate(template[:, ::-1], axis=1)[:, ::-1]
@@ -42,18 +41,18 @@ def find_lungs(template: Floats) -> Mask:
     lungs = _two_largest(opened, _LEAST_LUNG * template.size)
     if not lungs.any():
         raise TrainingError(
-            "no lungs are to be seen in the mean of the negatives: give frontal chest films, dense "
-            "parts bright (check the photometric interpretation)"
+            "no lungs found in the mean of the negatives: give frontal chest films, dense parts "
+            "bright (check the photometric interpretation)"
         )
     return np.asarray(ndimage.binary_fill_holes(lungs), np.bool_)
 
 
 def find_dark_lungs(pixels: Floats, mask: Mask, spacing_mm: tuple[float, float]) -> Mask:
-    """What of the middle of a film (H, W) is dark as lungs are, else all of ``mask``: (H, W) bool.
+    """The two largest dark parts in the middle of a film (H, W), else all of ``mask``: (H, W) bool.
 
-    Dark for its surroundings (Gaussians of 4 and 50 mm) by Otsu's threshold, away from the outer
-    eighths of the field ``mask`` (H, W) bool. ``spacing_mm`` is (row, col). No outline to measure
-    by, but lesions placed in it lie mostly in the lungs.
+    Darker than the surroundings (Gaussians of 4 and 50 mm) by Otsu's threshold, without the outer
+    eighths of the field ``mask`` (H, W) bool. ``spacing_mm`` is (row, col). Not an outline to
+    measure, but lesions placed in it lie mostly in the lungs.
     """
     rows, cols = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     middle = np.zeros_like(mask)
@@ -71,7 +70,7 @@ def find_dark_lungs(pixels: Floats, mask: Mask, spacing_mm: tuple[float, float])
 
 
 def _two_largest(parts: Mask, least: float) -> Mask:
-    """The two largest connected parts, as far as they have ``least`` pixels."""
+    """The two largest connected parts, those that have ``least`` pixels."""
     labels, count = ndimage.label(parts)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0

@@ -1,7 +1,7 @@
-"""How a film lies: which side is up, and which side the chest wall of a breast is on.
+"""The orientation of a film: which side is up, and on which side a breast's chest wall is.
 
-Directions are those of Patient Orientation (PS3.3 C.7.6.1.1.1): where rows run to (to the right of
-the picture) and where columns run to (down), by their main letters A, P, L, R, H and F.
+Directions are those of Patient Orientation (PS3.3 C.7.6.1.1.1): of rows (to the right of the
+picture) and of columns (down), by their main letters A, P, L, R, H and F.
 """
 
 from dataclasses import dataclass, replace
@@ -16,14 +16,14 @@ from patchad.prepare.foreground import BodyPart
 from patchad.prepare.resize import resize
 
 Side = Literal["left", "right"]
-_CLEAR = 2.0  # times as much breast at one end as at the other
-_UP = 0.25  # by so much more upright a chest has to look as it is than turned
+_CLEAR = 2.0  # ratio of breast at one end to the other
+_UP = 0.25  # by how much a chest must look more upright as stored than turned
 _OPPOSITE = {"A": "P", "P": "A", "L": "R", "R": "L", "H": "F", "F": "H", "": ""}
 
 
 @dataclass(frozen=True)
 class ChestWall:
-    """The side of the picture that the chest wall is on, what said so, and what is odd about it."""
+    """The side of the picture that the chest wall is on, the evidence for it, and cautions."""
 
     side: Side
     by: str
@@ -32,7 +32,7 @@ class ChestWall:
 
 @dataclass(frozen=True)
 class Lie:
-    """How a film is turned upright, and what is odd about it; ``source`` has it so turned."""
+    """How a film is turned upright, with cautions; ``source`` is that of the turned film."""
 
     turn: Turn
     source: Source
@@ -44,10 +44,10 @@ def lie_of(
 ) -> Lie:
     """How to turn a film upright, from Patient Orientation; ``pixels`` and ``mask`` (H, W).
 
-    A breast lies upright where rows run to anterior or posterior and columns to the feet, or from
-    lateral to medial. A chest lies upright where columns run to the feet, and, seen from the front,
-    rows to the patient's left; there one that is mirrored is mirrored back. What clearly lies
-    upright in the picture stays as it is, with a caution, whatever the header says.
+    A breast is upright if rows run to anterior or posterior and columns to the feet, or from
+    lateral to medial. A chest is upright if columns run to the feet and, seen from the front, rows
+    to the patient's left; a mirrored one is mirrored back. A picture that clearly is upright stays
+    as it is, with a caution, whatever the header says.
     """
     turn = _upright(source, body_part)
     if turn in (AS_STORED, MIRRORED):
@@ -56,12 +56,12 @@ def lie_of(
     denied = _breast_denies if body_part == "breast" else _chest_denies
     if not denied(source, small, inside, turn):
         return Lie(turn, turned(source, turn))
-    odd = f"by Patient Orientation the film has to be {turn.name}, but the picture lies upright"
+    odd = f"by Patient Orientation the film has to be {turn.name}, but the picture is upright"
     return Lie(AS_STORED, replace(source, directions=("", "")), (odd,))
 
 
 def turned(source: Source, turn: Turn) -> Source:
-    """The source with the directions that its picture has once it is turned."""
+    """The source with the directions of the turned picture."""
     across, down = turn.pair(source.directions)
     across = _reverse(across) if turn.cols else across
     down = _reverse(down) if turn.rows else down
@@ -69,29 +69,31 @@ def turned(source: Source, turn: Turn) -> Source:
 
 
 def anterior_side(source: Source) -> Side | None:
-    """The side of the picture that is anterior, where rows run to or away from it."""
+    """The anterior side of the picture, None if rows don't run to or from it."""
     return {"A": "right", "P": "left"}.get(_main(source)[0])  # type: ignore[return-value]
 
 
 def chest_wall(source: Source, mask: NDArray[np.bool_]) -> ChestWall:
     """Find the chest wall of an upright breast, ``mask`` (H, W) bool.
 
-    By Patient Orientation, where rows point to or away from anterior; else by the picture: a breast
-    is cut off straight at the chest wall and round at the other end; else, where both ends are
-    alike, by the laterality, as films are hung (left breasts have it on the left). A picture that
-    clearly says otherwise than Patient Orientation is believed, with a caution: exports mirror
-    films and leave the header as it was, which the other way round does not happen.
+    By Patient Orientation, if rows run to or from anterior; else by the picture: a breast is cut
+    off straight at the chest wall and round at the other end; else, if both ends look the same, by
+    the laterality, as films are hung (left breasts have it on the left). A picture that clearly
+    contradicts Patient Orientation wins, with a caution: exports mirror films and leave the header
+    unchanged, but never the reverse.
     """
     left, right, *_ = _ends(mask)
     seen: Side = "left" if left >= right else "right"
     clear = max(left, right) >= _CLEAR * min(left, right)
     anterior = anterior_side(source)
     if anterior:
-        said: Side = "left" if anterior == "right" else "right"
-        if clear and seen != said:
-            odd = f"Patient Orientation has the chest wall on the {said}, the picture on the {seen}"
+        stated: Side = "left" if anterior == "right" else "right"
+        if clear and seen != stated:
+            odd = (
+                f"Patient Orientation has the chest wall on the {stated}, the picture on the {seen}"
+            )
             return ChestWall(seen, "the picture, against Patient Orientation", (odd,))
-        return ChestWall(said, "Patient Orientation")
+        return ChestWall(stated, "Patient Orientation")
     if not clear and source.laterality in ("L", "R"):
         return ChestWall("left" if source.laterality == "L" else "right", "the laterality")
     return ChestWall(seen, "the picture")
@@ -111,13 +113,13 @@ def _upright(source: Source, body_part: BodyPart) -> Turn:
 
 
 def _fits(source: Source, body_part: BodyPart) -> int:
-    """How much of what makes a film upright its directions have."""
+    """How many of the criteria of an upright film its directions meet."""
     across, down = _main(source)
     if body_part == "chest":
         return int(down == "F") if across not in "HF" else 0
     if across not in "AP":
         return 0
-    # Without laterality, a breast on its side is turned as a left one.
+    # Without laterality, a breast on its side is turned like a left one.
     side = {"L": "A", "R": "P"}.get(source.laterality, "A" if down in "LR" else "")
     medial = {"L": "R", "R": "L"}.get(source.laterality, "")
     return 2 + 2 * (down == "F") + (down == medial) + (across == side)
@@ -139,15 +141,15 @@ def _small(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _breast_denies(
     source: Source, pixels: NDArray[np.float32], mask: NDArray[np.bool_], turn: Turn
 ) -> bool:
-    """Whether the chest wall clearly lies at another side than the header has it at."""
+    """Whether the chest wall clearly is on another side than the header says."""
     left, right, top, bottom = _ends(mask)
     across, down = _main(source)
     if not turn.transposed:
-        said, other = (left, right) if across == "A" else (right, left)
-        return other >= _CLEAR * said
-    said = top if down == "A" else bottom
+        stated, other = (left, right) if across == "A" else (right, left)
+        return other >= _CLEAR * stated
+    stated = top if down == "A" else bottom
     seen, opposite = max(left, right), min(left, right)
-    return seen >= _CLEAR * opposite and seen > said
+    return seen >= _CLEAR * opposite and seen > stated
 
 
 def _chest_denies(
@@ -158,10 +160,10 @@ def _chest_denies(
 
 
 def _chest_up(pixels: NDArray[np.float32]) -> float:
-    """How upright a chest (64, 64) looks, in its own contrasts.
+    """How upright a chest (64, 64) looks, in units of its own contrast.
 
-    Below the lungs it is brighter than at them; in the middle brighter than on both sides. Of 210
-    films of NIH ChestX-ray, 99 % look more upright as they are than turned by any right angle.
+    It is brighter below the lungs than at them, and in the middle than on both sides. Of 210 films
+    of NIH ChestX-ray, 99 % look more upright as they are than turned by any right angle.
     """
     low, high = np.percentile(pixels, (5, 95))
     sides = (pixels[12:44, 12:22].mean() + pixels[12:44, 42:52].mean()) / 2

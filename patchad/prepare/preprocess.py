@@ -1,4 +1,4 @@
-"""The preprocessing contract: foreground, pixel spacing, intensity; and the way back."""
+"""Preprocessing: orientation, foreground, pixel spacing and intensity."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,25 +19,25 @@ from patchad.read.grey import check_bits
 
 Intensity = Literal["voi", "percentiles", "local"]
 FLAT = 1e-3  # smallest local standard deviation, about a quarter of an 8-bit grey level
-FEWEST_PIXELS = 200  # along the longer side, of a film whose spacing is assumed
-MOST_PIXELS = 2**28  # that resampling may make of one image: 1 GiB of float32
+FEWEST_PIXELS = 200  # along the longer side, if the spacing is assumed
+MOST_PIXELS = 2**28  # of one image after resampling: 1 GiB of float32
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to a radiograph before it is cut into patches; stored in the card.
+    """How a radiograph is prepared before it is cut into patches; stored in the card.
 
     ``body_part`` chooses how the foreground is found. ``intensity``: ``voi`` keeps the pixels as
     read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local`` subtracts the
     local mean and divides by the local standard deviation, both Gaussian with ``local_radius_mm``.
-    ``spacing_mm`` is the pixel spacing images are resampled to; None keeps their own pixels.
-    ``canonical_side`` mirrors breasts whose chest wall lies on the right, so that a method sees
-    all of them alike; see :func:`patchad.prepare.orientation.chest_wall`. ``voi`` is what scales
-    the grey of DICOM files when they are read; see :func:`patchad.read.dicom.read_dicom`. ``bits``
-    is the depth of what 16-bit PNG, TIFF and PGM hold, None where each tells it by its highest
-    value. ``assumed_side_mm`` stands for the longer side of an image whose spacing nobody said,
-    which is told in its row; None leaves it unknown. Films that Patient Orientation has upside down
-    or on their side are always turned upright; see :func:`patchad.prepare.orientation.lie_of`.
+    ``spacing_mm`` is the pixel spacing that images are resampled to; None keeps their own pixels.
+    ``canonical_side`` mirrors breasts whose chest wall is on the right, so that a method sees all
+    of them on one side; see :func:`patchad.prepare.orientation.chest_wall`. ``voi`` is how the grey
+    of DICOM files is scaled; see :func:`patchad.read.dicom.read_dicom`. ``bits`` is the depth of
+    16-bit PNG, TIFF and PGM, None to guess it by the highest value of each. ``assumed_side_mm`` is
+    the length assumed for the longer side of an image of unknown spacing, and is recorded in its
+    row; None leaves the spacing unknown. Films that are upside down or on their side by Patient
+    Orientation are always turned upright; see :func:`patchad.prepare.orientation.lie_of`.
     """
 
     body_part: BodyPart = "breast"
@@ -74,7 +74,7 @@ class Preprocessing:
             )
 
     def assumed(self, radiograph: Radiograph) -> tuple[float, float] | None:
-        """The pixel spacing (row, col) that an image is taken to have; None: nothing is assumed.
+        """The pixel spacing (row, col) assumed for an image; None if nothing is assumed.
 
         Raises:
             ImageError: the image has far too few pixels to be a film of ``assumed_side_mm``.
@@ -98,11 +98,11 @@ class Preprocessing:
 class Prepared:
     """An image as a method sees it.
 
-    ``pixels`` (H', W') float32 in [0, 1] and ``foreground`` lie in the same, perhaps resampled
-    frame, whose pixels are ``spacing_mm`` (row, col) apart, None where nobody said; ``brightness``
-    is the median of the foreground's pixels as read, before normalisation. ``turn`` made this of
-    the image as stored, so that all that is found must be turned back. ``cautions`` are what a
-    reader of the result must know.
+    ``pixels`` (H', W') float32 in [0, 1] and ``foreground`` are in the same, perhaps resampled
+    frame, whose pixel spacing is ``spacing_mm`` (row, col), None if unknown; ``brightness`` is the
+    median of the foreground's pixels as read, before normalisation. ``turn`` was applied to the
+    image as stored, so results must be turned back. ``cautions`` are warnings for whoever reads
+    the result.
     """
 
     pixels: NDArray[np.float32]
@@ -111,14 +111,16 @@ class Prepared:
     spacing_mm: tuple[float, float] | None
     turn: Turn = AS_STORED
     cautions: tuple[str, ...] = ()
-    assumed_mm: tuple[float, float] | None = None  # the spacing (row, col) as read, where assumed
-    look: Look | None = None  # of the film as a whole; None where it was not prepared from one
+    assumed_mm: tuple[float, float] | None = (
+        None  # the assumed spacing (row, col) of the image as read
+    )
+    look: Look | None = None  # of the whole film; None if this was not prepared from one
 
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
 
     def as_stored(self) -> "Prepared":
-        """The same, lying as the image as stored."""
+        """The same, in the orientation of the image as stored."""
         if self.turn == AS_STORED:
             return self
         back = self.turn.inverse
@@ -137,15 +139,15 @@ class Prepared:
 
     @property
     def known_spacing(self) -> tuple[float, float]:
-        """``spacing_mm``; an ImageError where nobody said it."""
+        """``spacing_mm``; an ImageError if it is unknown."""
         return require_spacing(self.spacing_mm, "by a method that measures in mm")
 
 
 def require_spacing(spacing: tuple[float, float] | None, why: str) -> tuple[float, float]:
-    """``spacing`` (row, col) in mm; an ImageError that says ``why`` it is needed if unknown."""
+    """``spacing`` (row, col) in mm; if unknown, an ImageError with the reason ``why``."""
     if spacing is None:
         raise ImageError(
-            f"the pixel spacing is needed {why}, and the file doesn't say it: give a "
+            f"the pixel spacing is needed {why}, and the file doesn't give it: add a "
             "spacing_mm column in the manifest, or --spacing-mm"
         )
     return spacing
@@ -155,21 +157,21 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     """Turn the film upright, find the foreground, resample and normalise as ``preprocessing`` says.
 
     Where a side of the foreground is cut straight, as at the chest wall, its edge is repeated
-    outwards: padding beyond is in no patch. Resampling keeps the whole extent:
-    H' = round(H · spacing / target), likewise W', so square pixels come out to within half a pixel
-    over the image; without any spacing, an image whose Pixel Aspect Ratio isn't 1 is still brought
-    to square pixels. ``percentiles`` and ``local`` look at the foreground alone. A flat foreground
-    becomes 0.5. Turning comes first, so that a film and its turned image become the same.
+    outwards, so that no patch contains padding. Resampling keeps the whole extent:
+    H' = round(H · spacing / target), and so for W', which gives square pixels to within half a
+    pixel over the image. An image of unknown spacing whose Pixel Aspect Ratio isn't 1 is also
+    resampled to square pixels. ``percentiles`` and ``local`` use the foreground alone. A flat
+    foreground becomes 0.5. Turning comes first, so that a turned film gives the same result.
 
     Raises:
-        ImageError: nothing to be found in the image, or its pixel spacing is needed and unknown.
+        ImageError: no foreground found, or the pixel spacing is needed and unknown.
     """
     found, body_part = find_foreground(radiograph, preprocessing.body_part), preprocessing.body_part
     assumed = preprocessing.assumed(radiograph)
     lie = lie_of(radiograph.source, radiograph.film, found.mask, body_part)
     turn, cautions = lie.turn, lie.cautions
     pixels, mask = turn.picture(radiograph.film), turn.picture(found.mask)
-    if turn not in (AS_STORED, MIRRORED):  # found on the upright film, as it is looked at
+    if turn not in (AS_STORED, MIRRORED):  # the foreground is that of the upright film
         found = find_foreground(radiograph.turned(turn), body_part)
         mask = found.mask
     if preprocessing.canonical_side:
@@ -189,7 +191,7 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
         spacing = require_spacing(spacing, f"to resample to {target:g} mm")
         shape = _resampled_shape(shape, spacing, target)
         spacing = (target, target)
-    elif spacing is None and step[0] != step[1]:  # square at least
+    elif spacing is None and step[0] != step[1]:  # make pixels square
         shape = _resampled_shape(shape, step, min(step))
     if shape != pixels.shape or target is not None:
         pixels = np.clip(resize(pixels, shape), 0, 1)
@@ -224,11 +226,11 @@ def _resampled_shape(
 
 
 def _without_padding(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Repeat the foreground's edge outwards wherever it is cut straight, over what lies beyond.
+    """Repeat the foreground's edge outwards wherever it is cut straight.
 
-    There the film ends, as at the chest wall, and padding or a rim follows: a patch that reaches
-    over it would be judged by the step. A side is cut straight where the outermost line of the
-    foreground's bounding box is foreground for a third of its length; round sides touch it less.
+    There the film ends, as at the chest wall, and padding or a rim follows: the step would dominate
+    the score of a patch across it. A side is cut straight if the outermost line of the foreground's
+    bounding box is foreground for a third of its length; round sides touch it less.
     """
     inside = []
     for axis in (0, 1):
@@ -260,11 +262,11 @@ def _local(
     """0.5 + z / 10 in [0, 1], z from the local mean and deviation of the foreground alone.
 
     Both are Gaussian (``sigma`` in pixels, (row, col)) and normalised by the mask, G(a·m) / G(m)
-    (Knutsson & Westin, CVPR 1993), so that air pulls at nothing and the skin line makes no edge.
+    (Knutsson & Westin, CVPR 1993), so that air has no influence and the skin line makes no edge.
     """
     weight = gaussian(mask.astype(np.float32), sigma)
     weight[~mask] = 1
-    # From the foreground's mean, so that float32 keeps the digits of the variance.
+    # Relative to the foreground's mean, so that float32 keeps the digits of the variance.
     centred = np.where(
         mask, pixels - np.float32(pixels[mask].mean(dtype=np.float64)), np.float32(0)
     )

@@ -1,4 +1,4 @@
-"""Bringing a picture to another size: with Pillow on the host, with torch on the device."""
+"""Resizing a picture: with Pillow on the host, with torch on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def resize(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring ``values`` (H, W) float32 to ``shape``: linear, anti-aliased where it gets smaller.
+    """Resize ``values`` (H, W) float32 to ``shape``: linear, anti-aliased if it gets smaller.
 
     The pixel centre r + 0.5 goes to (r + 0.5) · H' / H; edges are repeated; NaN spreads.
     """
@@ -28,7 +28,7 @@ def resize_tensor(values: Tensor, shape: tuple[int, int]) -> Tensor:
 
     NaN reaches as far as the filter does.
     """
-    from torch.nn.functional import interpolate  # those that only read films needn't load torch
+    from torch.nn.functional import interpolate  # so that reading films doesn't load torch
 
     if values.shape[-2:] == shape:
         return values

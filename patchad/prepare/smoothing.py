@@ -1,8 +1,8 @@
-"""Gaussian smoothing on the device: of whole films, and of what lies under a mask.
+"""Gaussian smoothing on the device: of whole films, and of the pixels of a mask.
 
 Films are smoothed by Fourier transforms: a wide Gaussian costs as much as a narrow one, and several
 of one film share its transform. Tensors are (..., row, col), floating and finite; lengths are in
-pixels, (row, col). What comes out is on the device and of the dtype of what went in.
+pixels, (row, col). Results have the device and dtype of the input.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from torch import Tensor
 
 Border = Literal["zero", "nearest"]
 
-_LEAST = 1e-15  # pixels; below, a side is left as it is, as in scipy
+_LEAST = 1e-15  # pixels; a smaller sigma changes nothing, as in scipy
 _UNREACHED = 1e-6  # of the mask's weight
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The Fourier transform of a film, from which every Gaussian of it is made.
+    """The Fourier transform of a film, for smoothing it by any number of Gaussians.
 
     Attributes:
-        transform: (..., L, M // 2 + 1) complex, of the film less its level, padded to (L, M).
-        level: (..., 1, 1) the film's mean, set aside so that small differences keep their digits.
+        transform: (..., L, M // 2 + 1) complex, of the film minus its level, padded to (L, M).
+        level: (..., 1, 1) the film's mean, subtracted so that small differences keep their digits.
         shape: (H, W) of the film.
         reach: how far, in pixels, a kernel may reach on each side.
         padded: (L, M).
-        border: what lies beyond the edge: zeros, or the nearest pixel again.
+        border: values beyond the edge: zeros, or the nearest pixel.
     """
 
     transform: Tensor
@@ -49,8 +49,8 @@ class Spectrum:
     ) -> Tensor:
         """The film (..., H, W) convolved with a Gaussian, or with a derivative of it.
 
-        The kernel is sampled and cut off as by scipy.ndimage.gaussian_filter, so that the result
-        is the same.
+        The kernel is sampled and truncated as in scipy.ndimage.gaussian_filter, so that the
+        result is the same.
 
         Args:
             sigma: standard deviations (row, col).
@@ -66,7 +66,7 @@ class Spectrum:
             if radius > self.reach[axis]:
                 raise ValueError(
                     f"a Gaussian of {sigma[axis]:g} pixels reaches {radius} pixels, this spectrum "
-                    f"is padded by {self.reach[axis]}: give spectrum_of the widest one's reach"
+                    f"is padded by {self.reach[axis]}: give spectrum_of the reach of the widest"
                 )
             before = self.reach[axis] if self.border == "nearest" else 0
             of_film, of_one = _responses(
@@ -89,12 +89,12 @@ class Spectrum:
 
 
 def spectrum_of(values: Tensor, reach: tuple[int, int], *, border: Border) -> Spectrum:
-    """Transform a film, or a batch of them, once for all the Gaussians that are to come.
+    """Transform a film, or a batch of them, once for all Gaussians.
 
     Args:
         values: (..., H, W).
         reach: pixels (row, col) that the widest kernel reaches: :func:`reach` of its sigma.
-        border: what lies beyond the edge: ``zero``, or the ``nearest`` pixel again.
+        border: values beyond the edge: ``zero``, or the ``nearest`` pixel.
     """
     shape = (values.shape[-2], values.shape[-1])
     level = values.mean((-2, -1), keepdim=True)
@@ -104,7 +104,7 @@ def spectrum_of(values: Tensor, reach: tuple[int, int], *, border: Border) -> Sp
             line = torch.arange(-reach[axis], length + reach[axis], device=values.device)
             film = film.index_select(axis, line.clamp(0, length - 1))
         padded = (_length(film.shape[-2]), _length(film.shape[-1]))
-    else:  # what runs over one end of the circle and what runs over the other share the padding
+    else:  # both ends of the circle share the padding
         padded = (_length(shape[0] + reach[0]), _length(shape[1] + reach[1]))
     lines = torch.fft.rfft(film, n=padded[1], dim=-1)
     return Spectrum(torch.fft.fft(lines, n=padded[0], dim=-2), level, shape, reach, padded, border)
@@ -134,17 +134,17 @@ def masked_gaussians(
 ) -> list[Tensor]:
     """G(a·m) / G(m): Gaussian means of the pixels of a mask alone, one for each of ``sigmas``.
 
-    Normalised convolution: Knutsson & Westin, CVPR 1993. Far from the mask a quotient of small
-    numbers is taken, of which a Fourier transform keeps few digits in float32. So the kernels are
-    laid into matrices here, whose products keep them all.
+    Normalised convolution: Knutsson & Westin, CVPR 1993. Far from the mask this is a quotient of
+    small numbers, of which a Fourier transform keeps few digits in float32. So the convolutions
+    are matrix products here, which keep all of them.
 
     Args:
-        values: (H, W) float; outside the mask they may be anything.
+        values: (H, W) float; those outside the mask are ignored.
         mask: (H, W) bool.
         sigmas: standard deviations (row, col).
 
     Returns:
-        (H, W) of the dtype of ``values`` each, 0 beyond reach of the mask.
+        (H, W) of the dtype of ``values`` for each sigma, 0 beyond reach of the mask.
     """
     mean = values.where(mask, 0).sum() / mask.sum()
     both = torch.stack([(values - mean).where(mask, 0), mask.to(values.dtype)])
@@ -159,7 +159,7 @@ def masked_gaussians(
 def _blurred(values: Tensor, sigma: float, axis: Literal[-2, -1]) -> Tensor:
     """A Gaussian along one ``axis`` of ``values`` (B, H, W), with zeros beyond the edge.
 
-    A block of lines at a time is the product of a band matrix and the lines that its kernels reach.
+    Each block of lines is the product of a band matrix and the lines that its kernels reach.
     """
     radius, length = reach(sigma), values.shape[axis]
     band = _band(float(sigma), radius, values.dtype, values.device)
@@ -176,7 +176,7 @@ def _blurred(values: Tensor, sigma: float, axis: Literal[-2, -1]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _band(sigma: float, radius: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A kernel a line, each a pixel further right: (n, n + 2 · radius)."""
+    """A matrix with the kernel in each row, shifted by one pixel a row: (n, n + 2 · radius)."""
     count = min(max(radius, 64), 256)
     with torch.inference_mode(False):
         kernel = torch.nn.functional.pad(_kernel(sigma, 0, radius), (count - 1, count - 1))
@@ -193,14 +193,14 @@ def _responses(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """What one side of a Gaussian does to each frequency, and to a film that is 1 everywhere.
+    """The response of one side of a Gaussian to each frequency, and to a film of ones.
 
-    ``side`` is the film's beginning in the padded line, its length, and the line's. Returns
+    ``side`` is the film's start in the padded line, its length, and the length of the line. Returns
     (padded,), real for even orders and complex for odd ones, and (length,).
     """
     before, length, padded = side
     narrow = torch.complex64 if dtype == torch.float32 else torch.complex128
-    with torch.inference_mode(False):  # kept for whoever comes next, in whatever mode
+    with torch.inference_mode(False):  # cached for later callers in any mode
         kernel = torch.zeros(padded, dtype=torch.float64)
         places = torch.arange(-radius, radius + 1)
         kernel.index_add_(0, places % padded, _kernel(sigma, order, radius))
@@ -213,7 +213,7 @@ def _responses(
 
 
 def _kernel(sigma: float, order: int, radius: int) -> Tensor:
-    """The sampled Gaussian of sum 1, or it times the polynomial of its derivative: float64."""
+    """The sampled Gaussian of sum 1, times the polynomial of its derivative: float64."""
     if sigma <= _LEAST:
         return torch.ones(1, dtype=torch.float64)
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -231,9 +231,9 @@ def _kernel(sigma: float, order: int, radius: int) -> Tensor:
 
 
 def _length(least: int) -> int:
-    """A length of at least ``least`` that is transformed fast."""
+    """A length of at least ``least`` with a fast transform."""
     length = int(next_fast_len(least, real=True))
-    # Lines that lie a multiple of 4 KiB apart push each other out of the cache.
+    # Lines a multiple of 4 KiB apart evict each other from the cache.
     while length > 512 and length % 512 == 0:
         length = int(next_fast_len(length + 1, real=True))
     return length

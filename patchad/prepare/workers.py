@@ -1,8 +1,8 @@
-"""Images read and prepared in processes of their own.
+"""Images read and prepared in separate processes.
 
-A decoder that crashes, hangs or panics on a file takes its process along, not the run: the file
-becomes a :class:`Fault`, and the next one gets a new process. What decoders print goes nowhere,
-since it may quote the file.
+A decoder that crashes, hangs or panics on a file ends its process, not the run: the file becomes a
+:class:`Fault`, and the next one gets a new process. Output of decoders is dropped, since it may
+quote the file.
 """
 
 import multiprocessing
@@ -32,17 +32,17 @@ from patchad.read.read import read_entry
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# A process of its own would import no torch: forking would copy the parent's threads and memory.
+# New processes import no torch; forking would copy the parent's threads and memory.
 _CONTEXT = multiprocessing.get_context("spawn")
-_START = 120.0  # seconds that a process may take to import what it needs
-_DYING = 5.0  # seconds that a process which crashed, or its thread here, may take to be gone
+_START = 120.0  # seconds that a process may take to start
+_DYING = 5.0  # seconds that a crashed process, or its thread here, may take to end
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may cost. Neither changes the result of a file that stays within."""
+    """Caps for a file. They don't change the result of a file within them."""
 
-    max_pixels: int = MAX_PIXELS  # rows × columns, checked before memory is taken
+    max_pixels: int = MAX_PIXELS  # rows × columns, checked before memory is allocated
     seconds: float = 120.0  # for reading and preparing one image
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ DEFAULT_LIMITS = Limits()
 class How:
     """How the images of a run are read and prepared.
 
-    With a ``secret``, DICOM files of rows without a patient come with their hashed identity.
+    With a ``secret``, DICOM files of rows without a patient get their hashed identity.
     """
 
     preprocessing: Preprocessing
@@ -73,21 +73,21 @@ class How:
 
 
 class Task(Protocol[T_co]):
-    """What a process does with each image; it is sent there, so it holds values only."""
+    """The work of a process on each image; it is pickled, so it holds only values."""
 
     @property
     def limits(self) -> Limits:
-        """What one image may cost."""
+        """The caps for one image."""
 
     def __call__(self, entry: ManifestRow) -> "T_co | Fault":
-        """What came of one image."""
+        """The result of one image."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an image gave no result. ``trace`` is where a fault of patchad arose, without values.
+    """Why an image gave no result. ``trace`` is where a bug of patchad raised, without values.
 
-    ``content`` is the SHA-256 of the file, empty where it could not be read.
+    ``content`` is the SHA-256 of the file, empty if it could not be read.
     """
 
     status: Literal["failed", "skipped"]
@@ -98,10 +98,10 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An image ready to be scored, the seconds that it took, and the SHA-256 of its file.
+    """An image ready to be scored, the seconds it took, and the SHA-256 of its file.
 
-    The file is hashed before it is read: one that changes meanwhile no longer fits its digest.
-    ``identity`` is what :func:`patchad.read.dicom_identity.identity_of` gives, if it was asked for.
+    The file is hashed before it is read, so a file that changes meanwhile doesn't match its digest.
+    ``identity`` is that of :func:`patchad.read.dicom_identity.identity_of`, if requested.
     """
 
     radiograph: Radiograph
@@ -112,14 +112,14 @@ class Ready:
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What is said of an image that gave ``error``."""
+    """The fault of an image whose reading raised ``error``."""
     if isinstance(error, NotARadiographError):
         return Fault("skipped", str(error))
     if isinstance(error, ImageError):
         return Fault("failed", str(error))
     if isinstance(error, MemoryError):
         return Fault("failed", "not enough memory for this image: screen it alone, or shrink it")
-    # The text of a foreign error may quote the file's content, and with it the patient.
+    # The text of a library's error may quote the file's content, and so the patient.
     name = type(error).__name__
     trace = "".join(traceback.format_tb(error.__traceback__)) + name
     return Fault("failed", f"unexpected {name}: run with -v and report it to patchad", trace)
@@ -133,7 +133,7 @@ Ahead: TypeAlias = Callable[
 def read_ahead(
     entries: Sequence[ManifestRow], task: Task[T], *, processes: int = 2
 ) -> Generator[tuple[ManifestRow, T | Fault], None, None]:
-    """Each image with what came of it, in order; ``processes`` are read ahead of the caller.
+    """Each image with its result, in order; ``processes`` images are read ahead of the caller.
 
     Raises:
         RequestError: no process can be started.
@@ -148,9 +148,9 @@ def readers(
 ) -> Iterator[
     Callable[[Sequence[ManifestRow]], Generator[tuple[ManifestRow, T | Fault], None, None]]
 ]:
-    """What reads images as :func:`read_ahead` does, again and again with the same processes.
+    """A function that reads images like :func:`read_ahead`, reusing the same processes.
 
-    When the block ends, whatever ends it, the processes are killed at once.
+    When the block ends, in any way, the processes are killed at once.
     """
     pool = _Pool(task, processes)
 
@@ -169,10 +169,10 @@ def readers(
 
 
 def read_one(entry: ManifestRow, how: How) -> Ready:
-    """One image, read in a process of its own.
+    """One image, read in a new process.
 
     Raises:
-        ImageError: it gave no result; what crashed or hung included.
+        ImageError: it gave no result, or crashed or hung the process.
         RequestError: no process can be started.
     """
     ((_, read),) = read_ahead([entry], how, processes=1)
@@ -180,17 +180,17 @@ def read_one(entry: ManifestRow, how: How) -> Ready:
 
 
 def required(read: Ready | Fault) -> Ready:
-    """The image; an ImageError with its reason where there is none."""
+    """The image; an ImageError with the reason if there is none."""
     if isinstance(read, Ready):
         return read
     raise (NotARadiographError if read.status == "skipped" else ImageError)(read.reason)
 
 
 class _Pool(Generic[T]):
-    """A few processes that do ``task``, started as they are needed.
+    """A few processes that run ``task``, started when needed.
 
-    A thread waits for each answer: the caller can be interrupted meanwhile. They are daemons, so
-    that none of them keeps the interpreter from ending.
+    A thread waits for each answer, so that the caller can be interrupted meanwhile. The threads are
+    daemons, so that none of them keeps the interpreter from ending.
     """
 
     def __init__(self, task: Task[T], processes: int) -> None:
@@ -199,11 +199,11 @@ class _Pool(Generic[T]):
         for _ in range(processes):
             self._idle.put(None)
         self._lock, self._ended = threading.Lock(), False
-        self._started: set[_Process] = set()  # those that are to be ended
+        self._started: set[_Process] = set()  # those to end
         self._threads: list[threading.Thread] = []
 
     def submit(self, entry: ManifestRow) -> "Future[T | Fault]":
-        """What will come of an image. No more may be open at a time than there are processes."""
+        """The future result of an image. At most one may be open per process."""
         future: Future[T | Fault] = Future()
         thread = threading.Thread(target=self._answer, args=(entry, future), daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
@@ -234,7 +234,7 @@ class _Pool(Generic[T]):
         return process
 
     def end(self) -> None:
-        """Kill the processes, whatever they do."""
+        """Kill the processes, busy or not."""
         with self._lock:
             self._ended = True
         for process in self._started:
@@ -246,7 +246,7 @@ class _Pool(Generic[T]):
 
 
 class _Process:
-    """A process that does a task, one image at a time."""
+    """A process that runs a task, one image at a time."""
 
     def __init__(self, task: Task[Any]) -> None:
         self._link, there = _CONTEXT.Pipe()
@@ -256,7 +256,7 @@ class _Process:
         there.close()
 
     def wait(self) -> None:
-        """Until it is ready.
+        """Wait until it is ready.
 
         Raises:
             RequestError: it did not start.
@@ -268,12 +268,12 @@ class _Process:
         if not started:
             self.end()
             raise RequestError(
-                "the process that reads images did not start: in a script of your own, call "
+                "the process that reads images did not start: in your own script, call "
                 "patchad below `if __name__ == '__main__':`, and keep the script in a file"
             )
 
     def read(self, entry: ManifestRow, seconds: float) -> Any:
-        """What came of an image; the process is no longer alive where it died of it."""
+        """The result of an image; a process that died of it is no longer alive."""
         overtime = threading.Event()
 
         def end() -> None:
@@ -288,7 +288,7 @@ class _Process:
             self._link.send(entry)
             answer = self._link.recv()
         except (EOFError, OSError):
-            self._process.join(_DYING)  # of itself, perhaps while it answered
+            self._process.join(_DYING)  # on its own, perhaps while it answered
         except MemoryError as error:
             self.end()
             return fault_of(error)
@@ -317,7 +317,7 @@ class _Process:
         return not self._link.closed and self._process.is_alive()
 
     def kill(self) -> None:
-        """At once; who waits for its answer gets none."""
+        """Kill it at once; a caller that waits for its answer gets none."""
         self._process.kill()
 
     def end(self) -> None:
@@ -329,11 +329,11 @@ class _Process:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """What is started here never sees Ctrl-C, not even before it can ignore it."""
+    """Processes started here never get Ctrl-C, not even before they can ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # which would let them through again
+    resource_tracker.ensure_running()  # its start would unblock the signals again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -342,8 +342,8 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _serve(link: Connection, task: Task[Any]) -> None:
-    """What a process does: its task, image by image, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked
+    """The loop of a process: its task, image by image, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -355,14 +355,14 @@ def _serve(link: Connection, task: Task[Any]) -> None:
         except EOFError:
             return
         if hasattr(signal, "setitimer"):
-            # Who waits kills it by then. If nobody is left, and a decoder keeps the thread that
-            # would notice from running, the system ends it.
+            # The parent kills it by then. If the parent is gone, and a decoder keeps the thread
+            # that would notice from running, the system ends it.
             signal.setitimer(signal.ITIMER_REAL, task.limits.seconds + _DYING)
         link.send(task(entry))
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, however it ends; follow it."""
+    """Wait until the parent process ends, in any way; then end this one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -384,8 +384,8 @@ def _read(entry: ManifestRow, how: How) -> Ready | Fault:
         prepared = prepare(radiograph, how.preprocessing)
         identity = {}
         if how.secret and not entry.patient_id:
-            # hashed in this process: what names a patient does not leave it
+            # hashed in this process, so that identifiers don't leave it
             identity = identity_of(entry.path, how.secret, max_pixels=how.limits.max_pixels)
-    except Exception as error:  # whatever a decoder throws at one file stays with that file
+    except Exception as error:  # an error of one file must not end the process
         return replace(fault_of(error), content=content)
     return Ready(radiograph, prepared, time.monotonic() - start, content, identity)

@@ -1,4 +1,4 @@
-"""Pixels that a program holds in memory, as a radiograph."""
+"""Radiographs from arrays in memory."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from patchad.core.image import Radiograph, Source
 from patchad.errors import ImageError, RequestError
 from patchad.read.raster import pixels_digest
 
-NAME = "array"  # what stands for a path, since there is none
+NAME = "array"  # in place of a path
 
 
 def radiograph_of(
@@ -22,12 +22,12 @@ def radiograph_of(
         array: (H, W), brighter = denser. Of floats: in [0, 1]. Of unsigned integers: in
             [0, 2^bits - 1].
         spacing_mm: distance of pixel centres (row, col) in millimetres; None if unknown.
-        bits: how many bits the values of unsigned integers have; 8 for uint8. Others must say it,
-            since 10, 12 and 14 bits are all kept in uint16.
+        bits: how many bits the values of unsigned integers have; 8 for uint8. Required for
+            others, since 10, 12 and 14 bits are all stored as uint16.
 
     Raises:
-        ImageError: the array is of another kind or shape, or a value lies outside.
-        RequestError: ``bits`` or ``spacing_mm`` cannot be.
+        ImageError: the array is of another kind or shape, or a value is out of range.
+        RequestError: ``bits`` or ``spacing_mm`` is invalid.
     """
     if spacing_mm is not None and not all(0 < value < float("inf") for value in spacing_mm):
         raise RequestError(f"spacing must be positive millimetres (row, col), got {spacing_mm}")
@@ -51,7 +51,7 @@ def radiograph_of(
     if not (low >= 0 and high <= top):  # nor NaN
         raise ImageError(
             f"the values of an array of {array.dtype} must lie in [0, {top:g}], got "
-            f"[{low:g}, {high:g}]: scale them, or say bits if they have more"
+            f"[{low:g}, {high:g}]: scale them, or give bits if they have more"
         )
     scaled = (array.astype(np.float64) / top).astype(np.float32)
     pixels = np.ascontiguousarray(scaled)

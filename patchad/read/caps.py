@@ -1,8 +1,8 @@
-"""What a file may cost: every buffer that is made for it is bounded before it is made.
+"""Caps on memory for a file: the size of every buffer is checked before it is allocated.
 
-The unit is ``--max-pixels``: a file may have so many pixels, and take a fixed number of bytes for
-each of them. What a codec takes within itself can't be foreseen; the processes that read images
-are bounded by the system as well (:func:`bounded`).
+The unit is ``--max-pixels``: a file may have that many pixels, and take a fixed number of bytes for
+each of them. What a codec allocates itself can't be known; the processes that read images are
+limited by the system as well (:func:`bounded`).
 """
 
 import io
@@ -21,22 +21,25 @@ MAX_PIXELS = 100_000_000  # rows × columns; four times a large mammogram, 0.4 G
 MAX_CHANNELS = 4  # grey stored as RGBA
 
 _PIXEL_BYTES = 16  # of a decoded pixel, all channels: float32 RGBA
-_FILE_BYTES = 8  # of a file a pixel: 16-bit RGBA as it is, or four frames of 16 bits
-_FILE_SLACK = 2**26  # beside them: headers, private data
-# Address space a pixel while a file is decoded: integers take up to 14 bytes, 64-bit floats 28. The
-# slack is for libraries that are loaded on the way.
+_FILE_BYTES = 8  # of a file per pixel: 16-bit RGBA, or four frames of 16 bits
+_FILE_SLACK = 2**26  # in addition: headers, private data
+# Address space per pixel while a file is decoded: integers take up to 14 bytes, 64-bit floats 28.
+# The slack is for libraries that are loaded meanwhile.
 _READING_BYTES, _READING_SLACK = 32, 2**30
 
 
 def check_size(rows: int, columns: int, max_pixels: int, *, pixel_bytes: int = 1) -> None:
-    """Refuse an image before memory is taken for it.
+    """Refuse an image that is too large, before memory is allocated for it.
 
     Args:
         rows: of the image.
-        columns: likewise.
+        columns: of the image.
         max_pixels: the cap on rows × columns.
-        pixel_bytes: what a decoded pixel takes, all channels together; more than 16 count for
-            more pixels.
+        pixel_bytes: bytes of a decoded pixel, all channels together; above 16, a pixel counts as
+            pixel_bytes / 16 pixels.
+
+    Raises:
+        ImageError: it has more pixels than the cap, or none.
     """
     if rows < 1 or columns < 1:
         raise ImageError(f"the image has no pixels: its header says {rows} × {columns}")
@@ -49,7 +52,7 @@ def check_size(rows: int, columns: int, max_pixels: int, *, pixel_bytes: int = 1
 
 
 def most_bytes(max_pixels: int) -> int:
-    """How large a file may be that is read into memory."""
+    """The largest size in bytes of a file that is read into memory."""
     return max_pixels * _FILE_BYTES + _FILE_SLACK
 
 
@@ -57,7 +60,7 @@ def check_file(path: Path, max_pixels: int) -> None:
     """Refuse a file that is larger than :func:`most_bytes`.
 
     Raises:
-        ImageError: so, or it cannot be looked at.
+        ImageError: it is larger, or its size cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -71,23 +74,23 @@ def check_file(path: Path, max_pixels: int) -> None:
 
 
 def read_content(path: Path, max_pixels: int) -> bytes:
-    """A file's content, if :func:`check_file` lets it through."""
+    """A file's content, checked by :func:`check_file` first."""
     check_file(path, max_pixels)
     try:
-        with path.open("rb") as file:  # it may grow meanwhile
+        with path.open("rb") as file:  # it may have grown since
             return file.read(most_bytes(max_pixels) + 1)
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from None
 
 
 class Metered(io.BufferedReader):
-    """A file opened to read, of which no more than ``allowed`` bytes can be read altogether.
+    """A file opened for reading, of which at most ``allowed`` bytes can be read in total.
 
-    What is skipped by seeking is free. A length beyond the end takes no memory. ``spent`` tells
-    that it was asked for more: who reads may have made another error of it.
+    Bytes skipped by seeking don't count. A length beyond the end takes no memory. ``spent`` is true
+    once more was requested: the reader may have turned the error into another one.
 
     Raises:
-        ImageError: by ``read``, where more is asked for.
+        ImageError: by ``read``, if more is requested.
         OSError: the file cannot be opened.
     """
 
@@ -97,7 +100,7 @@ class Metered(io.BufferedReader):
         self.spent = False
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most ``size`` bytes, all that is left of the file without it."""
+        """At most ``size`` bytes; the rest of the file without it."""
         rest = max(0, self._size - self.tell())
         wanted = rest if size is None or size < 0 else min(size, rest)
         if wanted > self._left:
@@ -108,15 +111,15 @@ class Metered(io.BufferedReader):
 
     @property
     def reason(self) -> str:
-        """What is said where more is asked for."""
+        """The error text if more is requested."""
         return (
-            f"what stands beside the pixels has more than the {self._allowed:,} bytes that are "
-            "read: the file is damaged, or made to fill the memory"
+            f"the file has more than {self._allowed:,} bytes besides the pixels, which is the most "
+            "that is read: the file is damaged, or made to fill the memory"
         )
 
 
 def damaged(kind: str, reason: str) -> NoReturn:
-    """Say that an image of this kind can't be decoded."""
+    """Raise the ImageError of an image of this kind that can't be decoded."""
     raise ImageError(
         f"the {kind} image is damaged ({' '.join(reason.split())}): fetch or export it again"
     ) from None
@@ -124,14 +127,14 @@ def damaged(kind: str, reason: str) -> NoReturn:
 
 @contextmanager
 def bounded(max_pixels: int) -> Iterator[None]:
-    """Bound the address space of this process while a file is decoded, where the system can.
+    """Limit the address space of this process while a file is decoded, if the system can.
 
-    A second line behind the checks: a codec that takes more fails, and with it the file. For
-    processes that do nothing else; the limit ends with the block. Linux alone keeps such a limit
-    and tells what is taken already.
+    A second defence after the checks: a codec that allocates more fails, and so does the file. For
+    processes that do nothing else; the limit ends with the block. Only Linux enforces such a limit
+    and reports the current use.
 
     Raises:
-        ImageError: what was done in the block ran out of memory.
+        ImageError: the block ran out of memory.
     """
     taken = _address_space()
     try:
@@ -149,12 +152,12 @@ def bounded(max_pixels: int) -> Iterator[None]:
     except MemoryError:
         raise ImageError(
             "decoding it takes more memory than there is, or than an image of --max-pixels "
-            f"{max_pixels} may need: the file is damaged, or made to fill the memory"
+            f"{max_pixels} may take: the file is damaged, or made to fill the memory"
         ) from None
 
 
 def _address_space() -> int | None:
-    """Bytes of address space that this process has taken; None where the system doesn't say."""
+    """Bytes of address space that this process uses; None if unknown."""
     try:
         pages = Path("/proc/self/statm").read_text("ascii").split()[0]
         return int(pages) * resource.getpagesize()

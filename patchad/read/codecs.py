@@ -1,7 +1,7 @@
-"""Compressed image streams: what they are, what they declare, and their samples.
+"""Compressed image streams: their kind, the size they declare, and their samples.
 
-What a stream declares is read here as strictly as any decoder reads it, and held against the size
-that is expected before a decoder may take memory for it.
+The header of a stream is parsed here as strictly as any decoder does, and its size compared with
+the expected one before a decoder allocates memory for it.
 """
 
 import struct
@@ -20,17 +20,17 @@ _CODECS: Mapping[str, Callable[[bytes], NDArray[Any]]] = {
     "JPEG": imagecodecs.jpeg8_decode,
     "JPEG Lossless": imagecodecs.jpegsof3_decode,
     "JPEG-LS": imagecodecs.jpegls_decode,
-    # HTJ2K as well: htj2k_decode returns an array in spite of its own errors, and may hang
+    # also for HTJ2K: htj2k_decode returns an array despite its own errors, and may hang
     "JPEG 2000": imagecodecs.jpeg2k_decode,
 }
-_CODESTREAM = b"\xff\x4f\xff\x51"  # what a JPEG 2000 codestream begins with
+_CODESTREAM = b"\xff\x4f\xff\x51"  # the start of a JPEG 2000 codestream
 _MOST_TILES = 4096  # of JPEG 2000; a decoder takes about 10 kB for each before it reads one
-_BARE_MARKERS = (0x00, 0x01, *range(0xD0, 0xDA))  # of JPEG, that have no length
+_BARE_MARKERS = (0x00, 0x01, *range(0xD0, 0xDA))  # JPEG markers without a length
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a JPEG or JPEG-LS stream declares; ``marker`` is that of its frame header."""
+    """The frame header of a JPEG or JPEG-LS stream; ``marker`` is its marker."""
 
     marker: int
     rows: int
@@ -43,15 +43,15 @@ def decode_stream(kind: str, stream: bytes, shape: tuple[int, int]) -> NDArray[A
     """Decode a compressed image: (rows, columns[, samples]), integers of the stream's own depth.
 
     Args:
-        kind: PNG, JPEG (8 or 12 bits), JPEG Lossless, JPEG-LS, or JPEG 2000 (HTJ2K as well).
-        stream: the compressed image; bytes after its end are let through.
+        kind: PNG, JPEG (8 or 12 bits), JPEG Lossless, JPEG-LS, or JPEG 2000 (also HTJ2K).
+        stream: the compressed image; bytes after its end are ignored.
         shape: the (rows, columns) it must have.
 
     Raises:
         ImageError: the stream is damaged, cut off, or of another shape.
     """
     if kind == "JPEG 2000":
-        # Some writers put a JP2 header before it. A decoder would believe that header.
+        # Some writers put a JP2 header before it, which a decoder would trust.
         stream = stream[max(0, stream[:512].find(_CODESTREAM)) :]
         found, samples, tiles = _codestream_size(stream)
     elif kind == "PNG":
@@ -59,7 +59,7 @@ def decode_stream(kind: str, stream: bytes, shape: tuple[int, int]) -> NDArray[A
     else:
         frame = jpeg_frame(stream)
         found, samples, tiles = (frame.rows, frame.columns), frame.channels, 1
-    if found != shape:  # seen before memory is taken for it
+    if found != shape:  # checked before memory is allocated
         damaged(kind, f"it has {found[0]} × {found[1]} pixels, not {shape[0]} × {shape[1]}")
     if samples > MAX_CHANNELS:
         damaged(kind, f"it claims {samples} colours")
@@ -71,15 +71,15 @@ def decode_stream(kind: str, stream: bytes, shape: tuple[int, int]) -> NDArray[A
         return _CODECS[kind](stream)
     except MemoryError:
         raise
-    except Exception as error:  # codecs have an exception class each, and raise builtins as well
+    except Exception as error:  # each codec has its own exception class, and raises builtins too
         damaged(kind, str(error))
 
 
 def stream_kind(stream: bytes) -> str:
-    """What a compressed image is by its own marks, as :func:`decode_stream` calls it, or RLE.
+    """The kind of a compressed image by its first bytes: one of :func:`decode_stream`, or RLE.
 
-    Empty where it begins like none of them. An RLE stream is told by its header alone: up to 15
-    segments, the first right after the header, each later than the one before.
+    Empty if unknown. An RLE stream is recognised by its header alone: up to 15 segments, the first
+    right after the header, each later than the one before.
     """
     if _CODESTREAM in stream[:512] and stream[:1] in (b"\xff", b"\0"):
         return "JPEG 2000"
@@ -101,8 +101,8 @@ def jpeg_frame(stream: bytes) -> Frame:
     """The one frame header of a JPEG or JPEG-LS stream, before its first scan.
 
     Raises:
-        ImageError: there is none, there are two (decoders take either), or what stands before the
-            scan can't be walked through.
+        ImageError: there is none, there are two (decoders may use either), or the markers before
+            the scan can't be parsed.
     """
     at, found = 2, list[Frame]()
     while at + 4 <= len(stream):

@@ -1,6 +1,6 @@
-"""Radiographs in DICOM files: what was stored becomes what a radiologist would see.
+"""Radiographs in DICOM files: from stored values to the image that a radiologist would see.
 
-Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 turned over; PS3.3 C.11.
+Stored value → modality LUT or rescale → VOI LUT or window → MONOCHROME1 inverted; PS3.3 C.11.
 """
 
 import re
@@ -32,9 +32,9 @@ from patchad.read.dicom_tones import tones_of
 from patchad.read.quiet import quiet
 from patchad.read.raster import pixels_digest
 
-# What is a radiograph: a file must be of one of these SOP classes and one of these modalities.
-# Secondary captures say nothing by their class, so OT or no modality at all is let through there;
-# of the others, only the class may be missing. Everything else is refused by name.
+# Radiographs: a file must be of one of these SOP classes and one of these modalities. The class of
+# secondary captures tells nothing, so they may have modality OT or none; for the others, only the
+# class may be missing. Everything else is refused by name.
 # fmt: off
 _XRAY_CLASSES = frozenset({
     uid.ComputedRadiographyImageStorage,
@@ -43,7 +43,7 @@ _XRAY_CLASSES = frozenset({
     uid.DigitalMammographyXRayImageStorageForProcessing,
     uid.DigitalIntraOralXRayImageStorageForPresentation,
     uid.DigitalIntraOralXRayImageStorageForProcessing,
-    uid.BreastTomosynthesisImageStorage,  # its frames, if they are asked for
+    uid.BreastTomosynthesisImageStorage,  # its frames, with --frames
     uid.XRayAngiographicImageStorage, uid.XRayRadiofluoroscopicImageStorage,
 })
 _CAPTURE_CLASSES = frozenset({
@@ -52,7 +52,7 @@ _CAPTURE_CLASSES = frozenset({
     uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
 })
 _MODALITIES = ("MG", "CR", "DX", "RG", "PX", "IO", "XA", "RF")
-# What may be repeated of a file that is refused: whatever else stands there may be a name.
+# Values that an error may quote from a refused file: any other text could be a name.
 _OTHERS = frozenset({
     *_MODALITIES, "OT", "CT", "MR", "US", "NM", "PT", "SC", "DG", "ES", "GM", "SM", "XC", "OP",
     "OPT", "OCT", "ECG", "SR", "PR", "KO", "SEG", "REG", "DOC", "PLAN", "RTIMAGE", "RTDOSE",
@@ -64,15 +64,15 @@ _COLOURS = frozenset({
 })
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 
-# What may be repeated of View Position: the defined terms of PS3.3 C.8.11.5, the abbreviations of
-# CID 4014, and what makers write. Any other word could be a name.
+# Values of View Position that are kept: the defined terms of PS3.3 C.8.11.5, the abbreviations of
+# CID 4014, and those of manufacturers. Any other word could be a name.
 _VIEWS = frozenset({
     "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LLAT", "RLAT", "OBL",
     "CC", "MLO", "ML", "LM", "LMO", "MLI", "XCC", "XCCL", "XCCM", "FB", "SIO", "ISO", "CV", "AT",
     "CCID", "MLOID", "MLID", "LMID", "RCC", "LCC", "RMLO", "CCRL", "CCRM", "TAN", "ROLL", "SPEC",
 })
-# Views that a model of ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT, and SRT
-# as older files have it).
+# Views that a model trained on ordinary ones has not seen, by their codes in CID 4015 (SNOMED CT,
+# and SRT in older files).
 _MODIFIERS = {
     "399055006": "spot compression view", "R-102D7": "spot compression view",
     "399163009": "magnified view", "R-102D6": "magnified view",
@@ -80,7 +80,7 @@ _MODIFIERS = {
 }
 # fmt: on
 _MOST_FRAMES = 10_000  # each becomes a row
-_MAGNIFIED = 1.3  # a factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
+_MAGNIFIED = 1.3  # the factor of ordinary views is about 1.1, of magnified ones 1.5 to 2
 
 
 def read_dicom(
@@ -94,20 +94,20 @@ def read_dicom(
     """Read a grey X-ray image of one frame, or one frame of several.
 
     The intensity is scaled by the output range of the first VOI LUT, else the first window, else
-    by the range that the stored bits allow after the modality LUT, or as ``voi`` asks; never by
-    what the image itself reaches. MONOCHROME1 is turned over once, after that (Presentation LUT
-    Shape says the same again, and is not looked at).
+    by the range that the stored bits allow after the modality LUT, or as ``voi`` says; never by
+    the image's own range. MONOCHROME1 is inverted once, after that (Presentation LUT Shape repeats
+    the same, and is ignored).
 
-    The spacing is the one in the plane of the patient, by what of the header says it best, else
-    ``spacing_mm`` (row, col); see :func:`patchad.read.dicom_spacing.scale_of`. ``Source.reading``
-    says which was taken, and what else was decided.
+    The spacing is that in the plane of the patient, from the most reliable element of the header,
+    else ``spacing_mm`` (row, col); see :func:`patchad.read.dicom_spacing.scale_of`.
+    ``Source.reading`` records the source of the spacing and the other decisions.
 
     Args:
         path: the file.
-        spacing_mm: (row, col) for a file that says none.
-        voi: auto, or what alone is to be used: lut, window or full (the range of the stored bits).
-        max_pixels: the cap on rows × columns, checked before memory is taken.
-        frame: which one of a multi-frame image, the first is 1; None refuses such images.
+        spacing_mm: (row, col) for a file without its own.
+        voi: auto, or the only one to use: lut, window or full (the range of the stored bits).
+        max_pixels: the cap on rows × columns, checked before memory is allocated.
+        frame: the frame of a multi-frame image, the first is 1; None refuses such images.
 
     Raises:
         NotARadiographError: another kind of object, multi-frame, colour, 1 bit.
@@ -153,19 +153,19 @@ def count_frames(path: Path, max_pixels: int = MAX_PIXELS) -> int:
     """How many frames a radiograph in DICOM has.
 
     Raises:
-        ImageError: it is none, or its header is damaged.
+        ImageError: it is no radiograph, or its header is damaged.
     """
     with quiet():
         return _frames(header_of(path, max_pixels=max_pixels), 1, [])
 
 
 def header_of(path: Path, *more: str, max_pixels: int = MAX_PIXELS) -> Dataset:
-    """What is read of a radiograph's header, and the elements ``more``; no pixels.
+    """The elements of a radiograph's header that are read, and the elements ``more``; no pixels.
 
-    What stands there may identify the patient: it stays in the process that reads it.
+    They may identify the patient, so they must not leave the process that reads them.
 
     Raises:
-        NotARadiographError: it is none.
+        NotARadiographError: it is no radiograph.
         ImageError: the header is damaged.
     """
     header = parse(path, [*TAGS, *more], stop=True, max_pixels=max_pixels)
@@ -174,7 +174,7 @@ def header_of(path: Path, *more: str, max_pixels: int = MAX_PIXELS) -> Dataset:
 
 
 def header_facts(header: Dataset) -> tuple[int, Pair | None, str, str]:
-    """The number of frames, and of the first the spacing (row, col), laterality and view."""
+    """The number of frames, and spacing (row, col), laterality and view of the first."""
     frames = _frames(header, 1, [])
     spread_frame(header, 1)
     spacing = scale_of(header, text_of(header, "Modality").upper(), None, []).spacing_mm
@@ -202,10 +202,11 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
         kind = uid_name(sop_class) if sop_class else "an object without SOP class"
         raise NotARadiographError(
             f"{kind}, modality {modality if modality in _OTHERS else 'unknown'}, "
-            f"is no radiograph: patchad reads {', '.join(_MODALITIES)} and grey secondary captures"
+            f"is not a radiograph: patchad reads {', '.join(_MODALITIES)} and grey secondary "
+            "captures"
         )
     if modality in ("", "OT"):
-        notes.append(f"modality: {modality or 'not given'}, taken for a radiograph")
+        notes.append(f"modality: {modality or 'not given'}, treated as a radiograph")
     if _for_processing(header):
         notes.append("For Processing: raw detector values, not what a radiologist looks at")
     photometric = text_of(header, "PhotometricInterpretation")
@@ -222,7 +223,7 @@ def _refuse_others(header: Dataset, modality: str, notes: list[str]) -> None:
 
 
 def _for_processing(header: Dataset) -> bool | None:
-    """What Presentation Intent Type says, else the SOP class; None where neither does."""
+    """By Presentation Intent Type, else by the SOP class; None if neither gives it."""
     intent = text_of(header, "PresentationIntentType").upper()
     keyword = sop_class_of(header).keyword
     for named, answer in (("PROCESSING", True), ("PRESENTATION", False)):
@@ -232,7 +233,7 @@ def _for_processing(header: Dataset) -> bool | None:
 
 
 def _directions(header: Dataset) -> tuple[str, str]:
-    """Patient Orientation (PS3.3 C.7.6.1.1.1); what is no direction of the body is empty."""
+    """Patient Orientation (PS3.3 C.7.6.1.1.1); values that are no body direction become empty."""
     value = value_of(header, "PatientOrientation")
     found = [str(part).strip().upper() for part in value] if isinstance(value, MultiValue) else []
     across, down = (
@@ -242,7 +243,7 @@ def _directions(header: Dataset) -> tuple[str, str]:
 
 
 def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
-    """How many frames there are; an error where one has to be chosen and isn't, or isn't there."""
+    """The number of frames; an error if one must be chosen and isn't, or doesn't exist."""
     # missing, or present and empty, means one
     frames = number_of(header, "NumberOfFrames") if text_of(header, "NumberOfFrames") else 1.0
     if not (1 <= frames <= _MOST_FRAMES and frames.is_integer()):
@@ -263,7 +264,7 @@ def _frames(header: Dataset, frame: int | None, notes: list[str]) -> int:
 
 
 def _cautions(header: Dataset) -> list[str]:
-    """What a reader of the result must know of the image, a phrase each."""
+    """Warnings for whoever reads the result, a phrase each."""
     found = []
     if text_of(header, "BreastImplantPresent").upper() == "YES":
         found.append("breast implant")
@@ -274,7 +275,7 @@ def _cautions(header: Dataset) -> list[str]:
             for modifier in view.get("ViewModifierCodeSequence") or ()
         ]
         values = [text_of(item, "CodeValue") for item in items]
-    except Exception:  # whatever a damaged item trips pydicom up with
+    except Exception:  # pydicom may raise anything on a damaged item
         values = []
     found += [_MODIFIERS[value] for value in dict.fromkeys(values) if value in _MODIFIERS]
     factor = number_of(header, "EstimatedRadiographicMagnificationFactor")

@@ -1,7 +1,7 @@
-"""The header of a DICOM file: only the elements named here are ever parsed.
+"""The header of a DICOM file: only the elements named here are parsed.
 
-No name, no birth date, no patient ID leaves the file. What an element of damaged length swallowed
-is not quoted either: text is taken only where it looks like a code, a UID or a number.
+No name, birth date or patient ID is passed on. An element of damaged length may contain them, so
+text is used only if it looks like a code, a UID or a number.
 """
 
 import math
@@ -23,8 +23,8 @@ from patchad.files.names import is_uid
 from patchad.read.caps import Metered, check_file, most_bytes
 
 Pair: TypeAlias = tuple[float, float]
-# Bytes of a file beside its pixels that are read, or inflated; LUTs are the largest of what is
-# meant. Empty items take 80 times as much once they are parsed, and half a second for 2**17 bytes.
+# Bytes besides the pixels that are read, or inflated; LUTs are the largest legitimate elements.
+# Empty items take 80 times as much once they are parsed, and half a second for 2**17 bytes.
 _SLACK = 2**22
 
 # fmt: off
@@ -48,7 +48,7 @@ TAGS = [
     "RadiusOfCircularCollimator", "VerticesOfThePolygonalCollimator",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]
-# What functional groups say of a frame, and what else it is called (PS3.3 C.7.6.16.2).
+# Functional groups of a frame, and the elements of single images for the same (PS3.3 C.7.6.16.2).
 _OF_A_FRAME = {
     "FrameVOILUTSequence": ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
@@ -61,7 +61,7 @@ _RENAMED = {"FrameLaterality": "ImageLaterality"}
 
 
 def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Dataset:
-    """The elements ``tags`` of a file; with ``stop`` it is read only as far as the pixels.
+    """The elements ``tags`` of a file; with ``stop`` it is read only up to the pixels.
 
     Raises:
         NotARadiographError: it is a DICOMDIR.
@@ -75,7 +75,7 @@ def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Datase
             deflated = not bare and is_deflated(file)
             if deflated:
                 _check_inflated(file, max_pixels)
-        # without the pixels only what isn't skipped is read; a deflated file as a whole
+        # without the pixels only the parsed elements are read; a deflated file is read completely
         whole = deflated or not stop
         with Metered(path, 2 * most_bytes(max_pixels) if whole else _SLACK) as file:
             try:
@@ -88,7 +88,7 @@ def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Datase
         raise ImageError(f"the file cannot be read: {error.strerror or 'it is cut off'}") from None
     except ImageError:
         raise
-    except Exception:  # whatever a damaged file trips pydicom up with; it may quote the header
+    except Exception:  # pydicom may raise anything on a damaged file, and quote the header
         raise ImageError("the DICOM header is damaged: fetch the file again") from None
     if sop_class_of(header) == uid.MediaStorageDirectoryStorage:
         raise NotARadiographError(
@@ -96,22 +96,22 @@ def parse(path: Path, tags: list[str], *, stop: bool, max_pixels: int) -> Datase
         )
     if not (sop_class_of(header).startswith("1.2.840.10008.") or "Rows" in header):
         raise ImageError(
-            "the file says neither what it is nor its size: fetch it again, or convert it to DICOM"
+            "the file has neither a SOP class nor a size: fetch it again, or convert it to DICOM"
         )
     return header
 
 
 def is_deflated(file: BinaryIO) -> bool:
-    """Whether a file with a preamble is deflated; leaves it where the data set begins."""
+    """Whether a file with a preamble is deflated; leaves the file at the start of the data set."""
     file.seek(132)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     return text_of(meta, "TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian
 
 
 def _check_inflated(file: BinaryIO, max_pixels: int) -> None:
-    """Refuse a deflated file that becomes larger than what its header says; pydicom has no cap.
+    """Refuse a deflated file that inflates to more than its header implies; pydicom has no cap.
 
-    It is inflated piece by piece from where ``file`` is, and the pieces are dropped.
+    It is inflated piece by piece from the current position; the pieces are dropped.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     head = inflater.decompress(file.read(), _SLACK)
@@ -127,7 +127,7 @@ def _check_inflated(file: BinaryIO, max_pixels: int) -> None:
     pixels = frames * rows * columns
     if not pixels <= max_pixels:  # NaN as well
         raise ImageError(
-            f"the deflated file says that it holds {pixels:,g} pixels, more than the "
+            f"the deflated file declares {pixels:,g} pixels, more than the "
             f"{max_pixels:,} that are read: raise --max-pixels if it is sound"
         )
     size, allowed = len(head), pixels * bits / 8 + _SLACK
@@ -135,16 +135,16 @@ def _check_inflated(file: BinaryIO, max_pixels: int) -> None:
         size += len(inflater.decompress(inflater.unconsumed_tail, 2**20))
     if size > allowed:
         raise ImageError(
-            f"the deflated file becomes more than {allowed:,.0f} bytes, its header accounts for "
-            f"{pixels * bits / 8:,.0f}: it is damaged, or made to fill the memory"
+            f"the deflated file inflates to more than {allowed:,.0f} bytes, its header accounts "
+            f"for {pixels * bits / 8:,.0f}: it is damaged, or made to fill the memory"
         )
 
 
 def spread_frame(header: Dataset, frame: int) -> list[str]:
-    """Put what functional groups say of a frame where single images say it.
+    """Copy the functional groups of a frame to the elements that single images use.
 
-    Groups of the frame go before shared ones, and both before what stands there already. Damaged
-    ones are left out. Returns the names of what was taken.
+    Groups of the frame override shared ones, and both override existing elements. Damaged ones are
+    left out. Returns the names of the groups that were used.
     """
     taken: dict[str, None] = {}
     for sequence, item in (
@@ -153,7 +153,7 @@ def spread_frame(header: Dataset, frame: int) -> list[str]:
     ):
         try:
             group = header[sequence].value[item]
-        except Exception:  # missing, or whatever a damaged one trips pydicom up with
+        except Exception:  # missing, or damaged: pydicom may raise anything
             continue
         for name, keywords in _OF_A_FRAME.items():
             try:
@@ -169,19 +169,19 @@ def spread_frame(header: Dataset, frame: int) -> list[str]:
 
 
 def sop_class_of(header: Dataset) -> uid.UID:
-    """The SOP class, of the object or else of the file; empty where neither says it."""
+    """The SOP class of the object, else of the file; empty if unknown."""
     return uid.UID(
         text_of(header, "SOPClassUID") or text_of(header.file_meta, "MediaStorageSOPClassUID")
     )
 
 
 def uid_name(number: uid.UID) -> str:
-    """What an error calls a UID: its name in the standard, never what the file says."""
+    """The name of a UID for an error: that in the standard, never text of the file."""
     return number.name if number.keyword else "an unknown UID"
 
 
 def uid_of(header: Dataset, keyword: str) -> str:
-    """A UID; empty where there is none, or something else or several values stand there."""
+    """A UID; empty if there is none, several, or something else."""
     if isinstance(value_of(header, keyword), MultiValue):
         return ""
     text = text_of(header, keyword)
@@ -189,7 +189,7 @@ def uid_of(header: Dataset, keyword: str) -> str:
 
 
 def value_of(header: Dataset, keyword: str) -> Any:
-    """What the element holds (of several values, all); None where it is missing or damaged."""
+    """The value of the element (all, if several); None if it is missing or damaged."""
     try:
         return header.get(keyword)
     except Exception:  # pydicom converts on access; its errors quote the value
@@ -197,17 +197,17 @@ def value_of(header: Dataset, keyword: str) -> Any:
 
 
 def text_of(header: Dataset, keyword: str) -> str:
-    """The first value; empty where there is none, or something else than a code, UID or number."""
+    """The first value; empty if there is none, or if it is no code, UID or number."""
     value = value_of(header, keyword)
     if isinstance(value, MultiValue):
         value = value[0] if value else None
     text = "" if value is None else str(value).strip()
-    # an element of damaged length may have swallowed the patient's name
+    # an element of damaged length may contain the patient's name
     return text if re.fullmatch(r"[\w .+-]{1,64}", text, re.ASCII) else ""
 
 
 def number_of(header: Dataset, keyword: str, default: float = math.nan) -> float:
-    """The first value, ``default`` without the element, NaN where it isn't a finite number."""
+    """The first value, ``default`` without the element, NaN if it isn't a finite number."""
     if keyword not in header:
         return default
     try:
@@ -218,7 +218,7 @@ def number_of(header: Dataset, keyword: str, default: float = math.nan) -> float
 
 
 def required(header: Dataset, keyword: str) -> int:
-    """The first value as an integer; an error that names the element where there is none."""
+    """The first value as an integer; an error that names the element if there is none."""
     value = number_of(header, keyword)
     if math.isnan(value):
         raise ImageError(
@@ -228,7 +228,7 @@ def required(header: Dataset, keyword: str) -> int:
 
 
 def pair_of(header: Dataset, keyword: str) -> Pair | None:
-    """Two positive numbers, None where there are no such two."""
+    """Two positive numbers, None if the element doesn't hold them."""
     value = value_of(header, keyword)
     try:
         row, col = (float(part) for part in value)
@@ -238,5 +238,5 @@ def pair_of(header: Dataset, keyword: str) -> Pair | None:
 
 
 def name_of(keyword: str) -> str:
-    """What an error calls the element: its name and tag."""
+    """The name and tag of an element, for errors."""
     return f"{dictionary_description(keyword)} {Tag(keyword)}"

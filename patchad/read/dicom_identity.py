@@ -1,8 +1,7 @@
-"""Which films are of one patient, without saying of whom.
+"""Which films are of the same patient, without identifying the patient.
 
-What identifies a patient is hashed with a secret of the caller before it leaves this module: the
-hashes tell which films belong together, and without the secret nobody can try out patients' numbers
-on them.
+Identifiers are hashed with a secret of the caller before they leave this module: the hashes show
+which films belong together, and patients' numbers can't be tried out without the secret.
 """
 
 from pathlib import Path
@@ -15,14 +14,14 @@ from patchad.read.quiet import quiet
 
 PATIENT, STUDY = "patient", "study"
 _ELEMENTS = {PATIENT: "PatientID", STUDY: "StudyInstanceUID"}
-_READ = [*_ELEMENTS.values(), "SOPClassUID", "Rows"]  # the last two tell that it is DICOM
+_READ = [*_ELEMENTS.values(), "SOPClassUID", "Rows"]  # the last two confirm that it is DICOM
 
 
 def identity_of(path: Path, secret: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, str]:
     """The hash of a DICOM file's Patient ID (``patient``) and Study Instance UID (``study``).
 
-    Only those that the file has: none where its header cannot be read, or it is no DICOM file.
-    Issuers are not looked at: films of two patients who share a number stay together.
+    Only those that the file has: empty if its header cannot be read, or it is no DICOM file.
+    Issuers are ignored: films of two patients who share a number count as one patient's.
     """
     try:
         with quiet():

@@ -2,9 +2,9 @@
 
 RLE Lossless for segmentations: readers of segmentations (highdicom, dcmqi, dcmjs) decode it, and
 any DICOM library does without another one. JPEG Lossless, Process 14, first-order prediction, for
-pictures: it is the lossless JPEG that DICOM names as the one to fall back on (PS3.5 section 10),
-mammograms are archived in it, and every viewer of mammograms shows it. It takes half of what RLE
-takes of a picture. JPEG-LS and JPEG 2000 take less still, but some libraries lack them.
+pictures: it is DICOM's default for lossless JPEG (PS3.5 section 10), mammograms are archived in it,
+and every viewer of mammograms shows it. It takes half as much space as RLE for a picture. JPEG-LS
+and JPEG 2000 take even less, but some libraries lack them.
 """
 
 import imagecodecs
@@ -16,18 +16,18 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
 from patchad.read.codecs import decode_stream
 
-# What decompress can make native again.
+# The syntaxes that decompress supports.
 COMPRESSED = (RLELossless, JPEGLosslessSV1)
 
 
 def compress_picture(dataset: Dataset, picture: NDArray[np.uint8]) -> None:
-    """Make ``picture`` (h, w, 3) uint8 RGB the pixels of ``dataset``, as JPEG Lossless."""
+    """Set the pixels of ``dataset`` to ``picture`` (h, w, 3) uint8 RGB, as JPEG Lossless."""
     stream = imagecodecs.jpeg8_encode(
         np.ascontiguousarray(picture),
         lossless=True,
         predictor=1,
         colorspace="RGB",
-        outcolorspace="RGB",  # no YBR, whose rounding loses
+        outcolorspace="RGB",  # not YBR, whose rounding is lossy
         subsampling="444",
     )
     dataset.PixelData = encapsulate([bytes(stream)])
@@ -37,7 +37,7 @@ def compress_picture(dataset: Dataset, picture: NDArray[np.uint8]) -> None:
 
 
 def decompress(dataset: Dataset) -> None:
-    """Make the pixels of an object in one of ``COMPRESSED`` native, the same to the bit.
+    """Decompress the pixels of an object in one of ``COMPRESSED``, bit for bit.
 
     Raises:
         ImageError: they are damaged.
@@ -57,7 +57,7 @@ def decompress(dataset: Dataset) -> None:
     ]
     native = np.stack(samples).astype(np.uint8)
     if native[0].size != shape[0] * shape[1] * dataset.SamplesPerPixel:
-        raise ValueError("not the samples that the header says")
+        raise ValueError("the samples don't match the header")
     dataset.PixelData = native.tobytes() + b"\0" * (native.size % 2)
     dataset["PixelData"].is_undefined_length = False
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

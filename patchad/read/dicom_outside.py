@@ -1,4 +1,4 @@
-"""What of a stored picture is no film: padding, and what a shutter or a collimator covers.
+"""The pixels of a stored picture that are not film: padding, shutters and collimators.
 
 PS3.3 C.7.5.1.1.2 (Pixel Padding Value), C.7.6.11 (Display Shutter), C.8.7.3 (X-Ray Collimator).
 """
@@ -15,7 +15,7 @@ from pydicom.multival import MultiValue
 from patchad.errors import ImageError
 from patchad.read.dicom_header import number_of, value_of
 
-# Of each: the shape, the edges (left, right, upper, lower), the circle and the polygon.
+# For each: the shape, the edges (left, right, upper, lower), the circle and the polygon.
 # fmt: off
 _COVERS = {
     "shutter": (
@@ -39,13 +39,13 @@ _COVERS = {
 def outside_of(
     header: Dataset, stored: NDArray[np.int32], bounds: tuple[int, int], notes: list[str]
 ) -> NDArray[np.bool_] | None:
-    """Mask (rows, columns) bool of the pixels that are no film; None where all are.
+    """Mask (rows, columns) bool of the pixels that are not film; None if all are.
 
     Args:
         header: of the file.
         stored: (rows, columns) the stored values.
         bounds: the lowest and highest value that the stored bits allow.
-        notes: takes what was found, and what could not be used.
+        notes: a note is appended for each element found, used or not.
 
     Raises:
         ImageError: every pixel is padding.
@@ -75,7 +75,7 @@ def _padding(
     limit = number_of(header, "PixelPaddingRangeLimit", value)
     ends = []
     for end in (value, limit):
-        # whether it is signed follows the pixels, which not every writer kept to
+        # it is signed if the pixels are, which not every writer respects
         shifts = (0, -(2**16), 2**16)
         ends += [end + s for s in shifts if bounds[0] <= end + s <= bounds[1]][:1]
     if len(ends) < 2:
@@ -89,9 +89,9 @@ def _padding(
 
 
 def _window(header: Dataset, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mask (rows, columns) bool of what a shutter or a collimator leaves open.
+    """Mask (rows, columns) bool of the area that a shutter or a collimator leaves open.
 
-    Coordinates are (row, column), the first pixel is 1; of several shapes, what all leave open.
+    Coordinates are (row, column), the first pixel is 1; several shapes are intersected.
     """
     kind, edges, circle, polygon = _COVERS[name]
     window = np.ones(shape, bool)

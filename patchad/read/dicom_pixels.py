@@ -1,4 +1,4 @@
-"""The pixels of a DICOM file: from the bytes that are stored to the values that they stand for."""
+"""The pixels of a DICOM file: from stored bytes to stored values."""
 
 import math
 import struct
@@ -27,7 +27,7 @@ from patchad.read.dicom_header import (
 )
 
 # fmt: off
-# What a frame of each transfer syntax is: native, or compressed by one of decode_stream's codecs.
+# The encoding of a frame by transfer syntax: native, or one of decode_stream's codecs.
 _KINDS = {
     uid.ImplicitVRLittleEndian: "native", uid.ExplicitVRLittleEndian: "native",
     uid.ExplicitVRBigEndian: "native", uid.DeflatedExplicitVRLittleEndian: "native",
@@ -39,8 +39,8 @@ _KINDS = {
     uid.HTJ2KLossless: "JPEG 2000", uid.HTJ2KLosslessRPCL: "JPEG 2000", uid.HTJ2K: "JPEG 2000",
 }
 # fmt: on
-_ITEM = b"\xfe\xff\x00\xe0"  # what encapsulated pixels begin with
-_RLE_GAIN = 64  # RLE makes at most 128 bytes of two
+_ITEM = b"\xfe\xff\x00\xe0"  # the start of encapsulated pixels
+_RLE_GAIN = 64  # RLE expands two bytes to at most 128
 
 
 def stored_range(header: Dataset, max_pixels: int) -> tuple[int, int]:
@@ -48,7 +48,7 @@ def stored_range(header: Dataset, max_pixels: int) -> tuple[int, int]:
 
     Raises:
         NotARadiographError: 1 bit.
-        ImageError: the header lacks a size or the bits, or they cannot be; too many pixels.
+        ImageError: the size or the bits are missing or impossible; too many pixels.
     """
     check_size(required(header, "Rows"), required(header, "Columns"), max_pixels)
     bits, allocated = required(header, "BitsStored"), required(header, "BitsAllocated")
@@ -63,7 +63,7 @@ def stored_range(header: Dataset, max_pixels: int) -> tuple[int, int]:
         raise ImageError(f"{name_of('HighBit')} is damaged: fetch or export the file again")
     if top != bits - 1:
         raise ImageError(
-            f"{name_of('HighBit')} is {top:g}, must be {bits - 1} for {bits} bits: export it anew"
+            f"{name_of('HighBit')} is {top:g}, must be {bits - 1} for {bits} bits: export it again"
         )
     if required(header, "PixelRepresentation") == 1:
         return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
@@ -75,16 +75,16 @@ def decode(
 ) -> NDArray[np.int32]:
     """The stored values (rows, columns) int32 of one frame, within the stored bits.
 
-    A frame that is compressed otherwise than the file declares is recognised by its first bytes,
-    decoded by what it is, and ``notes`` say so.
+    A frame compressed in another way than the file declares is recognised by its first bytes,
+    decoded accordingly, and noted in ``notes``.
 
     Args:
         path: the file.
         header: its elements, as checked by :func:`stored_range`.
-        notes: takes what was noticed.
-        frames: how many the file says it has.
-        frame: which to decode, the first is 1.
-        max_pixels: the cap on what a deflated file may inflate to.
+        notes: what was noticed is appended.
+        frames: the number of frames that the file declares.
+        frame: the one to decode, the first is 1.
+        max_pixels: the cap on the size that a deflated file may inflate to.
     """
     tags = [*TAGS, "FloatPixelData", "DoubleFloatPixelData", "PixelData"]
     image = parse(path, tags, stop=False, max_pixels=max_pixels)
@@ -110,7 +110,7 @@ def decode(
             stream = _frame(data, frames, frame)
             kind = stream_kind(stream) or declared
             if kind == "native":
-                raise ImageError("it is compressed, by nothing that is known here: convert it")
+                raise ImageError("it is compressed in an unknown way: convert it")
         if kind != declared:
             notes.append(f"pixels: {kind}, though the file declares {syntax.name}")
         if kind == "native":
@@ -119,16 +119,16 @@ def decode(
             return _rle(image, stream)
         return _compressed(image, stream, kind)
     except ImageError as error:
-        said = str(error)
+        reason = str(error)
     except Exception:  # pydicom raises many builtins; they may quote what was read
-        said = f"the {kind} pixels are damaged or cut off: fetch the file again"
+        reason = f"the {kind} pixels are damaged or cut off: fetch the file again"
     raise ImageError(
-        f"{name_of('PixelData')} cannot be decoded as {syntax.name} ({' '.join(said.split())})"
+        f"{name_of('PixelData')} cannot be decoded as {syntax.name} ({' '.join(reason.split())})"
     )
 
 
 def _syntax(image: Dataset, header: Dataset) -> uid.UID:
-    """The transfer syntax; what pydicom found out while it parsed a file that doesn't say it."""
+    """The transfer syntax, or pydicom's finding if the file doesn't declare one."""
     syntax = uid.UID(text_of(image.file_meta, "TransferSyntaxUID"))
     implicit, little = header.original_encoding
     explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
@@ -179,10 +179,10 @@ def _native(
             f"it holds {len(data):,} of {size * frames:,} bytes: the file is cut off or its header "
             "is wrong, fetch it again"
         )
-    if len(data) > size * frames + 1:  # one byte makes an odd length even
+    if len(data) > size * frames + 1:  # one byte pads an odd length
         notes.append(f"pixels: {len(data) - size * frames:,} bytes more than the image has")
     if _KINDS[syntax] != "native":
-        syntax = uid.ExplicitVRLittleEndian  # as all compressed syntaxes are but for the pixels
+        syntax = uid.ExplicitVRLittleEndian  # that of all compressed syntaxes except for the pixels
         image.file_meta.TransferSyntaxUID = syntax
     image.PixelData = data[size * (frame - 1) : size * frame + size % 2]
     image.NumberOfFrames = 1
@@ -194,8 +194,8 @@ def _rle(image: Dataset, stream: bytes) -> NDArray[np.int32]:
     size = _size(image)
     if len(stream) * _RLE_GAIN < size:
         raise ImageError(
-            f"{len(stream):,} bytes of RLE cannot hold the {size:,} that the header says: fetch "
-            "the file again"
+            f"{len(stream):,} bytes of RLE cannot hold the {size:,} that the header declares: "
+            "fetch the file again"
         )
     image.NumberOfFrames = 1
     decoder = get_decoder(uid.RLELossless)
@@ -213,7 +213,7 @@ def _compressed(image: Dataset, stream: bytes, kind: str) -> NDArray[np.int32]:
             f"shape {samples.shape}, values up to {samples.max()}; the header says {shape} and "
             f"{bits} bits: export the file again"
         )
-    # most codecs know no signs: the stored bits are read again as two's complement
+    # most codecs are unsigned: the stored bits are reinterpreted as two's complement
     sign = required(image, "PixelRepresentation") << (bits - 1)
     values: NDArray[Any] = ((samples.astype(np.int32) & (2**bits - 1)) ^ sign) - sign
     return np.asarray(values, np.int32)

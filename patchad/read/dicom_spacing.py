@@ -1,4 +1,4 @@
-"""The pixel spacing of a radiograph in DICOM, in the plane of the patient: what says it best.
+"""The pixel spacing of a radiograph in DICOM, in the plane of the patient, from the best source.
 
 PS3.3 10.7 (Pixel Spacing), C.8.11.4 (DX Detector), C.8.7.1 (X-Ray Image), C.8.6.1 (SC Equipment).
 """
@@ -13,7 +13,7 @@ from patchad.errors import ImageError
 from patchad.read.dicom_header import Pair, name_of, number_of, pair_of, text_of, value_of
 
 PLAUSIBLE_MM = (0.005, 5.0)  # of a pixel of a radiograph
-_SQUARE = 0.05  # by so much may a pixel that follows from a size be oblong
+_SQUARE = 0.05  # relative difference of height and width that a pixel derived from a size may have
 _ASPECTS = (0.1, 10.0)  # of a pixel, height by width
 
 
@@ -21,15 +21,15 @@ _ASPECTS = (0.1, 10.0)  # of a pixel, height by width
 class _Panel:
     """A detector: rows and columns (either way round) of its images, and its pixel pitch in mm."""
 
-    manufacturer: str  # how Manufacturer begins, in capitals
-    model: str  # what Manufacturer's Model Name contains, in capitals
+    manufacturer: str  # the start of Manufacturer, in capitals
+    model: str  # a part of Manufacturer's Model Name, in capitals
     matrix: tuple[int, int]
     pitch_mm: float
 
 
 # Used only where all three agree, since many detectors bin and crop. GE: Ghetti et al., Medical
 # Physics 35 (2008) 456: 100 µm, 19.2 × 23 and 24 × 30.7 cm. Lorad and Hologic: 70 µm, 18 × 24 and
-# 24 × 29 cm, by the maker's description of the Selenia detector.
+# 24 × 29 cm, by the manufacturer's description of the Selenia detector.
 _PANELS = (
     _Panel("GE", "SENOGRAPHE 2000D", (2294, 1914), 0.1),
     _Panel("GE", "SENOGRAPHE DS", (2294, 1914), 0.1),
@@ -44,9 +44,9 @@ _PANELS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """What is known of the size of pixels: ``spacing_mm`` (row, col), and ``aspect`` without it.
+    """The size of pixels: ``spacing_mm`` (row, col), None if unknown, and their ``aspect``.
 
-    ``aspect`` is the height of a pixel in widths, 1 where the spacing is known.
+    ``aspect`` is the height of a pixel / its width, used without a spacing; 1 with one.
     """
 
     spacing_mm: Pair | None
@@ -55,7 +55,7 @@ class Scale:
 
 
 def scale_of(header: Dataset, modality: str, given: Pair | None, notes: list[str]) -> Scale:
-    """The pixel spacing by the header, else as ``given`` by the user, else by the known panel.
+    """The pixel spacing from the header, else as ``given`` by the user, else of a known panel.
 
     MG: Imager Pixel Spacing first, else Pixel Spacing; others the other way round. Without either:
     Nominal Scanned Pixel Spacing, Field of View Dimensions, Detector Element Spacing with the
@@ -64,33 +64,33 @@ def scale_of(header: Dataset, modality: str, given: Pair | None, notes: list[str
     Args:
         header: of the file.
         modality: MG, DX …
-        given: (row, col) by the user, for a file that says nothing.
-        notes: takes what was decided and why.
+        given: (row, col) by the user, for a file without its own.
+        notes: the decision and its reason are appended.
 
     Raises:
-        ImageError: nothing says the spacing, and Pixel Aspect Ratio is no ratio of a pixel.
+        ImageError: the spacing is unknown, and Pixel Aspect Ratio is invalid.
     """
     found, unusable = _stated(header, modality, notes)
     if found:
         if given and given != found:
-            notes.append("spacing: what the user gave was not used, the file says its own")
+            notes.append("spacing: the user's value was not used, the file has its own")
         return Scale(found)
-    why = "what the file says is unusable" if unusable else "the file says none"
+    why = "that of the file is unusable" if unusable else "the file has none"
     if given:
         notes.append(f"spacing: given by the user, {why}")
         aspect = _aspect(header)
         odd = not math.isclose(given[0] / given[1], aspect, rel_tol=_SQUARE)
         caution = (
-            f"the spacing given, {given[0]:g} × {given[1]:g} mm, denies Pixel Aspect Ratio, by "
-            f"which a pixel is {aspect:.3g} times as high as wide"
+            f"the spacing given, {given[0]:g} × {given[1]:g} mm, contradicts Pixel Aspect Ratio, "
+            f"by which a pixel is {aspect:.3g} times as high as wide"
         )
         return Scale(given, cautions=(caution,) if odd else ())
     panel = _panel(header)
     if panel:
         factor, how = _magnification(header)
         notes.append(
-            f"spacing: {panel.pitch_mm:g} mm, the pitch of the panel that manufacturer, model and "
-            f"matrix tell, {how}"
+            f"spacing: {panel.pitch_mm:g} mm, the pitch of the panel identified by manufacturer, "
+            f"model and matrix, {how}"
         )
         return Scale((panel.pitch_mm / factor, panel.pitch_mm / factor))
     aspect = _aspect(header)
@@ -100,7 +100,7 @@ def scale_of(header: Dataset, modality: str, given: Pair | None, notes: list[str
 
 
 def _stated(header: Dataset, modality: str, notes: list[str]) -> tuple[Pair | None, bool]:
-    """The spacing that the header says, and whether it says something that cannot be used."""
+    """The spacing in the header, and whether one of its elements was unusable."""
     unusable = False
     ways = [("Imager Pixel Spacing", "ImagerPixelSpacing"), ("Pixel Spacing", "PixelSpacing")]
     for name, keyword in ways if modality == "MG" else reversed(ways):
@@ -126,7 +126,7 @@ def _in_the_patient(header: Dataset, name: str, found: Pair, notes: list[str]) -
 
 
 def _magnification(header: Dataset) -> tuple[float, str]:
-    """What lengths at the detector are divided by, and in words why."""
+    """The divisor of lengths at the detector, and the reason in words."""
     factor = number_of(header, "EstimatedRadiographicMagnificationFactor")
     if factor > 0:
         return factor, f"divided by the magnification {factor:g}"
@@ -144,7 +144,7 @@ def _scanned(header: Dataset) -> Pair | None:
 
 
 def _elements(header: Dataset) -> Pair | None:
-    """Detector Element Spacing times the binning, unless the detector's size denies it."""
+    """Detector Element Spacing times the binning, unless it contradicts the detector's size."""
     pitch = pair_of(header, "DetectorElementSpacing")
     binning = pair_of(header, "DetectorBinning") if "DetectorBinning" in header else (1.0, 1.0)
     if not pitch or not binning:
@@ -154,7 +154,7 @@ def _elements(header: Dataset) -> Pair | None:
     if whole and not all(
         math.isclose(a, b, rel_tol=0.1) for a, b in zip(spacing, whole, strict=True)
     ):
-        return None  # cropped, or scaled: nobody knows which
+        return None  # cropped or scaled: unknown which
     return spacing
 
 
@@ -197,7 +197,7 @@ def _sizes(header: Dataset, keyword: str) -> Pair | None:
     return (side, side) if not several and 0 < side < math.inf else None
 
 
-# In the order of trust: what is said of the picture itself, of its field, then of the detector.
+# Most reliable first: elements about the picture itself, its field, then the detector.
 _DETECTOR = (
     ("Nominal Scanned Pixel Spacing", "NominalScannedPixelSpacing", _scanned),
     ("Field of View Dimensions by rows and columns", "FieldOfViewDimensions", _field),
@@ -207,7 +207,7 @@ _DETECTOR = (
 
 
 def _panel(header: Dataset) -> _Panel | None:
-    # Compared, never repeated: it may hold what a damaged element swallowed.
+    # Compared, never quoted: a damaged element may contain other text of the header.
     maker, model = (
         str(value_of(header, keyword) or "").strip().upper()
         for keyword in ("Manufacturer", "ManufacturerModelName")
@@ -229,6 +229,6 @@ def _aspect(header: Dataset) -> float:
     if not _ASPECTS[0] <= aspect <= _ASPECTS[1]:
         raise ImageError(
             f"{name_of('PixelAspectRatio')} is not two positive numbers whose ratio lies in "
-            f"{_ASPECTS[0]:g} to {_ASPECTS[1]:g}, and the file has no pixel spacing: export it anew"
+            f"{_ASPECTS[0]:g} to {_ASPECTS[1]:g}, and the file has no spacing: export it again"
         )
     return aspect

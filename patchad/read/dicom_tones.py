@@ -20,23 +20,23 @@ Used = Literal["lut", "window", "full"]
 def tones_of(
     header: Dataset, low: int, high: int, notes: list[str], voi: Voi
 ) -> tuple[NDArray[np.float32], Used]:
-    """What each stored value from ``low`` to ``high`` looks like: float32 in [0, 1].
+    """The grey of each stored value from ``low`` to ``high``, float32 in [0, 1].
 
-    And what of the header scaled the grey.
+    And which element of the header scaled it.
     """
     values, bounds = modality_values(header, low, high, notes)
     grey, used = _voi(header, values, bounds, notes, voi)
     shown = grey.clip(0, 1)
     if text_of(header, "PhotometricInterpretation") == "MONOCHROME1":
         shown = 1 - shown
-        notes.append("MONOCHROME1: turned over")
+        notes.append("MONOCHROME1: inverted")
     return shown.astype(np.float32), used
 
 
 def modality_values(header: Dataset, low: int, high: int, notes: list[str]) -> tuple[Values, Pair]:
-    """What each stored value from ``low`` to ``high`` means, and the range that it may span.
+    """The value of each stored value from ``low`` to ``high`` after modality LUT or rescaling.
 
-    After the modality LUT or the rescaling; PS3.3 C.11.1.
+    And the range that these values may span. PS3.3 C.11.1.
     """
     values, bounds = np.arange(low, high + 1, dtype=np.float64), (float(low), float(high))
     if "ModalityLUTSequence" in header:
@@ -82,7 +82,7 @@ def _voi(
         except ValueError as error:
             notes.append(f"window not used: {error}")
     if voi != "auto":
-        notes.append(f"VOI: {voi} was asked for")
+        notes.append(f"VOI: {voi} was requested")
     notes.append(f"VOI: none, the full range {bounds[0]:g} to {bounds[1]:g}")
     return (values - bounds[0]) / (bounds[1] - bounds[0]), "full"
 
@@ -94,9 +94,9 @@ def _window(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> 
         raise ValueError("its centre or width is missing or no number")
     if width <= (1 if function == "LINEAR" else 0):
         raise ValueError(f"a width of {width:g} leaves no grey between black and white")
-    said = f"centre {centre:g}, width {width:g}"
+    window = f"centre {centre:g}, width {width:g}"
     if centre + width / 2 <= bounds[0] or centre - width / 2 >= bounds[1]:
-        raise ValueError(f"{said} shows nothing of {bounds[0]:g} to {bounds[1]:g}")
+        raise ValueError(f"{window} shows nothing of {bounds[0]:g} to {bounds[1]:g}")
     match function:
         case "LINEAR":
             shown = (values - (centre - 0.5)) / (width - 1) + 0.5
@@ -106,7 +106,7 @@ def _window(header: Dataset, values: Values, bounds: Pair, notes: list[str]) -> 
             shown = expit(4 * (values - centre) / width)
         case _:
             raise ValueError("its function is unknown")
-    notes.append(f"VOI: the first window, {said}, {function}")
+    notes.append(f"VOI: the first window, {window}, {function}")
     return shown
 
 
@@ -119,31 +119,31 @@ class LookUpTable:
     bits: int
 
     def of(self, values: Values) -> Values:
-        """``values`` as the table maps them: float64, of the same shape."""
+        """``values`` mapped by the table: float64, of the same shape."""
         return self.entries.take(np.rint(values).astype(np.int64) - self.first, mode="clip")
 
 
 def _look_up(header: Dataset, sequence: str, values: Values, *, signed: bool) -> tuple[Values, int]:
-    """``values`` as the first lookup table maps them, and the bits of its entries."""
+    """``values`` mapped by the first lookup table, and the bits of its entries."""
     table = look_up_table(header, sequence, signed=signed)
     return table.of(values), table.bits
 
 
 def look_up_table(header: Dataset, sequence: str, *, signed: bool) -> LookUpTable:
-    """The first lookup table of a sequence; ``signed`` if what it maps may be below 0.
+    """The first lookup table of a sequence; ``signed`` if its inputs may be below 0.
 
-    Done here because pydicom wraps around where a table has more entries than its bits can count.
+    Done here because pydicom wraps around if a table has more entries than its bits can count.
 
     Raises:
-        ValueError: it is damaged, in words that go on from its name.
+        ValueError: it is damaged; the text continues a sentence that begins with its name.
     """
     try:
         item = header[sequence].value[0]
         entries, first, bits = (int(value) for value in item.LUTDescriptor)
         data = item.LUTData
-    except Exception:  # whatever a damaged item trips pydicom up with
+    except Exception:  # pydicom may raise anything on a damaged item
         raise ValueError("is empty or damaged") from None
-    # the descriptor is unsigned or signed by the pixels, which not every writer kept to
+    # the descriptor is signed if the pixels are, which not every writer respects
     entries, bits = entries % 2**16 or 2**16, bits % 2**16
     first = first - 2**16 if signed and first >= 2**15 else first
     if isinstance(data, bytes):

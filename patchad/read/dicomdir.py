@@ -16,12 +16,12 @@ _MOST_BYTES = 2**24  # of a DICOMDIR: tens of thousands of images
 def images_of(path: Path) -> list[Path]:
     """The images that a DICOMDIR names, in its order; they may be missing.
 
-    Of each record only its type and the file it refers to are looked at, not the patient's.
+    Only the type and the file of each record are read, nothing about the patient.
     Names that would lead out of the folder are left out.
 
     Raises:
-        RequestError: it cannot be read, is no DICOMDIR, or too large. A deflated one is none
-            (PS3.10, 8.6), and could inflate to anything.
+        RequestError: it cannot be read, is no DICOMDIR, or too large. Deflated ones are
+            invalid (PS3.10, 8.6), and could inflate to any size.
     """
     try:
         with quiet(), Metered(path, _MOST_BYTES) as file:
@@ -30,7 +30,7 @@ def images_of(path: Path) -> list[Path]:
             file.seek(0)
             content = dcmread(file, specific_tags=["DirectoryRecordSequence"])
             found = [_file(path.parent, record) for record in content.DirectoryRecordSequence]
-    except Exception:  # whatever a damaged file trips pydicom up with; it may quote the header
+    except Exception:  # pydicom may raise anything on a damaged file, and quote the header
         raise RequestError(
             f"{path} cannot be read as a DICOMDIR: name the folder instead, or its files"
         ) from None
@@ -47,6 +47,6 @@ def _file(folder: Path, record: Dataset) -> Path | None:
     ):
         return None
     file = folder.joinpath(*parts)
-    # discs are often shown in lower case, where the table has upper
+    # names on discs often appear in lower case, but upper case in the table
     lower = folder.joinpath(*map(str.lower, parts))
     return lower if lower.exists() and not file.exists() else file

@@ -1,9 +1,9 @@
-"""From stored samples to grey in [0, 1]: the depth of integers, and what is no grey image.
+"""From stored samples to grey in [0, 1]: the depth of integers, and refusal of other images.
 
-Integers are scaled by the full range of their depth (2^bits - 1), whatever the image itself
-reaches, so that two images of a kind stay comparable. Most files say their depth. 16-bit PNG, TIFF
-and PGM say how wide a sample is stored, and often hold 10, 12 or 14 bits of a detector, which would
-look nearly black: see :func:`depth_of`.
+Integers are scaled by the full range of their depth (2^bits - 1), never by the image's own range,
+so that images of a kind stay comparable. Most formats give the depth. 16-bit PNG, TIFF and PGM give
+only the stored width of a sample, and often hold 10, 12 or 14 bits of a detector, which would look
+nearly black: see :func:`depth_of`.
 """
 
 from collections import Counter
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from patchad.errors import ImageError, NotARadiographError, RequestError
 
-DEPTHS = (8, 10, 12, 14, 16)  # bits that detectors and digitisers give
+DEPTHS = (8, 10, 12, 14, 16)  # bits of detectors and digitisers
 # Distinct grey levels. Films and chest images of 8 bits have 198 or more, a chest image of
 # 28 × 28 pixels 42 or more; label maps and drawings a handful.
 _FEWEST_LEVELS = 16
-_JUDGED = 256  # pixels from which the number of levels says something
-_SAMPLED = 4096  # pixels that tell a film from a label map at once
+_JUDGED = 256  # least pixels for the number of levels to be meaningful
+_SAMPLED = 4096  # pixels that are enough to recognise most films
 
 
 @dataclass
 class Reading:
-    """What is noticed while pixels are read: ``notes`` for the record, ``cautions`` to be told.
+    """What is noticed while pixels are read: ``notes`` to record, ``cautions`` to show the user.
 
-    ``bits`` is what the user says of files that don't say their depth, None: guess it.
-    ``guessed_bits`` is what was guessed, None where nothing was.
+    ``bits`` is the user's depth for files that don't give it, None to guess it. ``guessed_bits`` is
+    the guess, None if there was none.
     """
 
     bits: int | None = None
@@ -45,45 +45,45 @@ def check_bits(bits: int | None) -> None:
         RequestError: it isn't 8 to 16.
     """
     if bits is not None and not 8 <= bits <= 16:
-        raise RequestError(f"bits is 8 to 16, or left out to tell it by the pixels, got {bits}")
+        raise RequestError(f"bits is 8 to 16, or left out to guess it from the pixels, got {bits}")
 
 
 def depth_of(highest: int, reading: Reading) -> int:
     """The bits of an image in a 16-bit file, whose highest value is ``highest``.
 
-    What the user says, else the least of 8, 10, 12, 14 and 16 that holds the highest value. A film
-    of 16 bits that leaves the top two unused would look black to its reader, so one with fewer is
-    taken for what it holds, and a caution says so: only the user knows.
+    The user's depth, else the least of 8, 10, 12, 14 and 16 that holds the highest value. A film
+    of 16 bits hardly leaves the top two unused, since it would look black; so a lower highest value
+    is taken to mean a lower depth, with a caution: only the user knows.
 
     Raises:
-        ImageError: the user says fewer than the image has.
+        ImageError: the user's depth is less than the image has.
     """
     if reading.bits is not None:
         if highest >= 2**reading.bits:
             raise ImageError(
-                f"a pixel has {highest}, more than the {2**reading.bits - 1} of {reading.bits} "
-                f"bits: --bits {next(d for d in DEPTHS if highest < 2**d)} holds it"
+                f"a pixel has the value {highest}, more than the {2**reading.bits - 1} of "
+                f"{reading.bits} bits: use --bits {next(d for d in DEPTHS if highest < 2**d)}"
             )
         reading.notes.append(f"depth: {reading.bits} bits, given by the user")
         return reading.bits
     bits = next(depth for depth in DEPTHS if highest < 2**depth)
     reading.guessed_bits = bits
     if bits < 16:
-        said = f"{bits} bits, by the highest value {highest} in a 16-bit file"
-        reading.notes.append(f"depth: {said}")
-        reading.cautions.append(f"depth guessed: {said} (--bits says it better)")
+        guess = f"{bits} bits, by the highest value {highest} in a 16-bit file"
+        reading.notes.append(f"depth: {guess}")
+        reading.cautions.append(f"depth guessed: {guess} (give it by --bits)")
     return bits
 
 
 def depth_note(guesses: Iterable[int | None]) -> tuple[str, ...]:
-    """What is to be known of images of one kind whose depths were guessed, and differ."""
+    """A warning about images of one kind whose guessed depths differ; else empty."""
     found = Counter(bits for bits in guesses if bits)
     if len(found) < 2:
         return ()
-    told = ", ".join(f"{bits} bits in {count}" for bits, count in sorted(found.items()))
+    depths = ", ".join(f"{bits} bits in {count}" for bits, count in sorted(found.items()))
     return (
-        f"Depths of 16-bit files, told by the highest value of each, differ: {told}. If the images "
-        "are of one kind, say it by --bits.",
+        f"Depths of 16-bit files, guessed by the highest value of each, differ: {depths}. If the "
+        "images are of one kind, give their depth by --bits.",
     )
 
 
@@ -92,7 +92,7 @@ def scaled(samples: NDArray[Any], bits: int, reading: Reading) -> NDArray[np.flo
 
     Raises:
         NotARadiographError: fewer than 8 bits, colour, transparency.
-        ImageError: signed, wider than 16 bits, or deeper than the user says.
+        ImageError: signed, wider than 16 bits, or deeper than the user's depth.
     """
     check_scale(samples.dtype, bits)
     grey = single(samples, 2**bits - 1, reading)
@@ -124,16 +124,16 @@ def divided(samples: NDArray[Any], full: int, reading: Reading) -> NDArray[np.fl
             f"the largest value, {highest}, leaves the top {unused} of {full.bit_length()} bits "
             "unused"
         )
-    # Both are exact in float32, so that the quotient is the nearest one.
+    # Both are exact in float32, so the quotient is correctly rounded.
     return np.asarray(np.divide(samples, np.float32(full), dtype=np.float32))
 
 
 def unscaled(samples: NDArray[Any], reading: Reading) -> NDArray[np.float32]:
-    """Floats (H, W) or (H, W, S) in [0, 1] as they are, as grey (H, W) float32.
+    """Floats (H, W) or (H, W, S) in [0, 1], unchanged, as grey (H, W) float32.
 
     Raises:
         NotARadiographError: colour, transparency.
-        ImageError: some are no numbers, or lie outside of [0, 1].
+        ImageError: some are NaN or infinite, or lie outside [0, 1].
     """
     if not np.isfinite(samples).all():
         raise ImageError("the image holds NaN or infinite pixels: replace them, then save it again")
@@ -143,7 +143,7 @@ def unscaled(samples: NDArray[Any], reading: Reading) -> NDArray[np.float32]:
             f"float pixels must lie in [0, 1], these lie in [{low:g}, {high:g}]: divide them by "
             "the full scale of the detector (one number for all images), then save them again"
         )
-    reading.notes.append("scale: float, taken as it is")
+    reading.notes.append("scale: float, unchanged")
     return single(samples, 1, reading).astype(np.float32)
 
 
@@ -169,15 +169,15 @@ def single(samples: NDArray[Any], opaque: int, reading: Reading) -> NDArray[Any]
 
 
 def check_channels(count: int) -> None:
-    """Refuse more channels than grey can be stored in, RGBA at most."""
+    """Refuse anything but 1 to 4 channels (grey, with alpha, RGB or RGBA)."""
     if not 1 <= count <= 4:
         raise NotARadiographError(f"an image of {count} channels: patchad reads grey images")
 
 
 def check_levels(pixels: NDArray[np.float32]) -> None:
-    """Refuse an image (H, W) of a handful of grey levels: a mask, a label map, a drawing.
+    """Refuse an image (H, W) with few grey levels: a mask, a label map, a drawing.
 
-    An image of one level, and one of fewer than 256 pixels, is not judged here.
+    Images of one level, or of fewer than 256 pixels, are not checked here.
 
     Raises:
         NotARadiographError: with the number of levels.
@@ -191,5 +191,5 @@ def check_levels(pixels: NDArray[np.float32]) -> None:
     if 1 < levels < _FEWEST_LEVELS:
         raise NotARadiographError(
             f"an image of {levels} grey levels, a radiograph has {_FEWEST_LEVELS} or more: a mask, "
-            "a label map or a drawing? Or a window that leaves no more (--voi full)"
+            "a label map or a drawing? Or a window that is too narrow (try --voi full)"
         )

@@ -1,4 +1,4 @@
-"""Tables that users give: manifests (which images, whose, what label) and regions (lesions)."""
+"""Tables from users: manifests (images, patients, labels) and regions (lesions)."""
 
 import math
 import os
@@ -25,13 +25,13 @@ _OWN = ("path", "patient_id", "label", "split", "laterality", "view", "study_id"
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One image of a manifest, or of a folder that was searched through.
+    """One image of a manifest, or of a searched folder.
 
-    ``path`` is absolute; ``split`` is empty where none was given; ``spacing_mm`` (row, col) is for
-    images that carry none; ``frame`` is one of a multi-frame image, the first is 1; ``digest`` is
-    that of the pixels, where only that image will do; ``other`` holds the columns that patchad has
-    no field for, as text. ``origin`` is how patchad came upon the file, which decides what is said
-    of one that is missing or no image: a user named it, a manifest did, or a folder was searched.
+    ``path`` is absolute; ``split`` is empty if none was given; ``spacing_mm`` (row, col) is for
+    images without their own; ``frame`` is one of a multi-frame image, the first is 1; ``digest`` is
+    that of the pixels if the image must be this one, else empty; ``other`` holds the columns that
+    patchad has no field for, as text. ``origin`` is who named the file, the user, a manifest or a
+    folder search, which decides the error if it is missing or no image.
     """
 
     path: Path
@@ -49,21 +49,21 @@ class ManifestRow:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file that a user names is a manifest, by the suffix of its name."""
+    """Whether a file is a manifest, by the suffix of its name."""
     return path.suffix.lower() in SUFFIXES
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Read a manifest, with its columns named first; see :func:`patchad.read.table.read_table`.
+    """Read a manifest, whose first row names the columns; see :func:`.table.read_table`.
 
-    ``path``, ``patient_id`` and ``label`` are needed; where a label is absent, ``birads`` gives
-    it: 1-2 negative, 3-6 positive, 0 unknown (Wei et al., doi 10.1117/12.2293408). ``split``,
-    ``laterality``, ``view``, ``study_id`` and ``spacing_mm`` (one number, or two, row col) may be
-    there. Whether the images exist is seen when they are read.
+    ``path``, ``patient_id`` and ``label`` are required; without a label, ``birads`` gives it: 1-2
+    negative, 3-6 positive, 0 unknown (Wei et al., doi 10.1117/12.2293408). ``split``,
+    ``laterality``, ``view``, ``study_id`` and ``spacing_mm`` (one number, or two, row col) are
+    optional. Whether the images exist is checked when they are read.
 
     Raises:
-        RequestError: names the row (the header is row 1) and the column; also for an image named
-            twice and a patient in two splits.
+        RequestError: a cell is invalid, with its row (the header is row 1) and column; an image is
+            named twice, or a patient is in two splits.
     """
     table = read_table(path)
     _need(table, "path", "patient_id")
@@ -98,8 +98,8 @@ def read_regions(path: Path, *, max_pixels: int = MAX_PIXELS) -> dict[Path, list
     """Read where lesions are: ``path,x,y,width,height[,kind]`` or ``path,mask[,kind]`` rows.
 
     Boxes are in pixels of the image as stored, origin top-left, x right, y down. Each connected
-    part (8 neighbours) of what isn't zero in a mask file becomes a region. Both kinds of rows may
-    stand in one file. Paths and masks are relative to the file.
+    part (8 neighbours) of the pixels that aren't zero in a mask file becomes a region. A file may
+    have both kinds of rows. Paths and masks are relative to the file.
 
     Args:
         path: the table; see :func:`patchad.read.table.read_table`.
@@ -109,7 +109,7 @@ def read_regions(path: Path, *, max_pixels: int = MAX_PIXELS) -> dict[Path, list
         the regions of each image, by its absolute path.
 
     Raises:
-        RequestError: names the row (the header is row 1) and the column.
+        RequestError: a cell is invalid, with its row (the header is row 1) and column.
     """
     table = read_table(path)
     _need(table, "path")
@@ -138,9 +138,9 @@ def read_regions(path: Path, *, max_pixels: int = MAX_PIXELS) -> dict[Path, list
 
 
 def lexical(path: Path, base: Path | None = None) -> Path:
-    """``path`` as an absolute path without ``..``; relative ones start at ``base`` or here.
+    """``path`` as an absolute path without ``..``, relative to ``base`` or the current folder.
 
-    Links are not followed: a result carries the name that its user gave.
+    Links are not followed: a result has the name that the user gave.
     """
     return Path(os.path.normpath((base or Path.cwd()).absolute() / path))
 
@@ -241,8 +241,8 @@ def _need(table: Table, *needed: str) -> None:
 def _absolute(path: Path, number: int, record: Mapping[str, str], column: str) -> Path:
     """The file that a row names, relative to the table's folder.
 
-    A table made on Windows separates folders by backslashes. Elsewhere these are taken for what
-    they stand for, unless there is a file of just that name.
+    A table made on Windows separates folders by backslashes. Elsewhere these are taken as
+    separators too, unless there is a file of exactly that name.
     """
     text = record[column]
     if not text:
@@ -264,7 +264,7 @@ def _wrong(path: Path, number: int, column: str, found: str, allowed: str) -> No
 
 
 def facts_of(row: ManifestRow) -> dict[str, Any]:
-    """What the user said of an image that results depend on, but for whose it is."""
+    """The user's facts of an image on which results depend, except for the patient."""
     facts: dict[str, Any] = {
         "laterality": row.laterality,
         "view": row.view,

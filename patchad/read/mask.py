@@ -17,7 +17,7 @@ _MOST_PARTS = 10_000  # of a mask; more is noise, or a picture
 
 
 def regions_of(path: Path, kind: str, max_pixels: int) -> list[Region]:
-    """Each connected part (8 neighbours) of what isn't zero in a PNG, TIFF, PGM or BMP file.
+    """Each connected part (8 neighbours) of the nonzero pixels of a PNG, TIFF, PGM or BMP file.
 
     Raises:
         ImageError: the file can't be read, is too large, is all zero, or has too many parts.
@@ -25,7 +25,7 @@ def regions_of(path: Path, kind: str, max_pixels: int) -> list[Region]:
     lesion = _lesion(path, max_pixels)
     labels, parts = ndimage.label(lesion, structure=np.ones((3, 3), bool))
     if not parts:
-        raise ImageError("its pixels are all 0, a lesion has others")
+        raise ImageError("its pixels are all 0, a lesion must be nonzero")
     if parts > _MOST_PARTS:
         raise ImageError(f"it has {parts:,} separate parts, more than {_MOST_PARTS:,}")
     regions = []
@@ -36,10 +36,10 @@ def regions_of(path: Path, kind: str, max_pixels: int) -> list[Region]:
 
 
 def _lesion(path: Path, max_pixels: int) -> NDArray[np.bool_]:
-    """What isn't zero in any channel but alpha: (H, W) bool."""
+    """The pixels that are nonzero in any channel except alpha: (H, W) bool."""
     check_file(path, max_pixels)
     try:
-        with warnings.catch_warnings():  # Pillow's own caps: ours is asked first
+        with warnings.catch_warnings():  # of Pillow's own cap: ours is checked first
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as picture:
                 columns, rows = picture.size
@@ -51,7 +51,7 @@ def _lesion(path: Path, max_pixels: int) -> NDArray[np.bool_]:
         raise
     except Image.DecompressionBombError:
         raise ImageError(f"more than {max_pixels:,} pixels") from None
-    except Exception as error:  # whatever a damaged file trips Pillow up with
+    except Exception as error:  # Pillow may raise anything on a damaged file
         reason = getattr(error, "strerror", None) or "it is not an image, or damaged"
         raise ImageError(reason) from None
     if values.ndim == 3:

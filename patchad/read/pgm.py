@@ -10,8 +10,8 @@ from patchad.errors import NotARadiographError
 from patchad.read.caps import check_size, damaged
 from patchad.read.grey import Reading, depth_of, divided
 
-_HEADER = 2**16  # bytes that it may have, comments included
-_TEXT = 12  # bytes that a pixel may have in P2 on average: six digits, the rest white space
+_HEADER = 2**16  # the most bytes, comments included
+_TEXT = 12  # the most bytes per pixel in P2 on average: six digits, the rest white space
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _NUMBERS = re.compile(rb"P[25]" + _GAP + _GAP.join([rb"(\d{1,9})"] * 3))
 
@@ -19,7 +19,7 @@ _NUMBERS = re.compile(rb"P[25]" + _GAP + _GAP.join([rb"(\d{1,9})"] * 3))
 def read_pgm(content: bytes, reading: Reading, max_pixels: int) -> NDArray[np.float32]:
     """Grey (H, W) float32 in [0, 1], scaled by the largest value that the header allows.
 
-    Where that is 65535, the depth is told as in other 16-bit files, see
+    If that is 65535, the depth is that of other 16-bit files, see
     :func:`patchad.read.grey.depth_of`.
 
     Raises:
@@ -69,7 +69,7 @@ def _text(rest: bytes, count: int, maxval: int) -> NDArray[Any]:
     characters = np.frombuffer(rest, np.uint8)
     digits = (characters >= 0x30) & (characters <= 0x39)
     if not (digits | np.isin(characters, list(b" \t\n\v\f\r"))).all():
-        damaged("PGM", "it holds something else than numbers")
+        damaged("PGM", "it holds something other than numbers")
     edges = np.flatnonzero(np.diff(digits, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]
     if len(starts) < count:

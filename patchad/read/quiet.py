@@ -1,4 +1,4 @@
-"""Silence around foreign data: what libraries say of a file may quote the patient."""
+"""Silencing libraries that parse foreign data: their messages may quote the patient."""
 
 import logging
 import threading
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-# The libraries that are given foreign data. What has no handler would land on the terminal.
+# The libraries that parse foreign data. Logs without a handler would appear on the terminal.
 _TALKATIVE = tuple(map(logging.getLogger, ("pydicom", "highdicom", "pynetdicom", "tifffile")))
 for _logger in _TALKATIVE:
     _logger.addHandler(logging.NullHandler())
@@ -17,13 +17,13 @@ _inside = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what these libraries log and warn of from users and logs.
+    """Suppress the warnings and logs of these libraries.
 
-    Whatever parses, converts or writes foreign data does so in here. pydicom converts an element
-    when it is first looked at, so looking counts as well.
+    All code that parses, converts or writes foreign data runs in this block. pydicom converts an
+    element on first access, so access counts as well.
 
-    Python's warning filters belong to the whole process: of several threads, the first one in
-    changes them and the last one out puts them back.
+    Python's warning filters belong to the whole process: the first thread to enter changes them and
+    the last one to leave restores them.
     """
     global _inside
     with _lock:

@@ -1,6 +1,6 @@
 """Radiographs in picture formats: PNG, JPEG, TIFF and PGM, at the depth they were stored with.
 
-And what these share with DICOM: what libraries tell is kept quiet, the digest of the pixels.
+Also the digest of the pixels, for all formats.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _MAGIC = {
 
 
 def format_of(head: bytes) -> str:
-    """The picture format that a file with these first bytes is in: PNG, JPEG, TIFF, PNM or ''."""
+    """The picture format of a file with these first bytes: PNG, JPEG, TIFF, PNM or ''."""
     for magic, name in _MAGIC.items():
         if head.startswith(magic) and (name != "PNM" or head[2:3] in b" \t\r\n#"):
             return name
@@ -47,18 +47,17 @@ def read_raster(
 ) -> Radiograph:
     """Read a grey PNG, JPEG, TIFF or PGM file.
 
-    Integers are scaled by the full range of their depth (2^bits - 1; the maxval of a PGM). Of files
-    with 16 bits a sample the depth is ``bits``, else told by the highest value, with a caution; see
-    :func:`patchad.read.grey.depth_of`. Float TIFF must lie in [0, 1] already. TIFF with MINISWHITE
-    is turned over. Grey that was stored as RGB or RGBA is taken as the grey it is. Orientation
-    tags are ignored (pixels are taken as stored), and so are resolution tags, which mostly tell of
-    a printer.
+    Integers are scaled by the full range of their depth (2^bits - 1; the maxval of a PGM). In
+    files with 16 bits per sample the depth is ``bits``, else guessed by the highest value, with a
+    caution; see :func:`patchad.read.grey.depth_of`. Float TIFF must lie in [0, 1] already. TIFF
+    with MINISWHITE is inverted. Grey stored as RGB or RGBA is read as grey. Orientation tags are
+    ignored (pixels stay as stored), and so are resolution tags, mostly those of a printer.
 
     Args:
-        path: the file; its content, not its name, says which format it is.
-        spacing_mm: distance of pixel centres (row, col) in millimetres, where it is known.
-        bits: the depth of what 16-bit files hold, 8 to 16.
-        max_pixels: the cap on rows × columns, and with it on the memory that is taken.
+        path: the file; its content, not its name, decides the format.
+        spacing_mm: distance of pixel centres (row, col) in millimetres, None if unknown.
+        bits: the depth of 16-bit files, 8 to 16; None to guess it.
+        max_pixels: the cap on rows × columns, and so on memory.
 
     Raises:
         NotARadiographError: colour, palette, transparency, several pages, or 1 to 7 bits.
@@ -90,7 +89,7 @@ def read_raster(
 
 
 def pixels_digest(pixels: NDArray[np.float32]) -> str:
-    """SHA-256 (hex) of the shape and the pixels (H, W) float32: what names an image in results."""
+    """SHA-256 (hex) of the shape and the pixels (H, W) float32: identifies an image in results."""
     shape = "×".join(map(str, pixels.shape)).encode()
     digest = hashlib.sha256(shape)
     digest.update(np.ascontiguousarray(pixels, "<f4").data)

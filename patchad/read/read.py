@@ -1,4 +1,4 @@
-"""The door: any file that patchad reads, and the images among what a user names."""
+"""Reading any supported file, and finding the images among a user's inputs."""
 
 import logging
 import re
@@ -20,20 +20,20 @@ from patchad.read.raster import format_of, read_raster
 
 log = logging.getLogger(__name__)
 
-NO_IMAGE = "the content is no image that patchad reads: convert it to DICOM, PNG, JPEG, TIFF or PGM"
+NO_IMAGE = "the content is not an image patchad reads: convert it to DICOM, PNG, JPEG, TIFF or PGM"
 _BARE_DICOM = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")  # group 2 or 8, without a preamble
-_RESULTS = ("run", "model", "selftest", "evaluation")  # a demo holds films as well
-# What images are called. A file of such a name that can't be read is damaged, or to be converted.
+_RESULTS = ("run", "model", "selftest", "evaluation")  # not demo folders, which also hold films
+# Suffixes of images. A file of such a name that can't be read is damaged, or must be converted.
 # fmt: off
 _IMAGE_NAMES = frozenset({
     ".dcm", ".dicom", ".dic", ".ima", ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jls",
     ".tif", ".tiff", ".btf", ".tf8", ".pgm", ".pnm", ".pbm", ".ppm", ".jp2", ".j2k", ".jpx", ".bmp",
     ".gif", ".webp", ".nii", ".mha", ".mhd", ".nrrd",
 })
-# A UID, or what DICOM calls files on discs: at most 8 of these, with a number.
+# A UID, or a DICOM file name on discs: at most 8 characters, with a digit.
 _DICOM_NAME = re.compile(r"[0-9.]+|(?=.*\d)[A-Z0-9_]{1,8}")
-# Files that lie beside images and obviously are none. Anything else in a folder gets a row, so
-# that an image that can't be read is seen to fail, not silently left out.
+# Files that often lie next to images and clearly are none. Anything else in a folder gets a row, so
+# that an image that can't be read fails visibly, instead of being left out silently.
 _BESIDE_IMAGES = frozenset({
     ".csv", ".tsv", ".parquet", ".txt", ".md", ".rst", ".pdf", ".xml", ".json", ".jsonl", ".yaml",
     ".yml", ".toml", ".ini", ".html", ".htm", ".css", ".js", ".xls", ".xlsx", ".ods", ".doc",
@@ -53,18 +53,17 @@ def read_radiograph(
     max_pixels: int = MAX_PIXELS,
     frame: int | None = None,
 ) -> Radiograph:
-    """Read a radiograph from DICOM, PNG, JPEG, TIFF or PGM, told apart by content.
+    """Read a radiograph from DICOM, PNG, JPEG, TIFF or PGM, recognised by content.
 
     Args:
-        path: the file, by whatever name.
-        spacing_mm: distance of pixel centres (row, col) in millimetres, for files that don't say
-            it; what a DICOM file says goes first.
+        path: the file, of any name.
+        spacing_mm: distance of pixel centres (row, col) in millimetres, for files without their
+            own; that of a DICOM file takes precedence.
         voi: what scales the grey of DICOM files, see :func:`patchad.read.dicom.read_dicom`.
-        bits: the depth of what 16-bit PNG, TIFF and PGM hold, see
+        bits: the depth of 16-bit PNG, TIFF and PGM, see
             :func:`patchad.read.raster.read_raster`.
-        max_pixels: the cap on rows × columns, and with it on the memory that is taken; checked
-            before.
-        frame: which one of a multi-frame DICOM file, the first is 1.
+        max_pixels: the cap on rows × columns, checked before memory is allocated.
+        frame: the frame of a multi-frame DICOM file, the first is 1.
 
     Raises:
         NotARadiographError: a sound file that isn't for patchad (colour, multi-frame, CT, a mask of
@@ -86,7 +85,7 @@ def read_radiograph(
 
 
 def content_kind(path: Path) -> Literal["DICOM", "picture", ""]:
-    """What the first bytes of a file say that it is; empty where it is nothing that is read here.
+    """The kind of a file by its first bytes; empty if patchad doesn't read it.
 
     Raises:
         ImageError: it is missing, empty or no file.
@@ -100,7 +99,7 @@ def content_kind(path: Path) -> Literal["DICOM", "picture", ""]:
         raise ImageError(f"the file cannot be read: {error.strerror}") from None
     if not head:
         raise ImageError("the file is empty: fetch it again")
-    # DICOM first: its preamble may well look like a TIFF's
+    # DICOM first: its preamble may look like a TIFF
     if head[128:] == b"DICM":
         return "DICOM"
     if format_of(head):
@@ -116,18 +115,18 @@ def read_entry(
     bits: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Radiograph:
-    """Read the image of a manifest's row; what the file doesn't say, the row may.
+    """Read the image of a manifest's row, which fills in what the file lacks.
 
     Args:
-        row: its spacing, laterality and view stand in for those that the file lacks.
-        spacing_mm: (row, col) for where neither says it.
+        row: its spacing, laterality and view are used if the file lacks them.
+        spacing_mm: (row, col), used if both lack it.
         voi: as for :func:`read_radiograph`.
-        bits: likewise.
-        max_pixels: likewise.
+        bits: as for :func:`read_radiograph`.
+        max_pixels: as for :func:`read_radiograph`.
 
     Raises:
         NotARadiographError: as :func:`read_radiograph`; or see :func:`check_entry`.
-        ImageError: as :func:`read_radiograph`; or it is not the one of the row's digest.
+        ImageError: as :func:`read_radiograph`; or its digest is not the row's.
     """
     check_entry(row)
     radiograph = read_radiograph(
@@ -148,11 +147,11 @@ def read_entry(
 
 
 def check_entry(row: ManifestRow) -> None:
-    """Refuse a row for what can be said of its file without reading it.
+    """Refuse a row whose file clearly isn't an image, without reading all of it.
 
     Raises:
-        NotARadiographError: a folder was searched through, and the file has neither the name nor
-            the content of an image.
+        NotARadiographError: a folder was searched, and the file has neither the name nor the
+            content of an image.
         ImageError: a manifest names the file, and it is missing.
     """
     if row.origin == "manifest" and not row.path.exists():
@@ -163,12 +162,12 @@ def check_entry(row: ManifestRow) -> None:
     if _is_stranger(row):
         raise NotARadiographError(
             "neither the name nor the content of the file is that of an image: name the file "
-            "itself to have it read all the same"
+            "itself to read it anyway"
         )
 
 
 def _is_stranger(row: ManifestRow) -> bool:
-    """Whether a file was found in a folder, and nothing speaks for its being an image."""
+    """Whether a file was found in a folder, and neither its name nor content is an image's."""
     path = row.path
     if row.origin != "search" or path.suffix.lower() in _IMAGE_NAMES:
         return False
@@ -177,21 +176,21 @@ def _is_stranger(row: ManifestRow) -> bool:
     try:
         return path.is_file() and (path.stat().st_size == 0 or not content_kind(path))
     except (OSError, ImageError):
-        return False  # what can't be looked at may be an image
+        return False  # a file that can't be opened may be an image
 
 
 def find_images(inputs: Sequence[Path], *, strangers: bool = True) -> list[ManifestRow]:
-    """What a user named, as one row an image: files, folders, manifests and a DICOMDIR.
+    """The images of a user's inputs (files, folders, manifests, DICOMDIRs), a row each.
 
-    Folders are searched through in the order of their names, linked folders once; hidden files,
-    a DICOMDIR (its files are found without it), what obviously is no image and folders that patchad
-    wrote (their pictures are results) are left out. An image that is named twice is taken once, as
-    it was named first. Without ``strangers`` so are files found in folders that have neither the
-    name nor the content of an image; with them, they get a row, and are skipped when they are read.
+    Folders are searched in the order of their names, linked folders once. Left out are hidden
+    files, a DICOMDIR (its files are found without it), files that clearly are no images and folders
+    that patchad wrote (their pictures are results). An image named twice gets one row, that of its
+    first mention. ``strangers`` are files in folders with neither the name nor the content of an
+    image: they get a row, and are skipped when they are read, or else are left out here.
 
     Raises:
         RequestError: an input is missing, a folder holds no image, or a manifest names none that
-            is there.
+            exists.
     """
     rows: dict[Path, ManifestRow] = {}
     for given in inputs:
@@ -225,14 +224,14 @@ def _listed(path: Path) -> list[ManifestRow]:
     rows = read_manifest(path)
     if not any(row.path.exists() for row in rows):
         raise RequestError(
-            f"none of the {len(rows)} images that {path} names is there, the first is "
+            f"none of the {len(rows)} images that {path} names exists, the first is "
             f"{rows[0].path}: paths are relative to the folder of the manifest, {path.parent}"
         )
     return rows
 
 
 def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """The files below ``folder`` that may be images; ``seen`` holds folders, lest links loop."""
+    """The files below ``folder`` that may be images; ``seen`` folders are skipped."""
     try:
         status = folder.stat()
         entries = sorted(folder.iterdir())
@@ -253,7 +252,7 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
                 continue
             yield from _files(entry, seen)
         elif _may_be_image(entry):
-            yield entry  # a link to nothing gets a row as well: its image is missing
+            yield entry  # a link to nothing gets a row too: its image is missing
 
 
 def _may_be_image(path: Path) -> bool:

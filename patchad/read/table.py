@@ -1,6 +1,6 @@
-"""Tables that people make: CSV as editors and Excel write it, Excel workbooks, Parquet.
+"""Tables from users: CSV as editors and Excel write it, Excel workbooks, Parquet.
 
-All of them become rows of text. What a table may take is bounded before it is read.
+All of them become rows of text. Their size is checked before they are read.
 """
 
 import csv
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".xlsm", ".parquet")  # .txt: Excel's Unicode text
 _MOST_BYTES = 2**26  # of a file of text
-_MOST_UNPACKED = 2**28  # bytes, of a workbook or of Parquet, once they are unpacked
+_MOST_UNPACKED = 2**28  # bytes of an unpacked workbook or Parquet file
 _MOST_ROWS, _MOST_COLUMNS = 2**20, 1000  # as many rows as Excel has
 _MOST_CHARACTERS = 2**15  # of a cell, as in Excel
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -30,8 +30,8 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 class Table:
     """A table: its columns, and its rows that aren't empty, with their numbers in a spreadsheet.
 
-    The header is row 1. ``decimal_comma``: a comma in a number is its decimal point, as it is
-    where columns are separated by something else.
+    The header is row 1. ``decimal_comma``: a comma in a number is a decimal point, as in tables
+    whose columns are separated by something else.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Table:
     decimal_comma: bool = False
 
     def number(self, text: str) -> float:
-        """A cell as a number, NaN where it is none."""
+        """A cell as a number, NaN if it is none."""
         if self.decimal_comma and text.count(",") == 1 and "." not in text:
             text = text.replace(",", ".")
         try:
@@ -53,7 +53,7 @@ def read_table(path: Path) -> Table:
     """Read a table by the suffix of its name.
 
     CSV: UTF-8, or UTF-16 with its mark; columns are separated by commas, semicolons or tabs,
-    whatever separates the header into most. Workbooks: the first sheet. Parquet: its columns.
+    whichever gives the header most columns. Workbooks: the first sheet. Parquet: its columns.
 
     Raises:
         RequestError: it can't be read, is too large, or has no rows.
@@ -79,7 +79,7 @@ def _table(path: Path, rows: list[list[str]], comma: bool) -> Table:
     if not rows or not any(rows[0]):
         raise RequestError(f"{path} is empty: its first row must name the columns")
     columns = rows[0]
-    while not columns[-1]:  # columns that were emptied in a spreadsheet
+    while not columns[-1]:  # columns that were cleared in a spreadsheet
         columns.pop()
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
@@ -123,15 +123,15 @@ def _text(path: Path) -> tuple[Iterator[list[str]], bool]:
         raise RequestError(f"{path} is not UTF-8 text: save it as CSV UTF-8") from None
     if "\0" in text:
         raise RequestError(f"{path} is not a table of text: save it as CSV UTF-8")
-    told = re.match(r"sep=(.)\r?\n", text)  # a line that Excel understands and writes
-    if told:
-        text = text[told.end() :]
-    separator = told[1] if told else _separator(path, text)
+    declared = re.match(r"sep=(.)\r?\n", text)  # a line that Excel understands and writes
+    if declared:
+        text = text[declared.end() :]
+    separator = declared[1] if declared else _separator(path, text)
     return _records(path, text, separator), separator != ","
 
 
 def _separator(path: Path, text: str) -> str:
-    """What separates the header into most columns; a comma where nothing does."""
+    """The separator that gives the header most columns; a comma if none does."""
     line = io.StringIO(text, newline="").readline()
     return max(",;\t", key=lambda separator: len(next(_records(path, line, separator), [])))
 
@@ -162,7 +162,7 @@ def _workbook(path: Path) -> Iterator[list[str]]:
             book.close()
     except (OSError, RequestError):
         raise
-    except Exception:  # whatever a damaged workbook trips openpyxl up with
+    except Exception:  # openpyxl may raise anything on a damaged workbook
         raise RequestError(
             f"{path} is not a workbook that can be read: save it as .xlsx or CSV UTF-8"
         ) from None
@@ -175,7 +175,7 @@ def _parquet(path: Path) -> Iterator[list[str]]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise _too_large(path, _MOST_BYTES)
-        content = pa.py_buffer(path.read_bytes())  # pyarrow opens no path that isn't UTF-8
+        content = pa.py_buffer(path.read_bytes())  # pyarrow can't open paths that aren't UTF-8
         with parquet.ParquetFile(content) as file:
             found, schema = file.metadata, file.schema_arrow
             groups = [found.row_group(n) for n in range(found.num_row_groups)]
@@ -184,18 +184,18 @@ def _parquet(path: Path) -> Iterator[list[str]]:
                 raise _too_large(path, _MOST_UNPACKED)
             if len(schema.names) > _MOST_COLUMNS:
                 raise RequestError(f"{path} has more than {_MOST_COLUMNS:,} columns: remove some")
-        # Text stays in dictionaries: one long cell, repeated, takes its memory once.
+        # Text stays in dictionaries, so that a long repeated cell takes memory once.
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
         with parquet.ParquetFile(content, read_dictionary=texts) as file:
             table = file.read()
-        # what pandas keeps of its index is no column
+        # the stored index of pandas is no column
         table = table.drop_columns([n for n in table.column_names if n.startswith("__index_")])
         if table.nbytes > _MOST_UNPACKED:
             raise _too_large(path, _MOST_UNPACKED)
         columns = [_column(column) for column in table.columns]
     except (OSError, RequestError):
         raise
-    except Exception as error:  # pyarrow's are many, children of ValueError among others
+    except Exception as error:  # pyarrow has many, some of them ValueErrors
         reason = " ".join(str(error).split())
         raise RequestError(f"{path} is not a table that can be read: {reason}") from None
     yield [*table.column_names]
@@ -223,7 +223,7 @@ def _cell(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, datetime) and value.time() == time.min:
-        value = value.date()  # spreadsheets have no other dates
+        value = value.date()  # spreadsheets store dates this way
     if isinstance(value, date):
         return value.isoformat()
     text = str(value)

@@ -1,8 +1,8 @@
 """TIFF: grey images in strips or tiles, classic and BigTIFF.
 
-tifffile reads every tag of every page, in many dialects. What it is given here is the same file
-with one directory, of the tags that say where the pixels are and how they are stored: all else
-(other pages, nested directories, vendors' tables) is never parsed.
+tifffile reads every tag of every page, in many dialects. Here it gets the same file with a single
+directory of the tags that give the place and format of the pixels: everything else (other pages,
+nested directories, vendors' tables) is never parsed.
 """
 
 import io
@@ -21,7 +21,7 @@ from patchad.read.caps import check_size, damaged
 from patchad.read.codecs import jpeg_frame
 from patchad.read.grey import Reading, check_channels, check_scale, scaled, unscaled
 
-# without a handler of its own, what tifffile logs would land on the terminal
+# without a handler, tifffile's logs would appear on the terminal
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _SUBFILE = 254  # NewSubfileType; its lowest bit marks a reduced copy
@@ -33,7 +33,7 @@ _KEPT = frozenset(
 )
 _WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # bytes, by type
 _MOST_PAGES, _MOST_TAGS, _MOST_VALUES = 64, 4096, 2**20  # values: numbers of one directory
-# Codecs that never write more than they are told. Others trust what the compressed data claims.
+# Codecs that never write more than the given size. Others trust the size in the compressed data.
 _COMPRESSIONS = {
     1: "none", 5: "LZW", 7: "JPEG", 8: "Deflate", 32946: "Deflate", 32773: "PackBits", 50000: "ZSTD"
 }  # fmt: skip
@@ -44,9 +44,9 @@ class _Layout:
     """How a file is written: byte order, and the struct formats of classic or BigTIFF."""
 
     order: str
-    number: str  # how many tags a directory has
+    number: str  # of the number of tags in a directory
     offset: str
-    first: int  # where the first directory's offset stands
+    first: int  # where the first directory's offset is stored
 
     @property
     def entry(self) -> struct.Struct:
@@ -54,7 +54,7 @@ class _Layout:
 
 
 def read_tiff(content: bytes, reading: Reading, max_pixels: int) -> NDArray[np.float32]:
-    """Grey (H, W) float32 in [0, 1]; MINISWHITE is turned over, float must lie there already.
+    """Grey (H, W) float32 in [0, 1]; MINISWHITE is inverted, float must lie there already.
 
     Raises:
         NotARadiographError: colour, palette, transparency, several pages, 1 to 7 bits.
@@ -67,7 +67,7 @@ def read_tiff(content: bytes, reading: Reading, max_pixels: int) -> NDArray[np.f
             samples: NDArray[Any] = page.asarray(maxworkers=1)
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # tifffile and its codecs raise whatever a damaged file trips up
+    except Exception as error:  # tifffile and its codecs may raise anything on a damaged file
         damaged("TIFF", str(error))
     samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
     if samples.shape[:2] != (page.imagelength, page.imagewidth):
@@ -77,13 +77,13 @@ def read_tiff(content: bytes, reading: Reading, max_pixels: int) -> NDArray[np.f
     else:
         pixels = scaled(samples, int(page.bitspersample), reading)
     if page.photometric == 0:
-        reading.notes.append("MINISWHITE: turned over")
+        reading.notes.append("MINISWHITE: inverted")
         np.subtract(1, pixels, out=pixels)
     return pixels
 
 
 def _check(page: tifffile.TiffPage, content: bytes, max_pixels: int) -> None:
-    """Refuse what is no grey image, and what would take too much memory to decode."""
+    """Refuse images that aren't grey, or would take too much memory to decode."""
     rows, columns, channels = page.imagelength, page.imagewidth, page.samplesperpixel
     check_size(rows, columns, max_pixels)
     check_channels(channels)
@@ -122,7 +122,7 @@ def _check(page: tifffile.TiffPage, content: bytes, max_pixels: int) -> None:
 
 
 def _one_directory(content: bytes) -> io.BytesIO:
-    """The file with nothing but the directory of its one image, and of that the tags needed."""
+    """The file with only the directory of its one image, and in it only the tags needed."""
     try:
         layout, first = _layout(content)
         pages = [*_directories(content, layout, first)]
@@ -160,7 +160,7 @@ def _layout(content: bytes) -> tuple[_Layout, int]:
 
 
 def _directories(content: bytes, layout: _Layout, start: int) -> Iterator[dict[int, bytes]]:
-    """The entries of each directory by their tags, as they are written."""
+    """The raw entries of each directory, by tag."""
     number, size = struct.Struct(layout.order + layout.number), layout.entry.size
     seen = set[int]()
     while start and start not in seen:
@@ -182,7 +182,7 @@ def _directories(content: bytes, layout: _Layout, start: int) -> Iterator[dict[i
 
 
 def _reduced(tags: dict[int, bytes], layout: _Layout) -> bool:
-    """Whether a directory is that of a reduced copy of another."""
+    """Whether a directory describes a reduced copy of another image."""
     if _SUBFILE not in tags:
         return False
     kind = _WIDTHS.get(layout.entry.unpack(tags[_SUBFILE])[1], 4)

@@ -1,4 +1,4 @@
-"""The journal of a screening: its rows so far, so that a killed run can go on where it stopped."""
+"""The journal of a screening: its rows so far, so that an interrupted run can be resumed."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ _END = {"finished": True}
 
 @dataclass(frozen=True)
 class Entry:
-    """An image that is done: its row, the SHA-256 of its file, and seconds by stage."""
+    """A finished image: its row, the SHA-256 of its file, and seconds by stage."""
 
     row: ImageRow
     content: str
@@ -35,10 +35,10 @@ _ENTRY = TypeAdapter(Entry)
 
 @dataclass(eq=False)
 class Journal:
-    """A JSON line for each image begun (its id) and for each one done (its :class:`Entry`).
+    """A JSON line for each image begun (its id) and for each one finished (its :class:`Entry`).
 
-    The id stands there before the first file of an image is written, so that it is known which
-    files are those of an image that was never finished.
+    The id is written before the first file of an image, so that the files of an unfinished image
+    can be found.
     """
 
     path: Path
@@ -48,9 +48,9 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path) -> "Journal":
-        """The journal of a run folder, empty where there is none.
+        """The journal of a run folder, empty if there is none.
 
-        A line that is cut off or damaged is passed over: its image is screened again. So is one
+        A line that is cut off or damaged is skipped: its image is screened again. So is an image
         that failed.
 
         Raises:
@@ -58,14 +58,14 @@ class Journal:
         """
         journal = cls(folder / JOURNAL)
         damaged = 0
-        for said in _lines(journal.path):
-            if said == _END:
+        for record in _lines(journal.path):
+            if record == _END:
                 journal.finished = True
-            elif isinstance(begun := said.get("begun"), str):
+            elif isinstance(begun := record.get("begun"), str):
                 journal.begun.add(begun)
             else:
                 try:
-                    entry = _ENTRY.validate_python(said)
+                    entry = _ENTRY.validate_python(record)
                 except ValueError:
                     damaged += 1
                     continue
@@ -73,35 +73,35 @@ class Journal:
                 if entry.row.status != "failed":
                     journal.entries[entry.row.path, entry.row.frame] = entry
         if damaged:
-            log.warning("%s: %d damaged lines, passed over", shown(journal.path), damaged)
+            log.warning("%s: %d damaged lines, skipped", shown(journal.path), damaged)
         return journal
 
     @property
     def taken(self) -> set[str]:
-        """The ids of what is done, in lower case: some file systems do not tell a from A."""
+        """The ids of finished images, in lower case: some file systems ignore case."""
         return {entry.row.id.lower() for entry in self.entries.values()}
 
     @property
     def orphans(self) -> Set[str]:
-        """The ids whose files belong to no row."""
+        """The ids with files but no row."""
         return self.begun - {e.row.id for e in self.entries.values() if e.row.status == "ok"}
 
     def of(self, image: ManifestRow) -> Entry | None:
-        """What is done of an image."""
+        """The entry of an image, None if it isn't finished."""
         return self.entries.get((row_path(image.path), image.frame))
 
     def begin(self, image_id: str) -> None:
-        """Say that files of this id may be there from now on."""
+        """Record that files of this id may exist from now on."""
         self.begun.add(image_id)
         self._add({"begun": image_id})
 
     def add(self, entry: Entry) -> None:
-        """Say that an image is done."""
+        """Record a finished image."""
         self.entries[entry.row.path, entry.row.frame] = entry
         self._add(asdict(entry))
 
     def rewrite(self, images: Sequence[ManifestRow], *, finished: bool = False) -> None:
-        """Write the file anew: what is done of ``images``, in their order; ``finished``: all."""
+        """Rewrite the file with the entries of ``images``, in order; ``finished`` if all are."""
         entries = [entry for image in images if (entry := self.of(image))]
         self.entries = {(entry.row.path, entry.row.frame): entry for entry in entries}
         self.begun = {entry.row.id for entry in entries if entry.row.status == "ok"}
@@ -115,8 +115,8 @@ class Journal:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise OutputError(
-                f"{shown(self.path)} could not be written ({error.strerror}): free space, then go "
-                "on with --resume"
+                f"{shown(self.path)} could not be written ({error.strerror}): free space, then "
+                "continue with --resume"
             ) from error
 
 
@@ -130,12 +130,12 @@ def ids_in(folder: Path) -> Set[str]:
         pass
     except (OSError, ValueError, csv.Error) as error:
         log.warning("%s cannot be read (%s)", shown(folder / "images.csv"), type(error).__name__)
-    # An id is one part of a path, as new_id makes it.
+    # Only ids that new_id could have made: a single part of a path.
     return {one for one in found if one.strip(".") and not {*one} & {*"/\\\0"}}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """What the lines of a journal say; the last one may have been cut off."""
+    """The records of a journal; the last line may have been cut off."""
     try:
         text = path.read_text("utf-8", errors="replace")
     except FileNotFoundError:
@@ -144,8 +144,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise OutputError(f"{shown(path)} cannot be read ({error.strerror})") from None
     for line in text.splitlines(keepends=True):
         try:
-            said = json.loads(line) if line.endswith("\n") else None
+            record = json.loads(line) if line.endswith("\n") else None
         except ValueError:
-            said = {}
-        if isinstance(said, dict):
-            yield said
+            record = {}
+        if isinstance(record, dict):
+            yield record

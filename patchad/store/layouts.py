@@ -1,4 +1,4 @@
-"""What patchad writes into each kind of folder, and so may delete from it."""
+"""The files that patchad writes into each kind of folder, and so may delete from it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _EVALUATION = (
 )
 EVALUATION = Layout("evaluation", _EVALUATION)
 SELFTEST = Layout("selftest", ("selftest.json", "detail.csv", "contrast_detail.png"))
-# As export.DICOM_KINDS, which is above.
+# The same as export.DICOM_KINDS, which is in a higher layer.
 _OBJECTS = ("sc", "gsps", "sr", "seg", "heatmap-seg", "cad-sr", "pm")
 RUN = Layout(
     "run",
@@ -68,14 +68,14 @@ DEMO = Layout(
 
 @contextmanager
 def open_run(folder: Path, command: str) -> Iterator[Run]:
-    """A run that is whole, its folder locked for a command that writes into it.
+    """A complete run, its folder locked for a command that writes into it.
 
     Raises:
-        RequestError: it is no run folder, or not a whole one.
+        RequestError: it is no run folder, or an incomplete one.
         OutputError: another command writes into it, or it cannot be written.
     """
     if not (folder / MARKER).exists():
-        read_run(folder)  # before a lock is written into a folder that may be anybody's
+        read_run(folder)  # before a lock is written into a folder that may not be patchad's
     with locked(folder, command):
         run = read_run(folder)
         sweep(folder, RUN)

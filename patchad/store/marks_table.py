@@ -1,4 +1,4 @@
-"""The marks of a run as ``marks.csv``, a row a mark."""
+"""The marks of a run as ``marks.csv``, one row per mark."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +21,8 @@ def write_marks(folder: Path, found: Mapping[str, Sequence[Mark]]) -> None:
     """Write ``marks.csv`` of a run: the marks by image, the rarest first; the header if none.
 
     ``x``, ``y``, ``width``, ``height`` bound the outline, in pixels of the stored image, and
-    ``centre_x``, ``centre_y`` is the centre of its area. ``area_mm2`` is empty where the pixel
-    spacing is unknown, ``rarity`` and its ``rarity_upper`` where they are not calibrated.
+    ``centre_x``, ``centre_y`` is the centre of its area. ``area_mm2`` is empty if the pixel
+    spacing is unknown, ``rarity`` and its ``rarity_upper`` if they are not calibrated.
     """
     rows = [
         (
@@ -62,7 +62,7 @@ def read_marks(folder: Path) -> pd.DataFrame:
 
 
 def run_in_words(run: Run) -> str:
-    """How many marks a run has, how many normal images have, and which of them decides on flags."""
+    """The number of marks of a run, the usual number, and whether they decide on flags."""
     table, done = read_marks(run.folder), run.settings["counts"]["ok"]
     how = run.settings["card"]["calibration"]["marks"]
     count = len(table)

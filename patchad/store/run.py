@@ -1,7 +1,7 @@
-"""The run folder: what a screening leaves behind, and how it is read again.
+"""The run folder: the results of a screening, written and read.
 
-``run.json`` says what was run, ``images.csv`` holds a row an input, ``patches/<id>.parquet`` a row
-a patch. The pictures beside them (``heatmaps/``, ``overlays/``) belong to :mod:`patchad.export`.
+``run.json`` holds the settings, ``images.csv`` a row per input, ``patches/<id>.parquet`` a row per
+patch. The pictures next to them (``heatmaps/``, ``overlays/``) belong to :mod:`patchad.export`.
 """
 
 import json
@@ -31,13 +31,13 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class ImageRow:
-    """A row of images.csv, its fields the columns in order; None where nothing is known.
+    """A row of images.csv, its fields the columns in order; None if unknown.
 
     ``rows`` and ``columns`` are the size of the image as stored, ``scored_rows`` and
-    ``scored_columns`` as prepared; ``reading`` tells what was decided while reading; ``frame``
-    is which one of a multi-frame image, the first is 1; ``turned`` how the film was turned for the
-    model (:attr:`patchad.core.turn.Turn.name`), empty if not; ``assumed_row_mm`` and
-    ``assumed_col_mm`` are the pixel spacing that was assumed where the one before is empty.
+    ``scored_columns`` as prepared; ``reading`` is the decisions made while reading; ``frame``
+    is the frame of a multi-frame image, the first is 1; ``turned`` is how the film was turned for
+    the model (:attr:`patchad.core.turn.Turn.name`), empty if not; ``assumed_row_mm`` and
+    ``assumed_col_mm`` are the assumed pixel spacing if the spacing is unknown.
     """
 
     id: str
@@ -69,13 +69,13 @@ class ImageRow:
 
     @property
     def spacing_mm(self) -> tuple[float, float] | None:
-        """(row, col), None where it is unknown."""
+        """(row, col), None if unknown."""
         if self.spacing_row_mm is None or self.spacing_col_mm is None:
             return None
         return self.spacing_row_mm, self.spacing_col_mm
 
     def as_entry(self) -> ManifestRow:
-        """What is needed to read the image again as it was read."""
+        """The manifest row to read the image again in the same way."""
         return ManifestRow(
             Path(self.path),
             laterality=self.laterality,
@@ -105,10 +105,10 @@ class Run:
 
         ``row``, ``col``, ``size`` are pixels of the scored image, turned back as stored; ``x``,
         ``y``, ``width``, ``height`` the same box in pixels of the image as stored; ``foreground`` a
-        share in [0, 1]; ``score`` and ``percentile`` NaN where the patch was not scored; the rest
+        share in [0, 1]; ``score`` and ``percentile`` NaN if the patch was not scored; the rest
         are the baselines.
         """
-        # by its bytes: pyarrow takes no path that is not UTF-8
+        # from bytes: pyarrow can't open paths that aren't UTF-8
         return pd.read_parquet(BytesIO(self.patches_path(image_id).read_bytes()))
 
     def patches_path(self, image_id: str) -> Path:
@@ -116,11 +116,11 @@ class Run:
         return patches_path(self.folder, image_id)
 
     def heatmap_path(self, image_id: str) -> Path:
-        """Where the heatmap of one image is, if it was asked for."""
+        """Where the heatmap of one image is, if requested."""
         return heatmap_path(self.folder, image_id)
 
     def overlay_path(self, image_id: str) -> Path:
-        """Where the overlay of one image is, if it was asked for."""
+        """Where the overlay of one image is, if requested."""
         return overlay_path(self.folder, image_id)
 
 
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
     """Read ``run.json`` and ``images.csv`` of a run folder.
 
     Raises:
-        RequestError: it is not a run folder, or not a whole one.
+        RequestError: it is not a run folder, or an incomplete one.
     """
     try:
         settings = json.loads((folder / "run.json").read_text("utf-8"))
@@ -173,11 +173,13 @@ def read_run(folder: Path) -> Run:
 def write_run(folder: Path, settings: Mapping[str, Any], rows: Sequence[ImageRow]) -> Run:
     """Write ``images.csv`` and then ``run.json``, and read them back.
 
-    An older ``run.json`` goes first: beside a new table it would tell of another run.
+    An older ``run.json`` is deleted first: it wouldn't match the new table.
     """
     table = pd.DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(ImageRow)])
     for field in ("n_patches", "rows", "columns", "scored_rows", "scored_columns", "stride"):
-        table[field] = table[field].astype("Int64")  # a missing one must not make floats of all
+        table[field] = table[field].astype(
+            "Int64"
+        )  # missing values must not turn the column into floats
     try:
         (folder / "run.json").unlink(missing_ok=True)
     except OSError as error:
@@ -215,7 +217,7 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
     """The patch scores of a screened image, on the grid they were made with.
 
     Raises:
-        RequestError: the file is missing, or holds other patches than images.csv tells of.
+        RequestError: the file is missing, or its patches don't match images.csv.
     """
     path = patches_path(run.folder, row.id)
     try:
@@ -229,7 +231,7 @@ def stored_scores(run: Run, row: ImageRow) -> PatchScores:
     grid = PatchGrid(shape, size, row.stride, _turn_of(row).inverse)
     if not np.array_equal(table[["row", "col"]].to_numpy(), grid.corners):
         raise RequestError(
-            f"{path} does not hold the patches that images.csv tells of: screen this image again"
+            f"{path} does not hold the patches of its row in images.csv: screen this image again"
         )
     return PatchScores(
         grid,
@@ -256,7 +258,7 @@ def done_row(
     frame: int | None = None,
     assumed_mm: tuple[float, float] | None = None,
 ) -> ImageRow:
-    """The row of images.csv for a screened image; ``assumed_mm`` is a spacing that was assumed."""
+    """The row of images.csv for a screened image; ``assumed_mm`` is an assumed spacing."""
     grid, source = screening.scores.grid, screening.source
     row_mm, col_mm = radiograph.spacing_mm or (None, None)
     assumed_row_mm, assumed_col_mm = assumed_mm or (None, None)
@@ -294,9 +296,9 @@ def done_row(
 def read_again(
     run: Run, rows: Sequence[ImageRow], preprocessing: Preprocessing
 ) -> Iterator[tuple[ImageRow, Ready | Fault]]:
-    """The images of rows that were screened, read and prepared as they were then.
+    """The images of screened rows, read and prepared in the same way again.
 
-    A fault says that the file is gone, or is no longer the one that was screened.
+    An image whose file is gone or has changed gives a fault.
     """
     settings = run.settings
     used = settings.get("settings", {})
@@ -310,7 +312,7 @@ def read_again(
 
 
 def row_path(path: str | Path) -> str:
-    """A path as tables name it; bytes that are no UTF-8 are written out as escapes."""
+    """A path for tables; bytes that aren't UTF-8 become escapes."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
