@@ -145,6 +145,24 @@ def test_no_file_is_past_400_lines():
     assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
+def test_there_is_one_training_loop():
+    """Beside it, only the registration of a film takes gradients, of four numbers."""
+    found = {module_name(path) for path in SOURCES if ".backward(" in path.read_text("utf-8")}
+    assert found == {"patchad.learn.loop", "patchad.methods.parts.chest_frame"}
+
+
+def test_arrays_have_their_names_from_one_file():
+    defined = [
+        f"{module_name(path)}: {node.targets[0].id}"
+        for path in SOURCES
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("Floats", "Mask")
+    ]
+    assert defined == ["patchad.core.arrays: Floats", "patchad.core.arrays: Mask"]
+
+
 def test_nothing_runs_code_out_of_a_file():
     found = []
     for path in SOURCES:

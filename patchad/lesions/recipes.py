@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from patchad.core.arrays import Floats
 from patchad.core.image import Region
 from patchad.lesions.chest import effusion, reticular_pattern
 from patchad.lesions.shapes import (
-    Floats,
     Lesion,
     Profile,
     architectural_distortion,

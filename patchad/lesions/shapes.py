@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
+from patchad.core.arrays import Floats
 from patchad.core.image import Region
 from patchad.errors import RequestError
 from patchad.lesions.noise import power_law_field
 
 Profile = Literal["disc", "gaussian", "dome"]
-Floats = NDArray[np.float32]
 Array = NDArray[Any]  # of float32 or float64
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from patchad.core.arrays import Floats
 from patchad.core.image import Region
 from patchad.errors import RequestError
 from patchad.lesions.noise import power_law_field
 from patchad.lesions.recipes import PHANTOMS, apply, deviation_around, draw
-from patchad.lesions.shapes import Floats
 
 Array = NDArray[Any]  # of float32 or float64
 

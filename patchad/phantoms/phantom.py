@@ -19,12 +19,12 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from scipy import ndimage
 
+from patchad.core.arrays import Floats
 from patchad.core.image import Region
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole
 from patchad.lesions.noise import power_law_field
 from patchad.lesions.recipes import PHANTOMS
-from patchad.lesions.shapes import Floats
 from patchad.phantoms import anatomy
 from patchad.phantoms.anatomy import sigmoid
 from patchad.version import __version__

@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from patchad.core.arrays import Floats, Mask
 from patchad.prepare.resize import resize
-
-Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 _WIDEST = 16.0  # pixels; a wider Gaussian is applied to a copy reduced until it is this wide
 _OPENING_MM = 2.0  # radius; thinner strands, such as the rim of a scan, aren't tissue

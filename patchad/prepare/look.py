@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from patchad.core.arrays import Floats
 from patchad.prepare.foreground import BodyPart
 from patchad.prepare.resize import resize
 
-Floats = NDArray[np.float32]
 Scale = Literal["known", "assumed", "unknown"]
 
 SIDE = 128  # pixels of the longer side of the copy

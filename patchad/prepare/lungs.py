@@ -10,8 +10,9 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from patchad.core.arrays import Floats, Mask
 from patchad.errors import TrainingError
-from patchad.prepare.filters import Floats, Mask, masked_gaussian, sigma_pixels
+from patchad.prepare.filters import masked_gaussian, sigma_pixels
 
 _MARGIN = 0.1  # share of each side of a mean film that is left out of its threshold
 _LEAST_LUNG = 0.02  # share of a mean film; a smaller part is no lung

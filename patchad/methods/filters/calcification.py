@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from patchad.core.arrays import Floats, Mask
 from patchad.core.grid import PatchGrid
 from patchad.core.host import to_host
 from patchad.core.image import Region
@@ -26,7 +27,6 @@ from patchad.methods.parts.specks import COVARIATES, FEATURES, Specks, find_spec
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film, tissue
-from patchad.prepare.filters import Floats, Mask
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize_tensor
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from patchad.core.arrays import Floats, Mask
 from patchad.lesions.recipes import TRAINING_MASSES, draw
 from patchad.lesions.shapes import Lesion, insert
 from patchad.methods.parts.cells import CELL_MM, cell_shape, cells
-from patchad.prepare.filters import Floats, Mask
 from patchad.prepare.preprocess import Prepared
 from patchad.prepare.resize import resize, resize_tensor
 from patchad.prepare.smoothing import gaussian
