@@ -39,7 +39,7 @@ from patchad.evaluation.files import as_text, write_pictures, write_tables
 from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
-from patchad.evaluation.truth import Truth, lay_beside
+from patchad.evaluation.truth import Truth, match_truth
 from patchad.export.report import write_report
 from patchad.files.claim import claimed
 from patchad.files.clearing import clear
@@ -71,7 +71,7 @@ def evaluate(
 
     Args:
         run_folder: from ``patchad screen``.
-        truth: a manifest with labels; see :func:`patchad.evaluation.truth.lay_beside`.
+        truth: a manifest with labels; see :func:`patchad.evaluation.truth.match_truth`.
         regions: where the lesions are; without it, only image figures are defined.
         out: a new or empty folder; by default ``evaluation`` in the run, renewed if it is there.
         only_screened: judge the rows of the truth that have an image in the run, and say what
@@ -134,7 +134,7 @@ def _judge(
     device: torch.device,
 ) -> _Judged:
     marked = None if regions is None else read_regions(regions)
-    judged = lay_beside(run, read_manifest(truth), marked, only_screened=only_screened)
+    judged = match_truth(run, read_manifest(truth), marked, only_screened=only_screened)
     samples = collect(run, judged)
     weights = resample(judged.patients, resamples, seed=seed, device=device)
     calibration = run.settings["card"]["calibration"]

@@ -79,8 +79,8 @@ def export_run(
             told = write_image_kinds(
                 folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
             )
-            if told.passed_over:
-                failed.append((row.path, told.passed_over))
+            if told.no_objects:
+                failed.append((row.path, told.no_objects))
             for note in told.notes:
                 log.info("%s: %s", row.path, note)
         except (ImageError, RequestError) as error:

@@ -280,7 +280,7 @@ def _screen_entry(
         fault = replace(fault_of(error), content=read.content)
         return _failed(new_id(entry.path.stem, taken), entry, fault)
     end = time.monotonic()
-    said = (*screening.reasons, *told.notes, *filter(None, [told.passed_over]))
+    said = (*screening.reasons, *told.notes, *filter(None, [told.no_objects]))
     row = done_row(
         name,
         replace(screening, reasons=said),
