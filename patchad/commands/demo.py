@@ -33,8 +33,8 @@ class Demo:
     evaluations: Mapping[str, Mapping[str, Any]]
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
-        lines = ["These figures were measured on phantoms: they say nothing about patients."]
+        """The lines to show the user."""
+        lines = ["These figures were measured on phantoms: they mean nothing for patients."]
         for body_part, evaluation in self.evaluations.items():
             folder = self.out / body_part
             lines += [
