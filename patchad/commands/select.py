@@ -159,8 +159,8 @@ def _require_enough(source: Path, patients: Collection[str]) -> None:
     if len(patients) < _LEAST_PATIENTS:
         raise RequestError(
             f"choosing among several --config takes negatives of two patients at least, in "
-            f"addition to those that train and calibrate: {_LEAST_PATIENTS} patients with "
-            f"negatives of the split train in all, {source} has {len(patients)}; give more, or "
+            f"addition to those that train and calibrate: that takes {_LEAST_PATIENTS} patients "
+            f"with negatives of the split train, {source} has {len(patients)}; give more, or "
             "one --config"
         )
 
