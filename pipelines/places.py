@@ -14,7 +14,7 @@ import torch
 from patchad.evaluation.estimate import estimate
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import auroc, rank, resample, weighted_mean
-from patchad.evaluation.truth import lay_beside
+from patchad.evaluation.truth import match_truth
 from patchad.export.tiff import read_heatmap
 from patchad.read.manifest import read_manifest, read_regions
 from patchad.store.run import Run
@@ -29,7 +29,7 @@ def judge_places(run: Run, truth: Path, regions: Path, *, seed: int) -> dict[str
     Pixels in a region against all others where the heatmap is defined, on positive films that
     have regions. Intervals by patient, of 1000 resamples.
     """
-    cases = lay_beside(run, read_manifest(truth), read_regions(regions))
+    cases = match_truth(run, read_manifest(truth), read_regions(regions))
     values, inside, owners, own = [], [], [], []
     for case in cases.cases:
         if not case.regions:

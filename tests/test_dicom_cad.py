@@ -240,7 +240,7 @@ def test_a_flagged_film_that_is_gone_costs_the_selection_that_film(tmp_path: Pat
     exported = export(tmp_path / "run", ["ko"])
     ((path, reason),) = exported.failed
     assert Path(path).name == "film1.dcm"
-    assert reason.startswith("not among the key objects: film1.dcm is gone")
+    assert reason.startswith("not among the key objects: film1.dcm is missing")
     (selection,) = (pydicom.dcmread(ko) for ko in (tmp_path / "run").rglob("ko.dcm"))
     images = [item for item in selection.ContentSequence if item.ValueType == "IMAGE"]
     named = [image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for image in images]

@@ -242,7 +242,7 @@ def test_a_picture_is_passed_over(breast: Written, tmp_path: Path) -> None:
     radiograph, screening = screened(tmp_path / "film.png", LESIONS)
     assert finding(screening, CARD, no_picture) is None
     told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, (*KINDS, "overlay"))
-    assert told.passed_over == ""  # nobody expects any
+    assert told.no_objects == ""  # nobody expects any
     assert (tmp_path / "overlays" / "a.png").exists()
     assert not (tmp_path / "dicom").exists()
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_referred_to_is_said(
         data.save_as(path)
         radiograph, screening = screened(path, LESIONS)
         told = write_image_kinds(tmp_path, "a", screening, radiograph, CARD, KINDS)
-        assert told.passed_over == f"no DICOM objects: {why}"
+        assert told.no_objects == f"no DICOM objects: {why}"
         assert not (tmp_path / "dicom").exists()
 
 
@@ -281,7 +281,7 @@ def test_a_film_that_was_replaced_is_refused(breast: Written, tmp_path: Path) ->
     with pytest.raises(ImageError, match="no longer the one that was screened"):
         finding(screening, CARD, no_picture)
     path.unlink()
-    with pytest.raises(ImageError, match="is gone"):
+    with pytest.raises(ImageError, match="is missing"):
         finding(screening, CARD, no_picture)
 
 

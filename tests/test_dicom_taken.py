@@ -131,7 +131,7 @@ def test_a_table_has_16_bits_and_a_signed_start_where_it_needs_one(tmp_path: Pat
     assert voi.LUTDescriptor == [4096, -1024, 16]
     entries = np.frombuffer(voi.LUTData, "<u2")
     np.testing.assert_array_equal(entries, np.rint(CURVE * (65535 / 4095)))
-    assert taken.notes == ("DICOM objects: VOI LUT Sequence mended",)
+    assert taken.notes == ("DICOM objects: VOI LUT Sequence repaired",)
     assert len(voi) == 2
 
 
@@ -173,7 +173,7 @@ def test_a_text_beyond_its_character_set_is_written_in_unicode(tmp_path: Path) -
         data.SpecificCharacterSet = "nonsense"
     data.add_new("PatientName", "UN", "Müller^Zoë".encode())
     taken = take_over(stored(data))
-    assert taken.notes == ("DICOM objects: Specific Character Set mended",)
+    assert taken.notes == ("DICOM objects: Specific Character Set repaired",)
     made = Dataset()
     made.file_meta = data.file_meta
     made.SOPClassUID, made.SOPInstanceUID = data.SOPClassUID, data.SOPInstanceUID

@@ -150,7 +150,7 @@ def test_a_study_uid_that_is_a_path_names_no_folder(
     assert radiograph.source.study_instance_uid == ""
     run = tmp_path / "deep" / "down" / "run"
     told = write_image_kinds(run, "a", screening, radiograph, CARD, ("gsps",))
-    assert told.passed_over == "no DICOM objects: it lacks a valid Study Instance UID"
+    assert told.no_objects == "no DICOM objects: it lacks a valid Study Instance UID"
     write_run(run, {"card": card_as_dict(CARD)}, [done_row("a", screening, radiograph, 0.0)])
     ((path, reason),) = write_run_kinds(run, ("ko",))
     assert path == str(film)

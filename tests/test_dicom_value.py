@@ -1,4 +1,4 @@
-"""Values of headers: what is legal stays, what is plain is mended, the rest is left out."""
+"""Values of headers: what is legal stays, what is plain is repaired, the rest is left out."""
 
 import struct
 from io import BytesIO
@@ -34,7 +34,7 @@ def stored(**elements: bytes) -> Dataset:
     return header
 
 
-def mended(keyword: str, text: str | bytes, charset: CharacterSet = ASCII) -> object:
+def repaired(keyword: str, text: str | bytes, charset: CharacterSet = ASCII) -> object:
     """What is made of a value: None if it is left out."""
     raw = text if isinstance(text, bytes) else text.encode("latin-1")
     value = legal_value(stored(**{keyword: raw}), keyword, charset)
@@ -101,17 +101,17 @@ def mended(keyword: str, text: str | bytes, charset: CharacterSet = ASCII) -> ob
     ],
 )
 def test_a_value_is_kept_mended_or_left_out(keyword: str, text, legal) -> None:
-    assert mended(keyword, text) == legal
+    assert repaired(keyword, text) == legal
     value = legal_value(stored(**{keyword: b""}), keyword, ASCII)
     assert value is not None
-    assert (value.parts, value.mended) == ((), False)
+    assert (value.parts, value.repaired) == ((), False)
 
 
 def test_what_was_mended_is_known_and_padding_is_no_fault() -> None:
     for text, changed in ((b"061Y", False), (b"061Y ", False), (b"732.0m", True)):
         value = legal_value(stored(PatientAge=text), "PatientAge", ASCII)
         assert value is not None
-        assert value.mended == changed
+        assert value.repaired == changed
 
 
 def test_terms_are_the_only_ones() -> None:

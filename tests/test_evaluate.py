@@ -467,7 +467,7 @@ def test_a_study_that_moved_as_a_whole_is_judged_and_says_so(tmp_path):
     assert result["counts"]["matched_by_moved_path"] == 5
     assert result["counts"]["matched_by_path"] == 0
     assert result["patch"]["auroc"]["value"] == pytest.approx(13 / 16)
-    assert any(f"{tmp_path} was taken for what is now /elsewhere" in n for n in result["notes"])
+    assert any(f"{tmp_path} was assumed to be what is now /elsewhere" in n for n in result["notes"])
 
 
 def test_regions_that_moved_as_a_whole_are_matched_alike(tmp_path):

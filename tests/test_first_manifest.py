@@ -172,8 +172,8 @@ def test_wrong_requests(tmp_path):
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "1.png").write_bytes(b"x")
     for folder, out, said in (
-        (films / "1.png", "a.csv", "is no folder"),
-        (tmp_path / "none", "a.csv", "is no folder"),
+        (films / "1.png", "a.csv", "is not a folder"),
+        (tmp_path / "none", "a.csv", "is not a folder"),
         (tmp_path / "empty", "a.csv", "holds no images"),
         (tmp_path / "no", "a.csv", "none of the 1 files is a radiograph; the first: the content"),
         (films, "films/1.png", "written as CSV"),
@@ -182,7 +182,7 @@ def test_wrong_requests(tmp_path):
             list_images(folder, tmp_path / out, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "films", "no"]
     (tmp_path / "a.csv").write_text("mine")
-    with pytest.raises(OutputError, match="is there already: replace it with --overwrite"):
+    with pytest.raises(OutputError, match="already exists: replace it with --overwrite"):
         list_images(films, tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == "mine"
     assert list_images(films, tmp_path / "a.csv", overwrite=True).images == 1

@@ -320,9 +320,9 @@ def test_a_training_image_that_changed_since_is_named(study, tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         train(folder, model, study.config, device=CPU, progress=kill)
     shutil.copy(folder / "0.dcm", folder / "1.dcm")
-    with pytest.raises(RequestError, match=r"1\.dcm: not there then, or changed since") as refused:
+    with pytest.raises(RequestError, match=r"1\.dcm: new, or changed since") as refused:
         train(folder, model, study.config, device=CPU, resume=True)
-    assert "1 images of then: gone, or changed since" in str(refused.value)
+    assert "1 earlier images: missing, or changed since" in str(refused.value)
     shutil.copy(rows[1].path, folder / "1.dcm")
     train(folder, model, study.config, device=CPU, resume=True)
     assert (model / "card.json").exists()

@@ -584,6 +584,8 @@ def test_assumed_spacings_are_counted_and_told_once(
         "pixel_mm": [0.8, 0.8],
     }
     (told,) = [message for message in caplog.messages if "no pixel spacing" in message]
-    assert told.startswith("2 of 4 images carry no pixel spacing: their longer side was taken for ")
+    assert told.startswith(
+        "2 of 4 images have no pixel spacing: their longer side was assumed to be "
+    )
     assert "an image of 16 × 13 pixels without pixel spacing" in run.rows[3].reason
     assert "at least 200" in run.rows[3].reason

@@ -268,7 +268,7 @@ def test_images_that_were_trained_on_are_counted(films) -> None:
             detector, chosen, images=2, seed=0, kinds=[MASS], contrasts=(1,), lesions=1
         )["notes"]
         assert f"The model was trained on {count} of these {len(chosen)} images" in notes[0]
-        assert ("flatters" in notes[0]) == (count > 0)
+        assert ("too good" in notes[0]) == (count > 0)
 
 
 def test_images_unlike_the_training_images_are_refused(films) -> None:

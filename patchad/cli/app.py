@@ -39,12 +39,15 @@ from patchad.version import __version__
 
 
 class Commands(TyperGroup):
-    """The commands; whatever ends them becomes a message and an exit code here."""
+    """The commands; any error becomes a message and an exit code here."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
         """Run the command line and exit."""
         output.begin(sys.argv[1:] if args is None else args)
-        for stream in (sys.stdout, sys.stderr):  # a path may hold what the terminal can't show
+        for stream in (
+            sys.stdout,
+            sys.stderr,
+        ):  # a path may be unprintable there
             with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
@@ -83,7 +86,7 @@ def _message(error: Any) -> str:
 
 
 def _nobody_reads(stream: Any) -> bool:
-    """Whether nobody reads what a stream still has to say."""
+    """Whether the reader of a stream has closed it."""
     try:
         stream.flush()
     except BrokenPipeError:

@@ -20,7 +20,7 @@ from patchad.cli.options import (
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="Folder of a trained model; it stays as it is.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model; it is not changed.")],
     on: Annotated[Path, typer.Option("--on", help="A manifest, or a folder of negatives.")],
     out: Annotated[Path, typer.Option(help="The model folder to write.")],
     device: Device = "auto",

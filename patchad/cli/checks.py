@@ -1,6 +1,6 @@
 """What a command can refuse before it loads torch, which takes seconds.
 
-Each check is a part of what the command checks again itself; nothing is said here alone.
+The command itself repeats each check; none is made only here.
 """
 
 import json
@@ -14,10 +14,10 @@ from patchad.files.whole import shown
 
 
 def check_inputs(inputs: Sequence[Path]) -> None:
-    """Refuse what is not there, folders of patchad's own, and manifests without images.
+    """Refuse missing files, folders that patchad wrote, and manifests without images.
 
     Raises:
-        RequestError: names the first.
+        RequestError: names the first one.
     """
     from patchad.read.manifest import is_manifest  # these take longer than `--help` may
     from patchad.read.read import find_images
@@ -35,7 +35,7 @@ def check_inputs(inputs: Sequence[Path]) -> None:
 
 
 def check_table(path: Path, what: str) -> None:
-    """Refuse a table that is not there; ``what`` says which was asked for.
+    """Refuse a missing table; ``what`` names the kind that was requested.
 
     Raises:
         RequestError: it is missing, or a folder.
@@ -61,18 +61,18 @@ def check_model(folder: Path, stride: int | None = None) -> None:
     try:
         size = json.loads(card.read_text("utf-8"))["patch_size"]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # what is wrong with the card is said when it is read as a whole
+        return  # faults of the card are reported when it is read completely
     if isinstance(size, int):
-        from patchad.core.grid import check_stride  # NumPy, which other checks do without
+        from patchad.core.grid import check_stride  # NumPy, which other checks don't need
 
         check_stride(stride, size)
 
 
 def check_inspected(path: Path) -> None:
-    """Refuse what is neither a file nor a model folder.
+    """Refuse a path that is neither a file nor a model folder.
 
     Raises:
-        RequestError: says what it is.
+        RequestError: says what the path is.
     """
     if not path.exists():
         raise RequestError(f"{shown(path)} does not exist: give an image or a model folder")
@@ -82,7 +82,7 @@ def check_inspected(path: Path) -> None:
 
 
 def check_run(folder: Path) -> None:
-    """Refuse a folder that is not a whole run.
+    """Refuse a folder that is not a complete run.
 
     Raises:
         RequestError: a file of it is missing.
@@ -93,10 +93,10 @@ def check_run(folder: Path) -> None:
 
 
 def check_device(name: str) -> None:
-    """Refuse what names no device.
+    """Refuse a name that is not a device.
 
     Raises:
-        RequestError: it is none of those that patchad knows; whether it is there is seen later.
+        RequestError: patchad doesn't know it; whether the machine has it is checked later.
     """
     if not re.fullmatch(r"auto|mps|cpu|cuda(:\d+)?", name):
         raise RequestError(f"--device takes auto, cuda, cuda:NUMBER, mps or cpu; got {name!r}")

@@ -24,11 +24,11 @@ from patchad.files.whole import shown
 from patchad.progress import Progress
 
 # Exit codes, promised to users: some inputs failed; the request is wrong; stopped by Ctrl-C; and,
-# as a shell reports SIGPIPE, nobody reads the output any more.
+# as a shell reports SIGPIPE, the reader closed the output.
 SOME_FAILED, REFUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Warnings and errors only.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON; logs go to standard error.")
 ]
@@ -39,9 +39,9 @@ _PACKAGE = Path(__file__).parents[1]
 
 @dataclass
 class Output:
-    """How much is printed, and whether as JSON; set anew for each command.
+    """How much is printed, and whether as JSON; set for each command.
 
-    ``printed``: whether a result was. ``command`` is the whole command line.
+    ``printed``: whether a result was printed. ``command`` is the whole command line.
     """
 
     quiet: bool = False
@@ -51,13 +51,13 @@ class Output:
     command: tuple[str, ...] = ()
 
     def begin(self, arguments: Sequence[str]) -> None:
-        """Forget the last command. JSON is known at once, so that any error can be JSON too."""
+        """Reset for a command. ``--json`` is found first, so that any error can be JSON too."""
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
         self.quiet = self.verbose = self.printed = False
         self.json, self.command = "--json" in options, ("patchad", *arguments)
 
     def add(self, *, quiet: bool, verbose: bool, as_json: bool) -> None:
-        """Heed what was asked before or after the command's name."""
+        """Apply options given before or after the command's name."""
         self.quiet, self.verbose = self.quiet or quiet, self.verbose or verbose
         self.json = self.json or as_json
         level = logging.WARNING if self.quiet else logging.INFO
@@ -89,9 +89,9 @@ def with_output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def reporting(*, resumes: bool = False) -> Iterator[Progress]:
-    """Gives the progress bar of a command; makes messages and exit codes of errors.
+    """Gives the progress bar of a command; turns errors into messages and exit codes.
 
-    ``resumes``: the command goes on with ``--resume`` where it was stopped.
+    ``resumes``: the command continues with ``--resume`` where it was stopped.
     """
     try:
         with _progress() as progress:
@@ -108,12 +108,12 @@ def reporting(*, resumes: bool = False) -> Iterator[Progress]:
         else:
             where = shown(error.filename) if isinstance(error.filename, str) else "a file"
             print_error(
-                f"{where} cannot be used ({error.strerror}): see who may read and write it, and "
+                f"{where} cannot be used ({error.strerror}): check who may read and write it, and "
                 "whether the disk is full"
             )
         raise typer.Exit(REFUSED) from None
     except Exception as error:
-        # where it arose, not its text: it may quote a header, and with it the patient
+        # its place, not its text, which may quote a header and so the patient
         log.debug("the way to the fault:\n%s", "".join(traceback.format_tb(error.__traceback__)))
         print_error(
             f"unexpected {type(error).__name__}{_place(error)}",
@@ -121,12 +121,14 @@ def reporting(*, resumes: bool = False) -> Iterator[Progress]:
         )
         raise typer.Exit(REFUSED) from None
     except KeyboardInterrupt:
-        print_error("stopped; go on with the same command and --resume" if resumes else "stopped")
+        print_error(
+            "stopped; continue with the same command and --resume" if resumes else "stopped"
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _place(error: BaseException) -> str:
-    """The last line of patchad on the way to a fault."""
+    """The last line of patchad in an error's traceback."""
     steps = traceback.extract_tb(error.__traceback__)
     own = [step for step in steps if Path(step.filename).is_relative_to(_PACKAGE)]
     if not own:
@@ -135,7 +137,7 @@ def _place(error: BaseException) -> str:
 
 
 def print_error(why: str, hint: str = "") -> None:
-    """Say why nothing came of a command: on standard error, and as JSON if that was asked for."""
+    """Report why a command failed: on standard error, and as JSON if requested."""
     err.print("\n".join([f"patchad: {why}", *filter(None, [hint])]), markup=False)
     if output.json and not output.printed:
         _print(json.dumps({"error": why}, indent=2))
@@ -143,7 +145,7 @@ def print_error(why: str, hint: str = "") -> None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere a plain line at each tenth of the way."""
+    """A bar on a terminal; elsewhere a plain line at each tenth."""
     if output.quiet:
         yield lambda stage, done, total, value: None
     elif err.is_terminal:
@@ -159,11 +161,11 @@ def _progress() -> Iterator[Progress]:
             yield show
     else:
 
-        def say(stage: str, done: int, total: int, value: float) -> None:
+        def line(stage: str, done: int, total: int, value: float) -> None:
             if done == total or done * 10 // total > (done - 1) * 10 // total:
                 err.print(f"{_labelled(stage, value)} {done}/{total}", markup=False)
 
-        yield say
+        yield line
 
 
 def _labelled(stage: str, value: float) -> str:
@@ -171,7 +173,7 @@ def _labelled(stage: str, value: float) -> str:
 
 
 def print_result(result: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """Print a command's result: as JSON if that was asked for, else in words."""
+    """Print a command's result: as JSON if requested, else in words."""
     if output.json:
         _print(json.dumps(_plain(result), indent=2, allow_nan=False))
     else:
@@ -179,7 +181,7 @@ def print_result(result: Mapping[str, Any], lines: Sequence[str]) -> None:
 
 
 def _print(text: str) -> None:
-    """Print at once; where nobody reads any more (``| head``), end without a word."""
+    """Print at once; end silently if the output was closed (``| head``)."""
     output.printed = True
     try:
         print(text, flush=True)
@@ -189,7 +191,7 @@ def _print(text: str) -> None:
 
 
 def close_output() -> None:
-    """Let what is still to be written go nowhere, or Python would complain at its end."""
+    """Discard the remaining output, or Python would complain on exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # not every stream is a file
@@ -197,7 +199,7 @@ def close_output() -> None:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: what is not finite is null."""
+    """``value`` in a form for JSON: what is not finite is null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -212,7 +214,7 @@ def _plain(value: Any) -> Any:
 
 
 def exit_if_failed(failed: Sequence[tuple[str, str]]) -> None:
-    """Name what failed, and exit accordingly."""
+    """Print the failures, and exit with their code."""
     for path, reason in failed[:10]:
         err.print(f"failed: {path}: {reason}", markup=False)
     if len(failed) > 10:

@@ -12,7 +12,7 @@ from patchad.cli.options import Device, Overwrite
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where to put everything.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Decides the phantoms and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the phantoms and the training.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:

@@ -14,10 +14,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, from patchad screen.")],
     truth: Annotated[Path, typer.Option(help="A manifest with labels.")],
     regions: Annotated[
-        Path | None, typer.Option(help="Where the lesions are: boxes or masks, as CSV.")
+        Path | None, typer.Option(help="Positions of lesions: boxes or masks, as CSV.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; evaluation/ in the run by default.")
+        Path | None, typer.Option(help="Output folder; evaluation/ in the run by default.")
     ] = None,
     only_screened: Annotated[
         bool,

@@ -29,7 +29,7 @@ def inspect(
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
 ) -> None:
-    """Show what patchad reads in an image, or a model's card."""
+    """Show what patchad reads from an image, or a model's card."""
     with reporting():
         require_one_of("--voi", voi, VOIS)
         require_one_of("--body-part", body_part, ("breast", "chest"))

@@ -12,20 +12,20 @@ from patchad.cli.options import MAX_PIXELS, MaxPixels, Overwrite, Timeout
 
 
 def manifest(
-    folder: Annotated[Path, typer.Argument(help="A folder of images, searched through.")],
+    folder: Annotated[Path, typer.Argument(help="A folder of images, searched recursively.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("manifest.csv"),
     salt: Annotated[
         str | None,
         typer.Option(
             envvar="PATCHAD_SALT",
-            help="For the same pseudonyms again; by default a random one, kept nowhere.",
+            help="For the same pseudonyms again; by default a random one, not stored.",
         ),
     ] = None,
     max_pixels: MaxPixels = MAX_PIXELS,
     timeout: Timeout = 120.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a first manifest from headers and folder names, to be filled in."""
+    """Write a first manifest from headers and folder names, to be completed."""
     with reporting() as progress:
         check_inputs([folder])
         from patchad.commands.manifest import list_images

@@ -4,7 +4,7 @@ from patchad.cli.console import as_lines, print_result, reporting
 
 
 def methods() -> None:
-    """The methods: their papers, what each needs and gives."""
+    """List the methods: their papers, what each needs and gives."""
     with reporting():
         from patchad.methods import all_methods
 

@@ -1,4 +1,4 @@
-"""What several commands take alike, as typer declares it."""
+"""Options that several commands share, declared for typer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +12,21 @@ from patchad.methods.declared import purpose_of, trainable
 from patchad.model.configurations import did_you_mean, packaged, purpose
 
 USUAL_KINDS = ",".join(DEFAULT_KINDS)
-# As in patchad.read, whose imports would keep --help waiting.
+# As in patchad.read, whose imports would slow down --help.
 VOIS, MAX_PIXELS = ("auto", "lut", "window", "full"), 100_000_000
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
 def _complete_kinds(incomplete: str) -> list[str]:
-    """Of ``a,b`` the last element; those before it are not offered again."""
+    """Complete the last element of ``a,b``; earlier ones are not offered again."""
     before, comma, last = incomplete.rpartition(",")
     left = [kind for kind in KINDS if kind not in before.split(",")]
     return [f"{before}{comma}{kind}" for kind in left if kind.startswith(last)]
 
 
 def _complete_config(incomplete: str) -> list[tuple[str, str]]:
-    """Names with what they are for, and TOML files."""
+    """Names with their purposes, and TOML files."""
     names = [*_purposes().items(), *_methods().items()]
     folder, slash, _ = incomplete.rpartition("/")
     here = Path(folder + slash)
@@ -48,7 +48,7 @@ Model = Annotated[
 Config = Annotated[
     list[str] | None,
     typer.Option(
-        help="A packaged configuration or a method (listed below), or a TOML file. Of several the "
+        help="A packaged configuration or a method (listed below), or a TOML file. Of several, the "
         "best on unlabelled images is kept. Default: wei2018.",
         autocompletion=_complete_config,
     ),
@@ -59,21 +59,21 @@ Device = Annotated[
         help="auto (CUDA, then MPS, then CPU), cuda, mps or cpu.", autocompletion=_complete_device
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue with what is in the folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 Spacing = Annotated[
     str | None,
     typer.Option(
         "--spacing-mm",
         metavar="MM|ROW,COL",
-        help="Pixel spacing of images that carry none (PNG, PGM, TIFF, JPEG).",
+        help="Pixel spacing of images without one (PNG, PGM, TIFF, JPEG).",
     ),
 ]
 Voi = Annotated[
     str,
     typer.Option(
         metavar="|".join(VOIS),
-        help="What scales the grey of DICOM files.",
+        help="Grey scaling of DICOM files.",
         autocompletion=_complete_voi,
     ),
 ]
@@ -82,7 +82,7 @@ TrainVoi = Annotated[
     typer.Option(
         "--voi",
         metavar="|".join(VOIS),
-        help="What scales the grey of DICOM files.",
+        help="Grey scaling of DICOM files.",
         autocompletion=_complete_voi,
     ),
 ]
@@ -100,12 +100,12 @@ Bits = Annotated[
     typer.Option(
         "--bits",
         metavar="N",
-        help="Depth of what 16-bit PNG, TIFF and PGM hold (8 to 16); told by each if left out.",
+        help="Bit depth of 16-bit PNG, TIFF and PGM (8 to 16); guessed for each by default.",
     ),
 ]
 AllowMismatch = Annotated[
     bool,
-    typer.Option("--allow-mismatch", help="Take images unlike the training images; recorded."),
+    typer.Option("--allow-mismatch", help="Accept images unlike the training images; recorded."),
 ]
 MaxPixels = Annotated[int, typer.Option(help="Larger images are refused: rows × columns.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for reading one image.")]
@@ -122,16 +122,16 @@ Deidentify = Annotated[
     bool, typer.Option("--deidentify", help="Leave patient and study out of DICOM objects.")
 ]
 InventGeometry = Annotated[
-    bool, typer.Option("--invent-geometry", help="For pm: origin and unknown spacing are made up.")
+    bool, typer.Option("--invent-geometry", help="For pm: invent origin and unknown spacing.")
 ]
 TwoBreasts = Annotated[
     bool,
-    typer.Option("--two-breasts", help="Less half of the other breast's score, if listed."),
+    typer.Option("--two-breasts", help="Subtract half of the other breast's score, if listed."),
 ]
 
 
 def configurations() -> str:
-    """What `--config` takes by name, a line each, for the end of a help text."""
+    """The names that `--config` accepts, a line each, for the end of a help text."""
     parts = {
         "Packaged configurations:": _purposes(),
         "Methods, with the settings of use/mammogram or use/chest:": _methods(),
@@ -148,12 +148,12 @@ def _purposes() -> dict[str, str]:
 
 
 def _methods() -> dict[str, str]:
-    """Methods that train by their name and have no packaged configuration of it."""
+    """Methods that train by name without a packaged configuration of that name."""
     return {name: purpose_of(name) for name in trainable() if name not in packaged()}
 
 
 def kinds_of(text: str) -> tuple[str, ...]:
-    """The kinds that ``--write`` names, each once."""
+    """The kinds in ``--write``, each once."""
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
@@ -163,13 +163,13 @@ def kinds_of(text: str) -> tuple[str, ...]:
 
 
 def require_one_of(option: str, text: str, allowed: Sequence[str]) -> None:
-    """Refuse what an option does not take."""
+    """Refuse a value that an option does not accept."""
     if text not in allowed:
         raise RequestError(f"{option} takes one of {', '.join(allowed)}; got {text!r}")
 
 
 def spacing_of(text: str | None) -> tuple[float, float] | None:
-    """(row, col) in millimetres, None where nothing was given."""
+    """(row, col) in millimetres, None if not given."""
     if text is None:
         return None
     try:

@@ -17,7 +17,7 @@ def push(
         typer.Option(metavar="AET@HOST:PORT|URL", help="C-STORE, or https://…/dicom-web: STOW-RS."),
     ],
 ) -> None:
-    """Send a run's DICOM objects to a PACS; what it has accepted is not sent again."""
+    """Send a run's DICOM objects to a PACS; accepted objects are not sent again."""
     with reporting() as progress:
         check_run(run)
         from patchad.commands.push import once

@@ -32,7 +32,7 @@ def selftest(
     timeout: Timeout = 120.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw lesions into your own negatives: how small and how faint does a model find them?"""
+    """Draw lesions into your own negatives: how small and faint a lesion does a model find?"""
     with reporting() as progress:
         given = spacing_of(spacing)
         check_device(device)

@@ -34,7 +34,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides split, patches and weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of split, patches and weights.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
     voi: TrainVoi = None,

@@ -1,18 +1,18 @@
 """What a score means: percentiles, thresholds and the colour range, from negatives not trained on.
 
 The image threshold is conformal (Vovk et al. 2005; Angelopoulos & Bates, "A gentle introduction to
-conformal prediction", 2021), counted by patient: films of a patient are alike, so it is patients
-that are exchangeable. With n negative patients, each scoring what their highest film does, the
+conformal prediction", 2021), counted by patient: films of a patient are similar, so patients
+are exchangeable, not films. With n negative patients, each with the score of the highest film, the
 ⌈(n+1)(1−α)⌉-th smallest score is exceeded by a new negative patient, with as many films as these,
-with probability at most α: where one model scored them all and had seen none (split conformal).
+with probability at most α, if one model scored them all and was trained on none (split conformal).
 
-Where each was scored by the model of a fold (cross-conformal, :mod:`patchad.commands.folds`), and
-the model that is used was trained on all of them, no such bound is known. R. F. Barber, E. J.
+If each was scored by the model of a fold (cross-conformal, :mod:`patchad.commands.folds`), and
+the model in use was trained on all of them, no such bound is known. R. F. Barber, E. J.
 Candès, A. Ramdas, R. J. Tibshirani (Predictive inference with the jackknife+, Annals of Statistics
 49: 486-507, 2021, https://doi.org/10.1214/20-AOS1965) prove at most 2α (leave-one-out, Theorem 1)
-or 2α + min(2(1−1/K)/(n/K+1), (1−K/n)/(K+1)) (K folds, Theorem 4) for another way: all the folds'
-models score the new film too, each beside its own fold. In benchmarks/calibration.py the one model
-stays near α.
+or 2α + min(2(1−1/K)/(n/K+1), (1−K/n)/(K+1)) (K folds, Theorem 4) for another procedure, in which
+the models of all folds also score the new film, each compared with its own fold. In
+benchmarks/calibration.py the one model stays near α.
 """
 
 import math
@@ -38,18 +38,18 @@ from patchad.model.calibration import (
 from patchad.model.card import ModelCard
 from patchad.model.config import CalibrationConfig
 
-_SAMPLED = 20_000  # values of a dense map that are kept of an image
-_DISPLAY_FROM = 0.9  # the colours begin here: nine tenths of a negative film stay clear
+_SAMPLED = 20_000  # values of a dense map that are kept for an image
+_DISPLAY_FROM = 0.9  # the colours begin here: nine tenths of a negative film are transparent
 
 
 @dataclass(frozen=True, eq=False)
 class NegativeImage:
     """The scores of one negative image, by a model that was not trained on it.
 
-    ``scored``: what the detector said of it, without its map. ``held_out`` (m,) float32: the
-    patches that percentiles are learnt from, all unless the split was by patch. ``side``: which
+    ``scored``: the detector's scores, without the map. ``held_out`` (m,) float32: the
+    patches that percentiles are computed from, all unless the split was by patch. ``side``: which
     breast it shows, for the comparison of two. ``dense`` (n,) float32 is a sample of the values of
-    a dense map, its highest among them; None where there is none.
+    a dense map, its highest among them; None if there is none.
     """
 
     patient_id: str
@@ -66,7 +66,7 @@ class NegativeImage:
         scored: Scored,
         held_out: NDArray[np.float32] | None = None,
     ) -> "NegativeImage":
-        """What calibration needs of a scored image."""
+        """The part of a scored image that calibration needs."""
         values = scored.scores.values[scored.scores.scored] if held_out is None else held_out
         bare = replace(scored, map=None)
         if scored.map is None:
@@ -88,13 +88,13 @@ def calibrate(
     folds: int = 0,
     made_on: str = "",
 ) -> Calibration:
-    """Learn thresholds, percentiles and the display range from negatives that were set aside.
+    """Compute thresholds, percentiles and the display range from negatives that were set aside.
 
     Args:
-        images: by patient, none of them seen by the model that scored it.
-        config: what the thresholds are set for.
-        made: in words, on which negatives.
-        folds: how many models scored them, each a fold; 0: the model itself.
+        images: by patient; the model that scored an image was not trained on it.
+        config: the targets of the thresholds.
+        made: the negatives, in words.
+        folds: how many models scored them, one a fold; 0: the model itself.
         made_on: the images' digests, see :mod:`patchad.model.trained_on`.
 
     Raises:
@@ -116,7 +116,7 @@ def calibrate(
     dense = [image.dense for image in images if image.dense is not None]
     shown = np.concatenate(dense) if dense else held_out
     low = float(np.quantile(shown, _DISPLAY_FROM))
-    # Halfway up the colours: the threshold of marks, or an ordinary negative's highest spot.
+    # The middle of the colours: the threshold of marks, or a typical negative's highest spot.
     halfway = float(np.median([values.max() for values in dense])) if dense else drawn.threshold
     high = low + 2 * max(halfway - low, 1e-3 * abs(low), 1e-6)
     image_threshold = conformal_threshold(ranked, config.false_images)
@@ -154,7 +154,7 @@ def calibrate(
 
 
 def image_scores(images: Sequence[NegativeImage], calibration: Calibration) -> list[float]:
-    """The image score of each, as the calibration pools patches; NaN where nothing was scored."""
+    """The image score of each, as the calibration pools patches; NaN if nothing was scored."""
     return [
         image.scored.image_score(
             calibration.pooling, calibration.top_k, calibration.patch_threshold
@@ -164,7 +164,7 @@ def image_scores(images: Sequence[NegativeImage], calibration: Calibration) -> l
 
 
 def told_of(card: ModelCard) -> list[str]:
-    """What a terminal shows of a card's calibration, a line each."""
+    """A card's calibration for the terminal, in lines."""
     calibration = card.calibrated
     over = sum(score > calibration.image_threshold for score in calibration.patient_scores)
     return [
@@ -186,7 +186,7 @@ def _statements(patients: int, config: CalibrationConfig, folds: int) -> tuple[s
     ]
     if rate > config.false_images:
         statements.append(
-            f"{100 * config.false_images:.3g} % was asked for, but {patients} patients can promise "
+            f"{100 * config.false_images:.3g} % was requested, but {patients} patients can promise "
             f"no less than 1/(n + 1) = {100 * rate:.3g} %: it takes "
             f"{patients_needed(config.false_images)} negative patients at least."
         )
@@ -206,7 +206,7 @@ def _of_folds(patients: int, folds: int, rate: float) -> str:
     excess = min(2 * (1 - 1 / folds) / (size + 1), (1 - folds / patients) / (folds + 1))
     return (
         f"In practice the rate lies near this (cross-conformal, {folds} folds, n = {patients} "
-        "patients), but no bound is proven for one model trained on all of them: where all "
+        "patients), but no bound is proven for one model trained on all of them: if all "
         f"{folds} folds' models score the new film it is at most {100 * (2 * rate + excess):.3g} % "
         "(Barber et al. 2021, Theorem 4)."
     )

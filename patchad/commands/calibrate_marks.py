@@ -1,4 +1,4 @@
-"""From which score on patches are marked, and how rare marks are: counted on held-out negatives."""
+"""The threshold of marks, and how rare marks are: counted on held-out negatives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from patchad.model.rarity import estimate_rarity
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The score over which negatives have as many marks as they may, and the marks of each film.
+    """The threshold that leaves negatives the allowed number of marks, and the marks of each film.
 
     ``films`` holds the scores of each film's marks, (m,) float32, over the threshold or not.
     """
@@ -27,7 +27,7 @@ class Drawn:
 def draw_marks(films: Sequence[PatchScores], budget: float) -> Drawn:
     """The lowest threshold that no more than ``budget`` marks a film exceed, on average.
 
-    Where all films together have no more marks than that, it is their lowest.
+    If all films together have no more marks than that, it is their lowest.
     """
     marks = tuple(film.values[find_marks(film.grid.boxes(), film.values)] for film in films)
     scores = np.sort(np.concatenate(marks))[::-1]
@@ -43,13 +43,13 @@ def calibrate_marks(
     dense: bool,
     decides: bool,
 ) -> MarkCalibration:
-    """How rare the drawn marks are.
+    """How rare the marks are.
 
     Args:
         drawn: from :func:`draw_marks`.
-        patients: whose film it is, one a film.
+        patients: the patient of each film.
         image_threshold: a flagged image is marked from here on, if that is lower.
-        dense: whether the detector's own map says what is outlined.
+        dense: whether outlines follow the detector's own map.
         decides: whether the image score is that of the strongest mark.
     """
     least = min(drawn.threshold, image_threshold) if decides else drawn.threshold
@@ -65,11 +65,11 @@ def calibrate_marks(
 
 
 def mark_statement(marks: MarkCalibration) -> str:
-    """What marks promise, in words."""
+    """The promise of marks, in words."""
     rarity = marks.rarity
     return (
         f"Marks: the {rarity.films} negative images of {rarity.patients} patients have "
-        f"{marks.per_film:.2g} mark{'s' * (marks.per_film != 1)} each on average: what scores over "
+        f"{marks.per_film:.2g} mark{'s' * (marks.per_film != 1)} each on average, at scores over "
         f"{marks.threshold:.4g}. How rare a mark is, is counted on them; its upper bound (95 %) "
         "is for patients like these."
     )

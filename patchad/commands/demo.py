@@ -71,7 +71,7 @@ class Demo:
         return self.out / "report.html"
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
+        """The lines to show the user."""
         lines = [_NOTE]
         for body_part, evaluations in self.evaluations.items():
             folder = self.out / body_part

@@ -1,7 +1,7 @@
-"""Measure a run against the truth, in a way that cannot flatter.
+"""Measure a run against the truth, without bias.
 
 Thresholds come from the model's card, never from these data; intervals are by patient; a missing
-class gives no figure; and the trivial baselines stand beside the method everywhere.
+class gives no figure; and the method is compared with the trivial baselines everywhere.
 """
 
 import json
@@ -39,7 +39,7 @@ from patchad.evaluation.files import as_text, write_pictures, write_tables
 from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import tally_pixels
 from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
-from patchad.evaluation.truth import Truth, lay_beside
+from patchad.evaluation.truth import Truth, match_truth
 from patchad.export.report import write_report
 from patchad.files.claim import claimed
 from patchad.files.clearing import clear
@@ -71,17 +71,17 @@ def evaluate(
 
     Args:
         run_folder: from ``patchad screen``.
-        truth: a manifest with labels; see :func:`patchad.evaluation.truth.lay_beside`.
-        regions: where the lesions are; without it, only image figures are defined.
-        out: a new or empty folder; by default ``evaluation`` in the run, renewed if it is there.
-        only_screened: judge the rows of the truth that have an image in the run, and say what
-            was left out.
+        truth: a manifest with labels; see :func:`patchad.evaluation.truth.match_truth`.
+        regions: the lesions' positions; without them, only image figures are defined.
+        out: a new or empty folder; by default ``evaluation`` in the run, replaced if it exists.
+        only_screened: judge the rows of the truth that have an image in the run, and report
+            the others.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        device: where figures are computed; MPS has no float64, the CPU stands in for it.
+        device: where figures are computed; the CPU instead of MPS, which has no float64.
 
     Returns:
-        What ``evaluation.json`` holds.
+        The content of ``evaluation.json``.
 
     Raises:
         RequestError: the run, the truth or the regions are wrong or don't fit together.
@@ -93,7 +93,7 @@ def evaluate(
     if out is None or (own.exists() and out.exists() and out.samefile(own)):
         with open_run(run_folder, "evaluate") as run:
             judged = _judge(run, truth, regions, only_screened, seed, resamples, device)
-            clear(run_folder, RUN, "evaluation")  # what an older patchad wrote is not renewed
+            clear(run_folder, RUN, "evaluation")  # files of an older patchad are not rewritten
             _write(own, judged, run)
             if (run_folder / "report.html").exists():
                 write_report(run_folder)  # which then shows the evaluation
@@ -109,7 +109,7 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """What ``evaluation.json`` holds, and what the pictures are drawn from."""
+    """The content of ``evaluation.json``, and the data of the pictures."""
 
     result: dict[str, Any]
     whole: Mapping[str, _Sections]
@@ -134,7 +134,7 @@ def _judge(
     device: torch.device,
 ) -> _Judged:
     marked = None if regions is None else read_regions(regions)
-    judged = lay_beside(run, read_manifest(truth), marked, only_screened=only_screened)
+    judged = match_truth(run, read_manifest(truth), marked, only_screened=only_screened)
     samples = collect(run, judged)
     weights = resample(judged.patients, resamples, seed=seed, device=device)
     calibration = run.settings["card"]["calibration"]
@@ -207,7 +207,7 @@ def _judge(
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """What a terminal shows of ``evaluation.json``: the method and its baselines, a line each."""
+    """``evaluation.json`` for the terminal: the method and its baselines, a line each."""
     counts = result["counts"]
     lines = [
         f"{counts['images']} images ({counts['positive_images']} positive) of "
@@ -233,7 +233,7 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 
 
 def _seen_notes(run: Run, judged: Truth) -> list[str]:
-    """Which of the judged images the model has seen already: they flatter it."""
+    """A note on judged images that the model was trained or calibrated on."""
     card, digests = run.settings["card"], {row.id: row.digest for row in run.rows}
     known = [digests[case.image_id] for case in judged.cases]
     notes = []
@@ -245,23 +245,23 @@ def _seen_notes(run: Run, judged: Truth) -> list[str]:
         if count:
             notes.append(
                 f"The model was {done} {count} of the {len(known)} judged images (the same "
-                "pixels), so these figures flatter it: judge it on others."
+                "pixels), so these figures are too good: judge it on others."
             )
     return notes
 
 
 def _marks_summary(marks: Mapping[str, Any]) -> list[str]:
-    told = f"marks: {as_text(marks['marks_a_negative_image'])} a negative image"
+    line = f"marks: {as_text(marks['marks_a_negative_image'])} a negative image"
     if marks["counts"]["lesions"]:
-        told += (
+        line += (
             f", on {as_text(marks['lesions_marked'])} of {marks['counts']['lesions']} lesions; "
             f"{as_text(marks['precision'])} of all marks lie on one"
         )
     tenth = [row for row in marks["rarity"] if row["expected"] == 0.1]
     if tenth and tenth[0]["observed"]["value"] is not None:
         seen = as_text(tenth[0]["observed"])
-        told += f"; marks as rare as 1 in 10 normal films: {seen} a negative image (0.10 promised)"
-    return [told]
+        line += f"; marks as rare as 1 in 10 normal films: {seen} a negative image (0.10 promised)"
+    return [line]
 
 
 def _calibration_of(run: Run) -> Calibration:
@@ -274,7 +274,7 @@ def _calibration_of(run: Run) -> Calibration:
 
 
 def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
-    """The figures that the method and each baseline get alike."""
+    """The figures of a scorer: of the method, or of a baseline."""
     return {
         "patch": patch_section(samples, scorer, weights, kind),
         "image": image_section(samples, scorer, weights, kind),

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exported:
-    """How many images were written whole, and what could not be written: (path, reason)."""
+    """How many images were written completely, and the failures: (path, reason)."""
 
     written: int
     failed: tuple[tuple[str, str], ...]
@@ -46,7 +46,7 @@ def export(
     ``deidentify`` leaves the patient out of DICOM objects; ``invent_geometry`` allows kind ``pm``.
 
     Raises:
-        RequestError: ``folder`` is no run, or ``pm`` is not allowed.
+        RequestError: ``folder`` is not a run, or ``pm`` is not allowed.
         OutputError: the disk is full, or the folder read-only or in use.
     """
     check_kinds(kinds, invent_geometry=invent_geometry)
@@ -64,7 +64,7 @@ def export_run(
     invent_geometry: bool = False,
     progress: Progress = silent,
 ) -> Exported:
-    """As :func:`export`, for whoever holds the folder's lock; a report that is there is renewed."""
+    """As :func:`export`, for a holder of the folder's lock; an existing report is rewritten."""
     check_kinds(kinds, invent_geometry=invent_geometry)
     folder = run.folder
     if (folder / "report.html").exists():
@@ -76,12 +76,12 @@ def export_run(
     for number, (row, read) in enumerate(read_again(run, rows, card.preprocessing), start=1):
         try:
             radiograph, screening = rebuild(run, row, required(read), card)
-            told = write_image_kinds(
+            remarks = write_image_kinds(
                 folder, row.id, screening, radiograph, card, kinds, deidentify=deidentify
             )
-            if told.passed_over:
-                failed.append((row.path, told.passed_over))
-            for note in told.notes:
+            if remarks.no_objects:
+                failed.append((row.path, remarks.no_objects))
+            for note in remarks.notes:
                 log.info("%s: %s", row.path, note)
         except (ImageError, RequestError) as error:
             failed.append((row.path, str(error)))
@@ -91,7 +91,7 @@ def export_run(
 
 
 def rebuild(run: Run, row: ImageRow, read: Ready, card: ModelCard) -> tuple[Radiograph, Screening]:
-    """One image of a run that was read again, and what was said of it."""
+    """The screening of an image of a run that was read again, from its stored scores."""
     radiograph, prepared = read.radiograph, read.prepared.as_stored()
     scores = stored_scores(run, row)
     found = patch_statistics(torch.tensor(prepared.pixels), scores.grid)

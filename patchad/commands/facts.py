@@ -1,6 +1,6 @@
-"""What the headers of files say of images, for a first manifest: no pixel is decoded.
+"""Facts about images from their headers, for a first manifest: no pixel is decoded.
 
-What identifies a patient or a study becomes a pseudonym in the process that reads it.
+Identifiers of patients and studies become pseudonyms in the process that reads them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from patchad.read.quiet import quiet
 from patchad.read.read import NO_IMAGE, check_entry, content_kind
 
 _IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "Manufacturer")
-# A manufacturer is free text, which may name anybody. These words are makers, or were.
+# Manufacturer is free text, which may hold any name. These are known manufacturers.
 _MAKERS = (
     "Agfa", "Canon", "Carestream", "DRTECH", "Fuji", "GE", "Giotto", "Hologic", "iCRco", "IMS",
     "Kodak", "Konica", "Lorad", "Philips", "Planmed", "Samsung", "Sectra", "Shimadzu", "Siemens",
@@ -27,7 +27,7 @@ _MAKERS = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What a header says; empty, or None, where it doesn't. Pictures say nothing.
+    """Facts from a header; empty or None if unknown, as for pictures.
 
     ``patient`` and ``study`` are pseudonyms; ``spacing_mm`` is (row, col); ``frames`` how many the
     file has.
@@ -45,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What reads the facts of a file, in the processes that read images."""
+    """Reads the facts of a file, in the processes that read images."""
 
     salt: str
     limits: Limits
@@ -82,7 +82,7 @@ class _Reader:
 def facts_ahead(
     entries: Sequence[ManifestRow], salt: str, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[ManifestRow, Facts | Fault]]:
-    """Each image with what its header says, or why it can't be read; in order.
+    """Each image with the facts in its header, or why it can't be read; in order.
 
     Raises:
         RequestError: no process can be started.

@@ -1,8 +1,8 @@
-"""Cross-conformal calibration: every negative is scored by a model that saw no film of its patient.
+"""Cross-conformal calibration: each negative is scored by a model not trained on its patient.
 
 V. Vovk, Cross-conformal predictors, Annals of Mathematics and Artificial Intelligence 74:9-28,
-2015, https://doi.org/10.1007/s10472-013-9368-4; here with one model of all negatives to be used.
-What that promises is said in :mod:`patchad.commands.calibrate`.
+2015, https://doi.org/10.1007/s10472-013-9368-4; here the model in use is trained on all
+negatives. :mod:`patchad.commands.calibrate` explains what that promises.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from patchad.files.whole import write_whole
 from patchad.model.card import FORMAT
 from patchad.progress import Progress
 
-# What is stored of a negative image beside its patch scores: all that says nothing of the patient.
+# What is stored of a negative image in addition to its patch scores: nothing about the patient.
 _ARRAYS = tuple(
     field.name
     for field in fields(NegativeImage)
@@ -40,7 +40,7 @@ _GRID = TypeAdapter(PatchGrid)
 
 @dataclass(frozen=True, eq=False)
 class FoldScores:
-    """What the model of a fold said of the fold's negatives, and what its training noted."""
+    """The scores of a fold's negatives by its model, and the notes of its training."""
 
     images: tuple[tuple[Negative, NegativeImage], ...]
     notes: tuple[str, ...]
@@ -51,7 +51,7 @@ ScoreFold = Callable[[Sequence[Negative], Sequence[Negative], Path, Progress], F
 
 
 def deal_folds(patients: Collection[str], folds: int, seed: int) -> list[set[str]]:
-    """The patients of each fold: as many as in any other, or one more."""
+    """The patients of each fold; sizes differ by one at most."""
     order = np.random.default_rng(seed).permutation(sorted(set(patients))).tolist()
     return [set(order[start::folds]) for start in range(folds)]
 
@@ -67,21 +67,21 @@ def score_by_folds(
     clear: Callable[[str], None],
     progress: Progress,
 ) -> FoldScores:
-    """Score every negative with the model of a fold that did not see its patient.
+    """Score every negative with the model of a fold that was not trained on its patient.
 
-    Folds come one after the other, so that only one model and the films that it learns from are
-    in memory. What a fold gave is stored, so that a training that was killed goes on with the
-    next; its checkpoint lies beside it until then.
+    Folds are trained one after the other, so that only one model and its films are in memory. The
+    result of a fold is stored, so that a killed training resumes with the next one; a fold's
+    checkpoint is kept until then.
 
     Args:
         images: all negatives.
-        folds: how many.
+        folds: their number.
         score: trains and scores one of them.
         folder: where checkpoints and results are kept.
-        request: what else must be the same for a stored result to be taken.
+        request: what else must be the same for a stored result to be used.
         seed: deals the patients.
-        clear: deletes what is no longer needed below a folder of the model.
-        progress: told of each step, by fold.
+        clear: deletes files below a folder of the model that are no longer needed.
+        progress: called for each step, by fold.
 
     Raises:
         RequestError: a stored result is of another training.
@@ -110,7 +110,7 @@ def score_by_folds(
 
 
 def write_fold(path: Path, digest: str, fold: FoldScores) -> None:
-    """Store a fold's scores: one safetensors file, with JSON in its header, whole or not at all."""
+    """Store a fold's scores: one safetensors file with JSON in its header, written atomically."""
     arrays: dict[str, NDArray[Any]] = {}
     images = []
     for number, (negative, image) in enumerate(fold.images):
@@ -127,31 +127,31 @@ def write_fold(path: Path, digest: str, fold: FoldScores) -> None:
         }
         grid = _GRID.dump_python(image.scored.scores.grid, mode="json")
         images.append({"digest": negative.source.digest, "grid": grid})
-    said = {"digest": digest, "images": images, "notes": fold.notes}
-    write_whole(path, save_arrays(arrays, metadata={"fold": json.dumps(said)}))
+    content = {"digest": digest, "images": images, "notes": fold.notes}
+    write_whole(path, save_arrays(arrays, metadata={"fold": json.dumps(content)}))
 
 
 def read_fold(path: Path, digest: str, scored: Sequence[Negative]) -> FoldScores | None:
-    """What was stored of a fold; None where nothing is.
+    """The stored result of a fold; None if there is none.
 
     Raises:
-        ModelError: it is no such file.
-        RequestError: it belongs to another training than ``digest`` names.
+        ModelError: the file is not a fold's result.
+        RequestError: it belongs to a training with another ``digest``.
     """
     if not path.exists():
         return None
     known = {negative.source.digest: negative for negative in scored}
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            said = json.loads((file.metadata() or {})["fold"])
+            content = json.loads((file.metadata() or {})["fold"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if said["digest"] != digest:
+        if content["digest"] != digest:
             raise RequestError(
                 f"{path} was written by a training with another configuration, data or seed: "
-                "resume with those, or start anew with --overwrite"
+                "resume with those, or start again with --overwrite"
             )
         images = []
-        for number, one in enumerate(said["images"]):
+        for number, one in enumerate(content["images"]):
             negative = known[one["digest"]]
             own: dict[str, Any] = {n: arrays.get(f"{number}/{n}") for n in _ARRAYS}
             values, foreground, image = (
@@ -165,7 +165,7 @@ def read_fold(path: Path, digest: str, scored: Sequence[Negative]) -> FoldScores
                     NegativeImage(negative.patient, scored_image, side=side_of(negative), **own),
                 )
             )
-        return FoldScores(tuple(images), tuple(said["notes"]))
+        return FoldScores(tuple(images), tuple(content["notes"]))
     except (
         *(OSError, ValueError, KeyError, TypeError, IndexError),
         *(ValidationError, safetensors.SafetensorError),
@@ -178,7 +178,7 @@ def read_fold(path: Path, digest: str, scored: Sequence[Negative]) -> FoldScores
 
 
 def side_of(negative: Negative) -> Side:
-    """Which breast of whom an image shows, as far as somebody said it."""
+    """The patient, study, view and side of an image, as far as known."""
     row, source = negative.row, negative.source
     return Side(row.patient_id, row.study_id, source.view or row.view, source.laterality)
 
@@ -189,14 +189,14 @@ def _digest(
     training: Sequence[Negative],
     scored: Sequence[Negative],
 ) -> str:
-    """Names a fold: whatever must be the same for its scores to be the same."""
+    """Identifies a fold: a digest of everything that its scores depend on."""
     images = [[negative.source.digest for negative in part] for part in (training, scored)]
     asked = [FORMAT, request, name, images]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _named(progress: Progress, name: str) -> Progress:
-    def told(stage: str, done: int, total: int, value: float) -> None:
+    def report(stage: str, done: int, total: int, value: float) -> None:
         progress(f"{name}: {stage}", done, total, value)
 
-    return told
+    return report

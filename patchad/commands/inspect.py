@@ -1,4 +1,4 @@
-"""Show what patchad reads in an image, or what a model's card says."""
+"""Show what patchad reads from an image, or a model's card."""
 
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ def inspect(
     bits: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> dict[str, Any]:
-    """What is in an image file or a model folder, as JSON values.
+    """The content of an image file or a model folder, as JSON values.
 
     Raises:
-        RequestError: there is nothing there, or ``body_part`` is neither breast nor chest.
+        RequestError: the path doesn't exist, or ``body_part`` is neither breast nor chest.
         ImageError: the image cannot be read.
         ModelError: the model cannot be read.
     """
     if path.is_dir():
-        from patchad.model.card import card_as_dict  # torch, which no image needs
+        from patchad.model.card import card_as_dict  # torch, which images don't need
         from patchad.model.folder import read_card
 
         return card_as_dict(read_card(path))

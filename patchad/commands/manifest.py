@@ -1,4 +1,4 @@
-"""Write a first manifest of a folder, from headers and folder names, to be filled in by hand."""
+"""Write a first manifest of a folder, from headers and folder names, to be completed by hand."""
 
 import csv
 import io
@@ -24,13 +24,13 @@ COLUMNS = (
     "path", "patient_id", "label", "split", "laterality", "view", "spacing_mm", "study_id",
     "modality", "manufacturer", "frames",
 )  # fmt: skip
-# Folder names that say what is in them. Benign lesions, and findings by their names, are left to
-# whoever fills in the labels.
+# Folder names that are labels. Benign lesions and named findings are left to the user who fills in
+# the labels.
 _LABELS: dict[str, Label] = {
     **dict.fromkeys(("negative", "negatives", "normal", "normals", "no_finding"), "negative"),
     **dict.fromkeys(("positive", "positives", "malignant", "cancer", "cancers"), "positive"),
 }
-# Folder names that say nothing of a patient.
+# Folder names that don't identify a patient.
 _NO_PATIENTS = frozenset({
     *_LABELS, "benign", "abnormal", "unknown", "train", "training", "validation", "val", "test",
     "unlabelled", "images", "image", "films", "data", "dicom", "png",
@@ -39,10 +39,10 @@ _NO_PATIENTS = frozenset({
 
 @dataclass(frozen=True)
 class Listed:
-    """What came of it: how many images and patients, by what they were told apart (in words).
+    """The result: how many images and patients, and how patients were identified (in words).
 
     ``labels`` counts the images of each label; ``failed`` and ``skipped`` are (path, reason);
-    ``notes`` are what whoever fills in the manifest must know.
+    ``notes`` are for the user who completes the manifest.
     """
 
     out: str
@@ -65,31 +65,31 @@ def list_images(
 ) -> Listed:
     """Write a manifest of the images of ``folder``; patients and studies are pseudonyms.
 
-    A patient is who a DICOM header's Patient ID (and its issuer) says. Images without one are told
-    apart by the folder that they lie in, where there are several that say neither a label nor a
-    split; else each is a patient. ``label`` is ``unknown`` unless a folder's name says it.
+    The patient is that of the DICOM header's Patient ID (and its issuer). Without one it is the
+    image's folder, if there are several whose names are neither a label nor a split; else each
+    image is a patient. ``label`` is ``unknown`` unless a folder's name gives it.
 
     Args:
-        folder: searched through.
+        folder: searched recursively.
         out: the CSV file to write; paths in it are relative to its folder.
-        salt: of the pseudonyms, so that those of several folders fit together; by default a random
-            one that is kept nowhere.
+        salt: of the pseudonyms, so that those of several folders match; by default a random one
+            that is not stored.
         limits: what one file may cost to read.
-        overwrite: replace a file that is there.
-        progress: told of files read.
+        overwrite: replace an existing file.
+        progress: called for files read.
 
     Raises:
-        RequestError: there is no such folder, no image in it, or ``out`` is no CSV file.
+        RequestError: there is no such folder, no image in it, or ``out`` is not a CSV file.
         OutputError: ``out`` is there already, or can't be written.
     """
     if not folder.is_dir():
-        raise RequestError(f"{folder} is no folder: name the one that holds the images")
+        raise RequestError(f"{folder} is not a folder: name the one that holds the images")
     if out.suffix.lower() != ".csv":
         raise RequestError(f"a manifest is written as CSV, --out is {out}: name a file like it.csv")
     if salt is not None and not salt.strip():
-        raise RequestError("--salt is empty: give a text that nobody guesses, or leave it out")
+        raise RequestError("--salt is empty: give a text that can't be guessed, or leave it out")
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} is there already: replace it with --overwrite, or name another")
+        raise OutputError(f"{out} already exists: replace it with --overwrite, or name another")
     salt = salt or secrets.token_hex(16)
     entries = find_images([folder])
     found: list[tuple[ManifestRow, Facts]] = []
@@ -146,7 +146,7 @@ def list_images(
 def _patients(
     found: Sequence[tuple[ManifestRow, Facts]], base: Path, salt: str
 ) -> tuple[list[str], str]:
-    """The patient of each image, and by what they were told apart."""
+    """The patient of each image, and how patients were identified."""
     folders = [_patient_folder(entry.path.relative_to(base)) for entry, _ in found]
     silent_ones = [n for n, (_, facts) in enumerate(found) if not facts.patient]
     by_folder = len({folders[n] for n in silent_ones if folders[n]}) > 1
@@ -161,27 +161,27 @@ def _patients(
         else:
             patients.append(pseudonym(salt, "image", entry.path.relative_to(base).as_posix()))
             by["nothing: each is taken as a patient of its own"] += 1
-    told = "; ".join(f"{count} by {how}" for how, count in by.items())
-    return patients, f"patients were told apart: {told}"
+    ways = "; ".join(f"{count} by {how}" for how, count in by.items())
+    return patients, f"patients were told apart: {ways}"
 
 
 def _patient_folder(path: PurePath) -> str:
-    """The folder that stands for an image's patient, empty where its name says something else."""
+    """The folder that is an image's patient, empty if its name means something else."""
     folder = path.parent
     return "" if folder.name.casefold() in ("", *_NO_PATIENTS) else folder.as_posix()
 
 
 def _label(path: PurePath) -> Label:
-    """What the names of an image's folders say, where they say one thing."""
+    """The label in the names of an image's folders, if they agree."""
     names = (part.casefold().replace(" ", "_") for part in path.parts[:-1])
-    said = {_LABELS[name] for name in names if name in _LABELS}
-    return said.pop() if len(said) == 1 else "unknown"
+    labels = {_LABELS[name] for name in names if name in _LABELS}
+    return labels.pop() if len(labels) == 1 else "unknown"
 
 
 def _notes(
     found: Sequence[tuple[ManifestRow, Facts]], patients: Sequence[str], labels: Mapping[Label, int]
 ) -> list[str]:
-    notes = ["paths are as they are: where folders are named after patients, so are its rows"]
+    notes = ["paths are unchanged: if folders are named after patients, so are its rows"]
     unknown = labels["unknown"]
     if unknown < len(found):
         notes.append(f"{len(found) - unknown} labels are from folder names: check them")
@@ -190,28 +190,28 @@ def _notes(
     studies = {facts.study for _, facts in found if facts.study}
     if len(found) > 1 and len(set(patients)) == 1 and len(studies) > 1:
         notes.append(
-            f"all {len(found)} images carry one Patient ID in {len(studies)} studies: if they were "
-            "anonymised so, fill in patient_id anew"
+            f"all {len(found)} images have one Patient ID in {len(studies)} studies: if they were "
+            "anonymised that way, fill in patient_id again"
         )
     if any(not facts.spacing_mm for _, facts in found):
-        notes.append("spacing_mm is empty where the file doesn't say it: fill it in if you know it")
+        notes.append("spacing_mm is empty if the file doesn't give it: fill it in if you know it")
     if any(facts.frames > 1 for _, facts in found):
         notes.append("files of several frames are screened with --frames all")
     return notes
 
 
 def _unwritable(path: Path) -> str:
-    """Why a table couldn't name this file, empty where it can."""
+    """Why a table can't name this file; empty if it can."""
     name = str(path)
     if name.encode("utf-8", "replace").decode() != name or not name.isprintable():
-        return "a name that is no plain UTF-8 text can't stand in a manifest: rename the file"
+        return "a name that is not plain UTF-8 text can't be in a manifest: rename the file"
     if any(part != part.strip() for part in path.parts):
-        return "a name that begins or ends with a space can't stand in a manifest: rename the file"
+        return "a name that begins or ends with a space can't be in a manifest: rename the file"
     return ""
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A path from ``folder``, in a form that spreadsheets take for text."""
+    """A path from ``folder``, in a form that spreadsheets read as text."""
     try:
         text = Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive

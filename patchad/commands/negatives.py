@@ -1,4 +1,4 @@
-"""The negatives of a source: read, told apart by patient, and each counted once."""
+"""The negatives of a source: read, grouped by patient, and each counted once."""
 
 import hashlib
 import logging
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Named:
-    """What a source names: negatives to learn from, and positives, which they may not repeat.
+    """The images of a source: negatives to train on, and positives, which they may not repeat.
 
-    ``has_patients``: a manifest says whose each image is.
+    ``has_patients``: a manifest gives each image's patient.
     """
 
     negatives: tuple[ManifestRow, ...]
@@ -42,9 +42,9 @@ class Named:
 
 @dataclass(frozen=True, eq=False)
 class Negative:
-    """What is kept of a negative image once it was read.
+    """What is kept of a negative image after reading it.
 
-    The row's ``patient_id`` is set: as the manifest has it, else the path of the first image of
+    The row's ``patient_id`` is set: from the manifest, else the path of the first image of
     the same patient.
     """
 
@@ -57,7 +57,7 @@ class Negative:
 
     @property
     def patient(self) -> str:
-        """Whose it is; only for telling patients apart, never to be written down."""
+        """The patient; only to distinguish patients, never to be written."""
         return self.row.patient_id
 
 
@@ -72,7 +72,7 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """The usable negatives, each once, and what a reader of the card must know of them.
+    """The usable negatives, each once, and notes for the card.
 
     ``paths`` has for each patient the files of all their images, copies included.
     """
@@ -84,9 +84,9 @@ class Survey:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads and prepares negatives one by one; what cannot be used goes to ``failed``.
+    """Reads and prepares negatives one by one; failures go to ``failed``.
 
-    ``contents`` gets the SHA-256 of each file as it was when it was first read.
+    ``contents`` gets the SHA-256 of each file when it was first read.
     """
 
     config: Config
@@ -120,14 +120,14 @@ class Reader:
 
 
 def find_negatives(source: Path, purpose: str) -> Named:
-    """The negatives of a manifest, but those of the splits test and unlabelled; of a folder all.
+    """The negatives of a manifest, except the splits test and unlabelled; all of a folder.
 
     Raises:
-        RequestError: there is none; ``purpose`` says what they are for.
+        RequestError: there is none; ``purpose`` says why they are needed.
     """
     rows = find_images([source], strangers=False)
     if not is_manifest(source):
-        log.warning("%s is no manifest: all %d images are taken as negatives", source, len(rows))
+        log.warning("%s is not a manifest: all %d images are taken as negatives", source, len(rows))
         return Named(tuple(rows), (), has_patients=False)
     used = [r for r in rows if r.label == "negative" and r.split not in ("test", "unlabelled")]
     if not used:
@@ -140,11 +140,11 @@ def find_negatives(source: Path, purpose: str) -> Named:
 
 
 def survey(reader: Reader, named: Named) -> Survey:
-    """Read every negative once: who can be used, whose each is, and which show the same pixels.
+    """Read every negative once: which are usable, their patients, and which have the same pixels.
 
     Images are of one patient by the manifest's ``patient_id``; else by the Patient ID or the Study
-    Instance UID of their DICOM headers; and where their pixels are the same. Else each is a
-    patient of its own. Of images with the same pixels one stays, if possible one of the split
+    Instance UID of their DICOM headers; and if their pixels are the same. Else each is a
+    patient of its own. Of images with the same pixels one is kept, if possible one of the split
     ``validation``.
 
     Raises:
@@ -156,8 +156,8 @@ def survey(reader: Reader, named: Named) -> Survey:
     for row, ready in reader.ready(named.negatives, "looking through negatives"):
         tiles = _tiles(ready.prepared, reader.config, row, reader.seed)
         image, prepared = ready.radiograph, ready.prepared
-        said = image.source, image.spacing_mm
-        found.append(Negative(row, *said, prepared.brightness, tiles, prepared.look))
+        facts = image.source, image.spacing_mm
+        found.append(Negative(row, *facts, prepared.brightness, tiles, prepared.look))
         given = {PATIENT: row.patient_id} if row.patient_id else {}
         identities.append(ready.identity or given)
         rows.append(row)
@@ -194,7 +194,7 @@ def survey(reader: Reader, named: Named) -> Survey:
 
 
 def first_of_group(keys: Sequence[Collection[Hashable]]) -> list[int]:
-    """For each item the first one that it shares a key with, directly or through others."""
+    """For each item the first one that it shares a key with, directly or indirectly."""
     owners: dict[Hashable, int] = {}
     above = list(range(len(keys)))
 
@@ -238,7 +238,7 @@ def _refuse_contradictions(
     known = {negative.source.digest: negative.row.path for negative in negatives}
     pairs = []
     for number, (row, read) in enumerate(reader.ahead(positives), start=1):
-        # one that cannot be read is a copy of none that can
+        # an unreadable image is a copy of no readable one
         if isinstance(read, Ready) and read.radiograph.source.digest in known:
             pairs.append((known[read.radiograph.source.digest], row.path))
         reader.progress("looking for copies among positives", number, len(positives), math.nan)
@@ -257,7 +257,7 @@ def _copies_note(
     identities: Sequence[Mapping[str, str]],
     kept: Mapping[str, int],
 ) -> tuple[str, ...]:
-    """What is said of images left out as copies; on the terminal with the path of one."""
+    """The note on images left out as copies; on the terminal with the path of one."""
     pairs = [(number, kept[digest]) for number, digest in enumerate(digests)]
     copies = [(copy, own) for copy, own in pairs if copy != own]
     if not copies:
@@ -282,7 +282,7 @@ def _copies_note(
 def _patients_note(
     named: Named, identities: Sequence[Mapping[str, str]], patients: int
 ) -> tuple[str, ...]:
-    """By what patients were told apart, where no manifest says it."""
+    """How patients were identified, if no manifest gives them."""
     if named.has_patients:
         return ()
     unknown = sum(not identity for identity in identities)

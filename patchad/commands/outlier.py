@@ -11,8 +11,8 @@ import numpy as np
 from patchad.model.calibration import conformal_rank
 
 _FAR = 3.0  # robust deviations between those that set the threshold and the next
-_LEAST = 5  # patients; of fewer nobody can tell what is far
-_MOST = 3  # patients who set it; of more nobody would say that they are alone
+_LEAST = 5  # patients; with fewer it is unclear what is far
+_MOST = 3  # patients who set it; more are not outliers
 _IQR = 1.349  # of a normal distribution, in standard deviations
 
 
@@ -20,7 +20,7 @@ _IQR = 1.349  # of a normal distribution, in standard deviations
 class Outliers:
     """The images (``numbers`` among those given) that set the threshold, and the next score.
 
-    The first is the one whose ``score`` is the threshold, others score more.
+    The first is the one whose ``score`` is the threshold, others score higher.
     """
 
     numbers: tuple[int, ...]
@@ -28,19 +28,19 @@ class Outliers:
     following: float
 
     def note(self, digests: Sequence[str]) -> str:
-        """What the card says: the images by their digests, no path."""
+        """The note for the card: the images by their digests, without paths."""
         return (
             f"{self._alone(_listed([f'{digest[:12]}…' for digest in digests], 'with the digest'))} "
             f"{_MAY_BE}."
         )
 
     def warning(self, paths: Sequence[str], model: Path) -> str:
-        """What the terminal says: which files, and how to look at them."""
+        """The warning for the terminal: which files, and how to look at them."""
         named = " ".join(map(shlex.quote, paths))
         look = f"patchad screen {named} --model {shlex.quote(str(model))} --out outlier"
         return (
-            f"{self._alone(', '.join(paths))} {_MAY_BE}: look at what is there ({look}), and if it "
-            "is so, take it out and calibrate again"
+            f"{self._alone(', '.join(paths))} {_MAY_BE}: look at them ({look}), and if so, "
+            "take them out and calibrate again"
         )
 
     def _alone(self, named: str) -> str:
@@ -62,18 +62,18 @@ def _listed(names: Sequence[str], what: str) -> str:
 def find_outliers(
     patients: Sequence[str], scores: Sequence[float], false_images: float
 ) -> Outliers | None:
-    """The images that alone set the image threshold by far, if there are such.
+    """The images that alone set the image threshold by far, if there are any.
 
     Of n patients the m highest may exceed the threshold or set it (m = 1 with fewer than
-    2 / ``false_images`` − 1 patients). They do so by far where m is 3 at most and the threshold
+    2 / ``false_images`` − 1 patients). They do so by far if m is 3 at most and the threshold
     lies more than three robust standard deviations above the next patient's score: the
-    interquartile range of all lower patients' scores, over 1.349. NaN scores are passed over; of
-    fewer than five patients nobody can tell.
+    interquartile range of all lower patients' scores, over 1.349. NaN scores are
+    ignored; with fewer than five patients the answer is None.
 
     Args:
-        patients: whose each image is.
+        patients: the patient of each image.
         scores: the image scores.
-        false_images: what the threshold is set for.
+        false_images: the target of the threshold.
     """
     highest: dict[str, tuple[float, int]] = {}
     for number, (patient, score) in enumerate(zip(patients, scores, strict=True)):

@@ -11,17 +11,17 @@ from patchad.model.config import Config
 
 LEAK = (
     "Held out by patch, as Wei et al. (2018) did: held-out patches neighbour patches that were "
-    "trained on, so percentiles and thresholds LEAK and flatter the model."
+    "trained on, so percentiles and thresholds LEAK and are too optimistic."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Who trains and who calibrates.
+    """Which negatives train and which calibrate.
 
-    ``training`` are the model's own negatives, ``held_out`` those that calibrate it: none where
-    the split is by patch, or where the models of so many ``folds`` score all of them. ``split``
-    and ``made`` say so in the card; ``cautions`` are what a reader must know of it.
+    ``training`` are the model's own negatives, ``held_out`` those that calibrate it: none if
+    the split is by patch, or if the models of ``folds`` score all of them. ``split`` and ``made``
+    describe it in the card; ``cautions`` are notes for its reader.
     """
 
     training: tuple[Negative, ...]
@@ -33,17 +33,17 @@ class Plan:
 
 
 def require_patients(patients: Collection[str], config: Config, *, given: bool) -> None:
-    """Refuse negatives of too few patients; ``given``: a manifest says who calibrates.
+    """Refuse negatives of too few patients; ``given``: a manifest names those that calibrate.
 
     Raises:
-        RequestError: so many patients cannot be divided.
+        RequestError: there are too few patients to divide.
     """
     if config.split.by == "patch" or given:
         return
     folds = config.calibration.folds
     if len(patients) < 2:
         raise RequestError(
-            f"calibration needs negatives of patients apart from the training's, but there is "
+            f"calibration needs negatives of other patients than training, but there is "
             f"{len(patients)} patient: give more, or a manifest whose column patient_id tells them "
             "apart, or --set split.by=patch (which leaks)"
         )
@@ -58,7 +58,7 @@ def require_patients(patients: Collection[str], config: Config, *, given: bool) 
 def plan_calibration(images: Sequence[Negative], config: Config, seed: int) -> Plan:
     """Divide the negatives, by patient.
 
-    Negatives of the split ``validation`` calibrate, where a manifest names such; else, with
+    Negatives of the split ``validation`` calibrate, if a manifest names any; else, with
     ``calibration.folds``, all do; else those of a share of the patients, drawn by ``seed``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Send a run's DICOM objects to a PACS, each until it is accepted, and never again after that."""
+"""Send a run's DICOM objects to a PACS, each until it is accepted, and then never again."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from patchad.net.send import Answer, CStore, StoredObject, StowRs, destination, 
 from patchad.progress import Progress, silent
 from patchad.store.layouts import open_run
 
-JOURNAL = "pushed.jsonl"  # a line an acceptance: to whom, which object, when
+JOURNAL = "pushed.jsonl"  # a line an acceptance: destination, object, time
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of the objects: accepted now or ``before``; ``failed`` is (path, reason)."""
+    """The results: objects accepted now or ``before``; ``failed`` is (path, reason)."""
 
     to: str
     accepted: int
@@ -47,11 +47,12 @@ def push(
 ) -> Pushed:
     """Send ``dicom/<id>/*.dcm`` of a run to ``aet@host:port`` (C-STORE) or a URL (STOW-RS).
 
-    What got no answer, or was put off, is sent again after each of ``pauses`` (seconds). What was
-    accepted stands in ``pushed.jsonl`` of the run, by destination and SOP instance.
+    Objects without an answer, or rejected for now, are sent again after each of ``pauses``
+    (seconds). Accepted ones are listed in ``pushed.jsonl`` of the run, by destination and SOP
+    instance.
 
     Raises:
-        RequestError: ``folder`` is no run or has no objects, or ``to`` is no destination.
+        RequestError: ``folder`` is not a run or has no objects, or ``to`` is not a destination.
         OutputError: there was no answer at all, the journal cannot be written, or another command
             writes into the run.
     """
@@ -115,7 +116,7 @@ def _again(answer: Answer) -> bool:
 
 
 def _accepted(journal: Path, to: str) -> set[str]:
-    """The SOP instances that a destination has accepted; a broken last line counts for nothing."""
+    """The SOP instances that a destination has accepted; a broken last line is ignored."""
     try:
         lines = journal.read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -135,7 +136,7 @@ def _accepted(journal: Path, to: str) -> set[str]:
 
 
 def _note(journal: Path, to: str, one: StoredObject) -> None:
-    """Add a line at once, so that a push that is broken off forgets nothing."""
+    """Add a line at once, so that an interrupted push keeps its record."""
     entry = {
         "to": to,
         "sop_instance_uid": one.sop_instance_uid,
@@ -143,7 +144,7 @@ def _note(journal: Path, to: str, one: StoredObject) -> None:
     }
     try:
         with journal.open("a", encoding="utf-8") as file:
-            # the newline first: a line broken off must not swallow the next
+            # the newline first: an incomplete line must not merge with the next
             file.write(("\n" if file.tell() else "") + json.dumps(entry))
     except OSError as error:
         raise OutputError(

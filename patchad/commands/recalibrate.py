@@ -53,23 +53,23 @@ def recalibrate(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Recalibrated:
-    """Score negatives that the model has never seen, and write it anew, calibrated on all of them.
+    """Score negatives that the model was not trained on, and write a model calibrated on them.
 
     Nothing is trained. An image that differs from the training images (spacing, modality, look)
-    or that the model was trained on is left out, with its reason. What films have to look like is
-    learnt anew from these, where there are enough of them.
+    or that the model was trained on is left out, with its reason. The criteria for how films have
+    to look are computed again from these, if there are enough of them.
 
     Args:
-        model: folder of a trained model; it stays as it is.
-        on: a manifest, whose negatives are taken (those of the splits test and unlabelled are left
-            for judging), or a folder all of whose images are negatives.
+        model: folder of a trained model; it is not changed.
+        on: a manifest, whose negatives are used (except the splits test and unlabelled, which are
+            for evaluation), or a folder all of whose images are negatives.
         out: the model folder to write.
-        device: what to score on.
-        spacing_mm: (row, col) for images that carry no pixel spacing.
-        limits: what one image may cost to read.
-        allow_mismatch: take images that differ from the training images, and say so.
-        overwrite: replace a model that is there.
-        progress: told of images read and scored.
+        device: where to score.
+        spacing_mm: (row, col) for images without pixel spacing.
+        limits: of reading one image.
+        allow_mismatch: use images that differ from the training images, with a note.
+        overwrite: replace an existing model.
+        progress: called for images read and scored.
 
     Raises:
         RequestError: no negatives, or none of them can be used; ``model`` lies in ``out``.
@@ -97,7 +97,7 @@ def recalibrate(
             new = [n for n in found.images if n.row.path not in seen]
             scored, unlike = _scored(detector, reader, new, allow_mismatch)
         failed = [*reader.failed]
-        failed += [(row_path(path), "the model was trained on this image: it would flatter it")
+        failed += [(row_path(path), "the model was trained on this image: its score is too low")
                    for path in sorted(seen)]  # fmt: skip
         if not scored:
             raise RequestError(
@@ -108,7 +108,7 @@ def recalibrate(
         if unlike:
             notes.append(
                 f"{unlike} of {len(scored)} images differ from the training images, and calibrated "
-                "the model all the same (--allow-mismatch)."
+                "the model anyway (--allow-mismatch)."
             )
         if failed:
             notes.append(f"{len(failed)} images could not be used and were left out.")
@@ -119,9 +119,9 @@ def recalibrate(
 def _scored(
     detector: Detector, reader: Reader, images: list[Negative], allow_mismatch: bool
 ) -> tuple[list[tuple[Negative, NegativeImage]], int]:
-    """What calibration needs of each image that fits the model; the others go to ``failed``.
+    """The scores of each image that fits the model; the others go to ``failed``.
 
-    And how many were taken though they differ from the training images.
+    Also how many were used although they differ from the training images.
     """
     card, scored, unlike = detector.card, [], 0
     screener = Screener(detector)
@@ -131,11 +131,11 @@ def _scored(
         try:
             faults = mismatches(ready.radiograph, ready.prepared, card)
             if faults and not allow_mismatch:
-                raise MismatchError("; ".join(faults) + "; --allow-mismatch takes it all the same")
+                raise MismatchError("; ".join(faults) + "; --allow-mismatch uses it anyway")
             found = screener.score(ready.prepared)
             if not found.scores.scored.any():
                 raise ImageError(no_foreground(detector, ready.prepared))
-        except Exception as error:  # one bad image costs itself, never the others
+        except Exception as error:  # a bad image never affects the others
             fault = fault_of(error)
             if fault.trace:
                 log.debug("%s failed unexpectedly:\n%s", row.path, fault.trace)
@@ -182,5 +182,5 @@ def _write(
 
 
 def _config_of(card: ModelCard) -> Config:
-    """The configuration that the model was trained with; its calibration part is kept to."""
+    """The configuration that the model was trained with; with the same calibration settings."""
     return resolve(card.config, source="the model's card")

@@ -1,4 +1,4 @@
-"""Screen many images into a run folder; a bad one costs its row, never the run."""
+"""Screen many images into a run folder; a bad one is a failed row and never stops the run."""
 
 import logging
 import math
@@ -69,16 +69,16 @@ def screen_run(
     command: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Run:
-    """Screen images into a run folder; a bad one costs its row, never the run.
+    """Screen images into a run folder; a bad one is a failed row and never stops the run.
 
-    ``resume`` goes on with what an equal request left: what failed is tried again, what is done
-    stays. ``command`` is the command line, for ``run.json``.
+    ``resume`` continues an equal request: failed images are tried again, finished ones are kept.
+    ``command`` is the command line, for ``run.json``.
 
     Raises:
         RequestError: the request is wrong, or not the one that is resumed; nothing was written.
         ModelError: the model folder cannot be used; nothing was written.
-        OutputError: the folder cannot be written, is in use, or the disk is full; ``resume`` goes
-            on.
+        OutputError: the folder cannot be written, is in use, or the disk is full; ``resume``
+            continues.
     """
     check_kinds(options.kinds, invent_geometry=options.invent_geometry)
     entries = find_images(inputs)
@@ -88,7 +88,7 @@ def screen_run(
     if options.stride is not None:
         check_stride(options.stride, detector.card.patch_size)
     preprocessing = how_to_read(detector.card.preprocessing, options)
-    # what was used is what run.json says
+    # run.json has the settings that were used
     options = replace(options, voi=preprocessing.voi, bits=preprocessing.bits)
     card = card_as_dict(detector.card)
     read_as = with_two_breasts(detector.card) if options.two_breasts else detector.card
@@ -105,14 +105,14 @@ def screen_run(
     with claimed(
         out, RUN, request, command="screen", resume=resume, overwrite=overwrite, apart=apart
     ) as claim:
-        # What tells a score can't be written before both breasts have theirs.
+        # Files that show a score can't be written before both breasts are scored.
         now = replace(options, kinds=("heatmap",)) if options.two_breasts else options
         journal = Journal.read(out)
         _require_unchanged(journal, entries, out, progress)
         _drop_incomplete(journal, out, detector, now)
         todo = [entry for entry in entries if journal.of(entry) is None]
         if journal.finished and not todo and (out / "marks.csv").is_file():
-            log.info("%s holds what this request gives: nothing is left to do", shown(out))
+            log.info("%s holds all results of this request: nothing is left to do", shown(out))
             return read_run(out)
         if claim.resumed:
             clear(out, RUN, ids=journal.orphans)
@@ -133,14 +133,14 @@ def screen_run(
         counts = {status: sum(row.status == status for row in table) for status in STATUSES}
         seconds = {name: sum(one.seconds.get(name, 0.0) for one in done) for name in _STAGES}
         used = {**card_as_dict(read_as), "digest": card["digest"]}
-        for row in table:  # those of an earlier session, and what only both breasts decide
+        for row in table:  # rows of an earlier session, and files that depend on both breasts
             if row.status == "ok" and (row.id not in marked or options.two_breasts):
                 stored = Run(out, {}, pd.DataFrame())
                 marked[row.id] = stored_marks(stored, row, read_as.calibrated)
         write_marks(out, {row.id: marked[row.id] for row in table if row.status == "ok"})
         assumed = _assumed(table, preprocessing)
-        told = {"counts": counts, "assumed_spacing": assumed, "seconds": seconds}
-        run = write_run(out, {**settings, "card": used, **told}, table)
+        results = {"counts": counts, "assumed_spacing": assumed, "seconds": seconds}
+        run = write_run(out, {**settings, "card": used, **results}, table)
         if options.two_breasts:
             allowed = {"deidentify": options.deidentify, "invent_geometry": options.invent_geometry}
             left_out = export_run(run, options.kinds, **allowed, progress=progress).failed
@@ -155,9 +155,9 @@ def screen_run(
 def _request(
     card: ModelCard, options: ScreenOptions, entries: Sequence[ManifestRow]
 ) -> dict[str, Any]:
-    """All that the results depend on. Whose an image is stands there as a number at most.
+    """Everything that the results depend on. An image's patient is a number at most.
 
-    Not among it: the device, and the limits, within which they change nothing.
+    The device and the limits are not included, since they don't change results.
     """
     settings = {
         **asdict(options),
@@ -182,7 +182,7 @@ def _request(
 def _require_unchanged(
     journal: Journal, entries: Sequence[ManifestRow], out: Path, progress: Progress
 ) -> None:
-    """Refuse to go on with rows of files that are no longer what was screened."""
+    """Refuse to resume if files of rows have changed since they were screened."""
     done = [(entry, found) for entry in entries if (found := journal.of(entry))]
     changed = []
     contents: dict[Path, str] = {}  # once for all frames of a file
@@ -190,20 +190,20 @@ def _require_unchanged(
         if entry.path not in contents:
             contents[entry.path] = content_of(entry.path)
         if contents[entry.path] != found.content:
-            said = "changed since it was screened" if contents[entry.path] else "can't be read now"
-            changed.append(f"{shown(entry.path)} {said}")
-        progress("comparing with what was screened", number, len(done), math.nan)
+            what = "changed since it was screened" if contents[entry.path] else "can't be read now"
+            changed.append(f"{shown(entry.path)} {what}")
+        progress("comparing with the screened files", number, len(done), math.nan)
     if changed:
         more = f", … ({len(changed)} in all)" if len(changed) > _NAMED else ""
         raise RequestError(
-            f"{shown(out)} holds rows of other files than are there now: "
-            f"{', '.join(changed[:_NAMED])}{more}: put the files back, or screen all anew with "
+            f"{shown(out)} has rows of files that have changed since: "
+            f"{', '.join(changed[:_NAMED])}{more}: restore the files, or screen all again with "
             "--overwrite"
         )
 
 
 def _drop_incomplete(journal: Journal, out: Path, detector: Detector, now: ScreenOptions) -> None:
-    """Take rows for undone whose files have been deleted since."""
+    """Screen rows again whose files have been deleted since."""
     dense = detector.card.calibrated.marks.dense
     for key, entry in [*journal.entries.items()]:
         if entry.row.status != "ok":
@@ -216,21 +216,21 @@ def _drop_incomplete(journal: Journal, out: Path, detector: Detector, now: Scree
 
 
 def _drop_evaluation(claim: Claim) -> None:
-    """Delete an evaluation of fewer images than there are now."""
+    """Delete an evaluation that covers fewer images than the run has now."""
     if (claim.folder / "evaluation" / "evaluation.json").exists():
         claim.clear("evaluation")
         log.warning("deleted the evaluation, which was of other rows: evaluate again")
 
 
 def _assumed(rows: Sequence[ImageRow], preprocessing: Preprocessing) -> dict[str, Any]:
-    """How many images had their pixel spacing assumed, and how; told once on the terminal."""
+    """How many images had their pixel spacing assumed, and how; logged once."""
     found = [row.assumed_row_mm for row in rows if row.assumed_row_mm is not None]
     if not found:
         return {"images": 0}
     side = preprocessing.assumed_side_mm
     log.warning(
-        "%d of %d images carry no pixel spacing: their longer side was taken for %g mm, %.3g to "
-        "%.3g mm a pixel; --spacing-mm or the manifest's column spacing_mm says it better",
+        "%d of %d images have no pixel spacing: their longer side was assumed to be %g mm, %.3g to "
+        "%.3g mm a pixel; give it by --spacing-mm or the manifest's column spacing_mm",
         *(len(found), len(rows), side, min(found), max(found)),
     )
     return {"images": len(found), "side_mm": side, "pixel_mm": [min(found), max(found)]}
@@ -246,7 +246,7 @@ def _screen_entry(
     journal: Journal,
     marked: dict[str, tuple[Mark, ...]],
 ) -> Entry:
-    """Score one image and write its files; its row of images.csv, and what it cost.
+    """Score one image and write its files; return its row of images.csv, and the time.
 
     Its marks go into ``marked``, under its id.
     """
@@ -262,7 +262,7 @@ def _screen_entry(
         journal.begin(name)
         write_patches(patches_path(out, name), screening)
         marked[name] = marks(screening, detector.card.calibrated)
-        told = write_image_kinds(
+        remarks = write_image_kinds(
             out,
             name,
             screening,
@@ -272,18 +272,18 @@ def _screen_entry(
             deidentify=options.deidentify,
         )
     except OutputError:
-        raise  # the folder is at fault, not this image
+        raise  # the folder is the problem, not this image
     except Exception as error:
-        if name:  # what was written of it would look like a result
+        if name:  # its files would look like a result
             clear(out, RUN, ids={name})
             taken.discard(name.lower())
         fault = replace(fault_of(error), content=read.content)
         return _failed(new_id(entry.path.stem, taken), entry, fault)
     end = time.monotonic()
-    said = (*screening.reasons, *told.notes, *filter(None, [told.passed_over]))
+    reasons = (*screening.reasons, *remarks.notes, *filter(None, [remarks.no_objects]))
     row = done_row(
         name,
-        replace(screening, reasons=said),
+        replace(screening, reasons=reasons),
         read.radiograph,
         read.seconds + end - start,
         frame=entry.frame,
@@ -295,6 +295,6 @@ def _screen_entry(
 
 def _failed(name: str, entry: ManifestRow, fault: Fault) -> Entry:
     if fault.trace:
-        log.debug("%s failed in a way that patchad doesn't know:\n%s", entry.path, fault.trace)
+        log.debug("%s failed with an unexpected error:\n%s", entry.path, fault.trace)
     row = ImageRow(name, row_path(entry.path), fault.status, fault.reason, frame=entry.frame)
     return Entry(row, fault.content)

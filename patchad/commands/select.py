@@ -1,11 +1,11 @@
-"""Choose among trainings without a label: by how far unlabelled images outrank negatives.
+"""Choose among trainings without labels: by how often unlabelled images outrank negatives.
 
 M. M. R. Siddiquee et al.: AUCp: pseudo-AUC for inference model selection with unlabeled validation
 data in abnormality detection. arXiv:2606.08742, 2026. All unlabelled images are taken as positive;
 the AUROC of their scores against negatives rises with the detector's own, as long as some of them
 are abnormal and both come from one source. These negatives are set aside, by patient, before
 anything is trained: they neither train nor calibrate any candidate, else the one that fits its
-calibration by chance would be chosen, and its threshold would flatter.
+calibration by chance would be chosen, and its threshold would be too optimistic.
 """
 
 import logging
@@ -57,9 +57,9 @@ def train_best(
 ) -> Trained:
     """Train each of ``configs`` (by name) and keep the one with the highest AUCp.
 
-    Of one configuration this is plain training. Of several the manifest's images of the split
-    ``unlabelled`` judge, which neither training nor test may use, against negatives that are set
-    aside from all trainings; the card says what was compared, and how it did. Other arguments are
+    With one configuration this is plain training. With several, the manifest's images of the split
+    ``unlabelled``, which neither training nor test uses, are compared with negatives that are set
+    aside from all trainings; the card has the comparison and its result. Other arguments are
     those of :func:`patchad.commands.train.train`.
 
     Raises:
@@ -99,7 +99,7 @@ def train_best(
         compare=images.compare,
     ) as claim:
         if (model / "card.json").exists():
-            log.info("%s holds the model that was asked for: nothing is left to do", shown(model))
+            log.info("%s holds the requested model: nothing is left to do", shown(model))
             claim.clear("candidates")
             return Trained(read_card(model))
         if not claim.marker.found:
@@ -158,9 +158,10 @@ def pseudo_auroc(unlabelled: Sequence[float], negatives: Sequence[float]) -> flo
 def _require_enough(source: Path, patients: Collection[str]) -> None:
     if len(patients) < _LEAST_PATIENTS:
         raise RequestError(
-            f"several --config are chosen among by negatives of two patients at least, beside "
-            f"those that train and calibrate: that takes {_LEAST_PATIENTS} patients with negatives "
-            f"of the split train, {source} has {len(patients)}; give more, or one --config"
+            f"choosing among several --config takes negatives of two patients at least, in "
+            f"addition to those that train and calibrate: that takes {_LEAST_PATIENTS} patients "
+            f"with negatives of the split train, {source} has {len(patients)}; give more, or "
+            "one --config"
         )
 
 
@@ -180,7 +181,7 @@ def _set_aside(
     patients = sorted({negative.patient for negative in found.images} - calibrating)
     _require_enough(source, patients)
     count = max(2, round(_SHARE * len(patients)))
-    # another generator than that of the split, which draws from what is left
+    # not the generator of the split, which draws from the rest
     chosen = set(np.random.default_rng([seed, count]).permutation(patients)[:count].tolist())
     return [
         (negative.row, found.paths[negative.patient])
@@ -194,8 +195,9 @@ def _unlabelled(source: Path) -> list[ManifestRow]:
     rows = [row for row in rows if row.split == "unlabelled"]
     if len(rows) < 2:
         raise RequestError(
-            f"several --config are chosen among by unlabelled images, and {source} has {len(rows)} "
-            "with the split unlabelled: name two at least in a manifest, or give one --config"
+            f"choosing among several --config takes unlabelled images, and {source} has "
+            f"{len(rows)} with the split unlabelled: name two at least in a manifest, or "
+            "give one --config"
         )
     return rows
 

@@ -1,4 +1,4 @@
-"""What can a model find on one's own images? Draw lesions into negatives, and screen them.
+"""What can a model find in your own images? Draw lesions into negatives, and screen them.
 
 Synthetic lesions of graded size and contrast are drawn into the pixels as read, so that the whole
 chain is tested: foreground, resampling, intensity, scores, marks. No labels are needed.
@@ -50,20 +50,20 @@ def selftest(
 
     Args:
         model: folder of a trained model.
-        on: a manifest, whose negatives are taken (those of the split test first), or a folder all
+        on: a manifest, whose negatives are used (those of the split test first), or a folder all
             of whose images are taken as negatives.
         out: the folder to write ``selftest.json``, ``detail.csv`` and ``contrast_detail.png``.
-        images: how many to draw from these; all where there are fewer.
-        seed: decides the images, the lesions and their places.
-        device: what to score on.
-        spacing_mm: (row, col) for images that carry no pixel spacing.
-        bits: the depth of 16-bit PNG, TIFF and PGM; None: as the card says.
-        limits: what one image may cost to read.
-        overwrite: replace a self-test that is there.
-        progress: told of images done.
+        images: how many to draw from these; all if there are fewer.
+        seed: determines the images, the lesions and their positions.
+        device: where to score.
+        spacing_mm: (row, col) for images without pixel spacing.
+        bits: the depth of 16-bit PNG, TIFF and PGM; None: the card's.
+        limits: of reading one image.
+        overwrite: replace an existing self-test.
+        progress: called for finished images.
 
     Returns:
-        What ``selftest.json`` holds.
+        The content of ``selftest.json``.
 
     Raises:
         RequestError: no negatives, or none of them can be used.
@@ -108,8 +108,8 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of a self-test on the first ``images`` of ``rows`` that can be read.
 
-    ``kinds`` are those of the model's body part unless given. Of each size and contrast at least
-    ``lesions`` are drawn, spread evenly over the images.
+    ``kinds`` are those of the model's body part by default. At least ``lesions`` of each size and
+    contrast are drawn, spread evenly over the images.
 
     Raises:
         RequestError: no image can be used.

@@ -1,4 +1,4 @@
-"""The figures of a self-test: what of the lesions tried was found, by kind, size and contrast."""
+"""The figures of a self-test: the share of lesions found, by kind, size and contrast."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from patchad.store.run import row_path
 
 
 def figures(card: ModelCard, trials: Trials, kinds: Sequence[str], seed: int) -> dict[str, Any]:
-    """What ``selftest.json`` says of these trials; ``kinds`` is the order of the levels."""
+    """The figures for ``selftest.json``; ``kinds`` is the order of the levels."""
     tried, used, tested = trials.tried, trials.used, trials.tested
     threshold = mark_threshold([image.marks for image in tested], FALSE_MARKS)
     levels = levels_of(sorted(tried, key=lambda one: kinds.index(one.kind)), threshold)

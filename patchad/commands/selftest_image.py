@@ -17,12 +17,12 @@ from patchad.model.detector import Detector
 from patchad.prepare.foreground import find_foreground
 from patchad.prepare.preprocess import prepare
 
-_APART = 2  # sides of a patch between lesions: no patch sees two, no mark silences another's
+_APART = 2  # sides of a patch between lesions: no patch sees two, no mark suppresses another's
 
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """One image: the marks of the untouched film (M,), its lesions, how many lacked room."""
+    """One image: the marks of the untouched film (M,), its lesions, how many had no space."""
 
     marks: NDArray[np.float64]
     tried: list[Tried]
@@ -33,16 +33,16 @@ class Tested:
 def try_lesions(
     detector: Detector, radiograph: Radiograph, wanted: list[Wanted], rng: np.random.Generator
 ) -> Tested:
-    """Screen one image untouched, and with lesions until all that are wanted were drawn."""
+    """Screen one image untouched, and with lesions until all wanted ones were drawn."""
     how = detector.card.preprocessing
     spacing = radiograph.spacing_mm or how.assumed(radiograph)
     if spacing is None:
         raise ImageError(
-            "lesions are drawn in millimetres, and the file doesn't say its pixel spacing: give "
+            "lesions are drawn in millimetres, and the file has no pixel spacing: give "
             "it by --spacing-mm, or by a column spacing_mm in the manifest"
         )
     if detector.card.data.spacing_mm is None and how.spacing_mm is None:
-        # A model that knows no millimetres: here they only say how large to draw the lesions.
+        # A model without millimetres: here they only determine the size of the drawn lesions.
         radiograph = replace(radiograph, spacing_mm=None)
     scores = _screened(detector, radiograph, check=True)
     boxes = scores.grid.boxes(radiograph.shape)
@@ -82,7 +82,7 @@ def try_lesions(
 
 
 def _screened(detector: Detector, radiograph: Radiograph, *, check: bool = False) -> PatchScores:
-    """The patch scores of an image as ``screen`` makes them; checked as there if asked for."""
+    """The patch scores of an image as ``screen`` makes them; checked as there if requested."""
     card = detector.card
     prepared = prepare(radiograph, card.preprocessing)
     if check and (faults := mismatches(radiograph, prepared, card)):

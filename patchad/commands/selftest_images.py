@@ -1,4 +1,4 @@
-"""The images of a self-test: which negatives are taken, read and tried one after another."""
+"""The images of a self-test: the negatives to use, read and tested one after another."""
 
 import logging
 import math
@@ -44,18 +44,18 @@ class Trials:
 
 
 def negatives(on: Path, seed: int) -> list[ManifestRow]:
-    """The negatives of ``on`` in the order in which they are taken: drawn, by split."""
+    """The negatives of ``on`` in the order of use: drawn at random, by split."""
     rows = find_images([on], strangers=False)
     if is_manifest(on):
         found = [row for row in rows if row.label == "negative"]
         if not found:
             raise RequestError(
                 f"{on} has no row with label negative (of {len(rows)} rows): lesions are drawn "
-                "into negatives, for there every other mark is a false one"
+                "into negatives, where every other mark is a false one"
             )
         rows = found
     else:
-        log.warning("%s is no manifest: all %d images are taken as negatives", on, len(rows))
+        log.warning("%s is not a manifest: all %d images are taken as negatives", on, len(rows))
     drawn = np.random.default_rng(seed).permutation(len(rows))
     return sorted((rows[n] for n in drawn), key=lambda row: _PREFERRED.index(row.split))
 
@@ -100,6 +100,6 @@ def try_images(
                 break
     if not trials.tried:
         reasons = [reason for _, reason in (*trials.failed, *trials.skipped)]
-        reason = reasons[0] if reasons else "no lesion fits into what of them is scored"
+        reason = reasons[0] if reasons else "no lesion fits into their scored area"
         raise RequestError(f"no image could be tested: {reason}")
     return trials

@@ -1,4 +1,4 @@
-"""Which lesions a self-test draws, and where in a film they find room."""
+"""Which lesions a self-test draws, and where they fit in a film."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from patchad.lesions.recipes import Graded, Recipe
 from patchad.prepare.foreground import BodyPart
 from patchad.prepare.lungs import find_dark_lungs
 
-_LATTICE = 512  # places for lesions along the image's longer side
+_LATTICE = 512  # candidate positions along the image's longer side
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def find_places(
     body_part: BodyPart,
     spacing: tuple[float, float],
 ) -> Places:
-    """Where lesions may be centred: in the breast, or in what looks like lung."""
+    """Where lesions may be centred: in the breast, or in the approximate lungs."""
     step = max(1, max(mask.shape) // _LATTICE)
     coarse, mm = mask[::step, ::step], (spacing[0] * step, spacing[1] * step)
     depth = ndimage.distance_transform_edt(np.pad(coarse, 1), sampling=mm)[1:-1, 1:-1]
@@ -67,9 +67,9 @@ def find_places(
 def packed(
     rng: np.random.Generator, wanted: list[Wanted], places: Places, apart: tuple[float, float]
 ) -> Iterator[list[tuple[Wanted, tuple[int, int]]]]:
-    """As many lesions as find room at once, with their centres (row, col), until all were drawn.
+    """As many lesions as fit at once, with their centres (row, col), until all were drawn.
 
-    A lesion lies a radius or more from the skin and the border; what fits nowhere is left out.
+    A lesion lies a radius or more from the skin and the border; if it fits nowhere it is left out.
     """
     left = [wanted[n] for n in rng.permutation(len(wanted))]
     while left:

@@ -1,4 +1,4 @@
-"""A self-test in words: what its figures mean, what to mind, what a terminal shows."""
+"""A self-test in words: definitions of its figures, cautions, and the terminal's lines."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from patchad.read.manifest import ManifestRow
 FALSE_MARKS = 1.0  # an untouched image, on average: where lesions count as found
 
 DEFINITIONS = {
-    "contrast": "What the brightest pixel of a lesion adds, in standard deviations of the tissue "
+    "contrast": "The addition at a lesion's brightest pixel, in standard deviations of the tissue "
     f"within ± {AROUND_MM:g} mm of its centre; the pixels as read, before any preprocessing.",
     "diameter_mm": "Of the outline; of a spiculated mass the core, of calcifications the cluster.",
     "found": "Share of the lesions that a mark above the threshold hits. A mark is a patch whose "
     "centre lies in no higher mark; it hits a lesion if its centre lies in it, or if one covers at "
     "least half of the other: as in FROC.",
-    "ci95": "Wilson's interval. It takes lesions for independent; those in one image are less so.",
+    "ci95": "Wilson's interval. It assumes independent lesions; those in one image are less so.",
     "threshold": f"The lowest score that at most {FALSE_MARKS:g} mark an image exceed on average, "
-    "on the very same images untouched: it describes these images and is no threshold to use.",
+    "on the same images untouched: it describes these images and is not a threshold to use.",
     "by_chance": "Share of the same places that the untouched image marks above the threshold.",
     "outranks_twin": "Share of the lesions whose nearest patch (by its centre) scores higher with "
     "the lesion than without it; ties count half.",
@@ -28,7 +28,7 @@ DEFINITIONS = {
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """What a terminal shows of ``selftest.json``: a line each kind and size."""
+    """``selftest.json`` for the terminal: a line for each kind and size."""
     levels, counts, false = result["levels"], result["counts"], result["false_marks_an_image"]
     contrasts = sorted({level["contrast"] for level in levels})
     shares = {(x["kind"], x["diameter_mm"], x["contrast"]): f"{x['found']:.2f}" for x in levels}
@@ -52,14 +52,14 @@ def summary(result: Mapping[str, Any]) -> list[str]:
 
 
 def notes(used: Sequence[ManifestRow], trained: int) -> list[str]:
-    """What to mind: ``trained`` of the images ``used`` were trained on; lesions are synthetic."""
+    """Cautions: ``trained`` of the images ``used`` were trained on; lesions are synthetic."""
     splits = Counter(row.split or "none" for row in used)
     named = ", ".join(f"{count} of split {split}" for split, count in splits.items())
-    flattered = ", which flatters it: give others" if trained else ""
+    flattered = ", so the figures are too good: give others" if trained else ""
     return [
         f"The model was trained on {trained} of these {len(used)} images ({named}){flattered}.",
-        "The lesions are synthetic: what finds them may miss real ones; what misses them when "
-        "they are large and bright will hardly find real ones.",
+        "The lesions are synthetic: a model that finds them may miss real ones; one that misses "
+        "them when they are large and bright will hardly find real ones.",
     ]
 
 

@@ -1,8 +1,8 @@
-"""The other breast of the same patient as a measure of what is ordinary for her.
+"""The other breast of the same patient as a reference for what is normal for her.
 
-Half of the other side's image score is taken off an image's. No registration is needed for it. It
-pushes down the healthy breast of a patient with a lesion, and so lifts the AUROC of images; among
-patients it was worth nothing on the films it was tried on. So it is off unless asked for.
+Half of the other side's image score is subtracted from an image's. It needs no registration. It
+lowers the score of the healthy breast of a patient with a lesion, and so raises the AUROC of
+images; for patients it did not help on the films where it was tried. So it is off by default.
 """
 
 import statistics
@@ -26,7 +26,7 @@ SHARE = 0.5  # of the other side's score
 
 
 class Side(NamedTuple):
-    """Which breast of which patient an image shows; empty where nobody said."""
+    """The patient, study, view and side of an image; empty if unknown."""
 
     patient_id: str
     study_id: str
@@ -35,7 +35,7 @@ class Side(NamedTuple):
 
 
 def other_sides(sides: Sequence[Side]) -> list[int | None]:
-    """For each image the index of the one of the other breast, None where there isn't just one.
+    """For each image the index of the one of the other breast, None unless there is exactly one.
 
     Both are of one patient, study and view, and differ in laterality, or neither has one.
     """
@@ -54,9 +54,9 @@ def other_sides(sides: Sequence[Side]) -> list[int | None]:
 def less_other_side(
     scores: Sequence[float], others: Sequence[int | None], ordinary: float
 ) -> list[float]:
-    """Each image score less its share of the other side's, or of ``ordinary`` where there is none.
+    """Each image score less its share of the other side's, or of ``ordinary`` if there is none.
 
-    So images with and without another side stay on one scale.
+    So images with and without another side share one scale.
     """
     return [
         score - SHARE * (ordinary if other is None else scores[other])
@@ -67,7 +67,7 @@ def less_other_side(
 def calibrate_two_breasts(
     scores: Sequence[float], sides: Sequence[Side], patients: Sequence[str], false_images: float
 ) -> TwoBreasts | None:
-    """What negatives score less their other sides; None where no two are of one patient.
+    """The negatives' scores less their other sides'; None if no two are of one patient.
 
     The threshold is counted by patient, as for the images alone.
     """
@@ -80,7 +80,7 @@ def calibrate_two_breasts(
 
 
 def with_two_breasts(card: ModelCard) -> ModelCard:
-    """The card as it is read where scores are taken less the other side's.
+    """The card with the calibration for scores less the other side's.
 
     Raises:
         RequestError: the model was not calibrated for it.
@@ -103,9 +103,9 @@ def with_two_breasts(card: ModelCard) -> ModelCard:
 def compare_breasts(
     rows: Sequence[ImageRow], entries: Sequence[ManifestRow], ordinary: float, card: ModelCard
 ) -> list[ImageRow]:
-    """The rows with their scores taken less the other side's, and why.
+    """The rows with their scores less the other side's, and the reason.
 
-    ``card`` is that of :func:`with_two_breasts`; ``ordinary`` stands for a missing side.
+    ``card`` is that of :func:`with_two_breasts`; ``ordinary`` replaces a missing side.
     """
     done = [number for number, row in enumerate(rows) if row.status == "ok"]
     scores = [rows[number].score or 0.0 for number in done]
@@ -123,18 +123,18 @@ def compare_breasts(
     for place, score in enumerate(less_other_side(scores, others, ordinary)):
         row, other = rows[done[place]], others[place]
         flagged = score > card.calibrated.image_threshold
-        whose = "an ordinary negative's, the other breast not being there"
+        whose = "an ordinary negative's, since the other breast is missing"
         if other is not None:
             whose = f"that of the other breast, {rows[done[other]].id} ({scores[other]:.4g})"
-        told = [part for part in row.reason.split("; ") if part and not part.startswith(FLAGGED)]
-        told.insert(0, f"score {scores[place]:.4g} less {SHARE:g} × {whose}")
+        reasons = [part for part in row.reason.split("; ") if part and not part.startswith(FLAGGED)]
+        reasons.insert(0, f"score {scores[place]:.4g} less {SHARE:g} × {whose}")
         if flagged:
-            told.insert(0, flag_reason(score, card.calibrated.image_threshold))
+            reasons.insert(0, flag_reason(score, card.calibrated.image_threshold))
         changed[done[place]] = replace(
             row,
             score=score,
             percentile=image_percentile(card.calibrated, score),
             flagged=flagged,
-            reason="; ".join(told),
+            reason="; ".join(reasons),
         )
     return changed

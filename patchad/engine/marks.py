@@ -1,9 +1,10 @@
 """The marks of an image: where it is most anomalous, how rare that is, and what is outlined.
 
-A mark is a patch whose centre lies in no higher mark, as free-response analysis (FROC) has it. So
-marks and an image score that is pooled from patches are on one scale, for every kind of method.
-Where a method has a dense map of its own, the map says what of the patch is outlined. (Connected
-patches and regions of the map were tried as marks; docs/marks.md says what was wrong with them.)
+A mark is a patch whose centre lies in no higher mark, as in free-response analysis (FROC). So
+marks and an image score that is pooled from patches share one scale, for every kind of method. If
+a method has its own dense map, only the region around the map's peak in the patch is outlined.
+(Connected patches and regions of the map were tried as marks; docs/marks.md says why they are
+worse.)
 """
 
 import math
@@ -18,7 +19,7 @@ from skimage.measure import find_contours
 from patchad.core.image import PatchScores, Screening
 from patchad.model.calibration import Calibration
 
-_SLACK = 1e-9  # of half a patch: a centre that rounding has put a hair beyond an edge is on it
+_SLACK = 1e-9  # of half a patch: tolerance for a centre that rounding put just beyond an edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Mark:
 
     ``number`` counts from 1, the rarest first. ``score`` is that of its patch; a normal film has
     ``rarity`` marks that score at least this, and at most ``upper`` with 95 % confidence,
-    both NaN where that is not calibrated (see :mod:`patchad.model.rarity`). ``row`` and ``col`` are
+    both NaN if not calibrated (see :mod:`patchad.model.rarity`). ``row`` and ``col`` are
     the first of the box that ``mask`` (height, width) bool fills; holes belong to the mark.
     ``outline`` (K, 2) float64 (x, y) is its edge, first point = last, in pixel edges: an image of
     W columns reaches from x = 0 to W, and the centre of its first pixel is (0.5, 0.5), as in DICOM.
@@ -81,15 +82,15 @@ def marks_of(
 ) -> tuple[Mark, ...]:
     """As :func:`marks`, from its parts: the one place that decides what is outlined.
 
-    A flagged image whose flag is decided by its strongest mark always has one.
+    An image that is flagged by its strongest mark always has a mark.
 
     Args:
         scores: of the image's patches.
         calibration: from the card.
         shape: (rows, columns) of the stored image.
         spacing_mm: (row, col), NaN if unknown.
-        dense: (H, W) float32, the heatmap; looked at only where it is the detector's own map.
-        flagged: whether the image is.
+        dense: (H, W) float32, the heatmap; used only if it is the detector's own map.
+        flagged: whether the image is flagged.
     """
     how = calibration.marks
     boxes = scores.grid.boxes(shape)
@@ -109,10 +110,10 @@ def marks_of(
         if how.dense and dense is not None:
             around = np.abs(boxes[places, :2] - boxes[place, :2]) < 2 * boxes[place, 2:]
             near = places[around.all(1)]
-            own = np.flatnonzero(near == place)
-            land = _nearest(boxes[near], (row, col, end_row, end_col)) == own
+            this = np.flatnonzero(near == place)
+            own = _nearest(boxes[near], (row, col, end_row, end_col)) == this
             values = dense[row:end_row, col:end_col]
-            mask = _around_peak(values, land, calibration.display_range[0])
+            mask = _around_peak(values, own, calibration.display_range[0])
             rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             mask = mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
             row, col = row + int(rows[0]), col + int(cols[0])
@@ -123,11 +124,11 @@ def marks_of(
 
 
 def find_marks(boxes: NDArray[np.float64], scores: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """The patches that mark something: those whose centre lies in no higher mark, highest first.
+    """The patches that are marks: those whose centre lies in no higher mark, highest first.
 
-    Greedy non-maximum suppression: the highest patch is a mark and silences all patches whose
+    Greedy non-maximum suppression: the highest patch is a mark and suppresses all patches whose
     centre lies in it or on its edge, and so on; of equal scores the first in reading order. So
-    every scored patch is a mark or has its centre in one, whatever the stride. NaN never marks.
+    every scored patch is a mark or has its centre in one, at any stride. NaN is never a mark.
 
     Args:
         boxes: (N, 4) of (row, col, height, width), as in :meth:`patchad.core.grid.PatchGrid.boxes`.
@@ -148,10 +149,10 @@ def find_marks(boxes: NDArray[np.float64], scores: NDArray[np.floating[Any]]) ->
 
 
 def _nearest(boxes: NDArray[np.float64], part: tuple[int, int, int, int]) -> NDArray[np.int64]:
-    """Which box (K, 4) each pixel of ``part`` of the image is nearest to the centre of.
+    """The box of (K, 4) whose centre is nearest, for each pixel of ``part`` of the image.
 
-    ``part`` is first row, first column, end row, end column; distances are in sides of a box, and
-    of two that are equal the first box counts. Returns (rows, columns) int64.
+    ``part`` is first row, first column, end row, end column; distances are in sides of a box;
+    of equal distances the first box counts. Returns (rows, columns) int64.
     """
     row, col, end_row, end_col = part
     lines = (np.arange(row, end_row) + 0.5, np.arange(col, end_col) + 0.5)
@@ -164,18 +165,18 @@ def _nearest(boxes: NDArray[np.float64], part: tuple[int, int, int, int]) -> NDA
 
 
 def _around_peak(
-    values: NDArray[np.float32], land: NDArray[np.bool_], low: float
+    values: NDArray[np.float32], own: NDArray[np.bool_], low: float
 ) -> NDArray[np.bool_]:
-    """What of a patch's part of the map, ``values`` (h, w), is outlined.
+    """The region of a patch to outline, from its part of the map: (h, w) bool.
 
-    What lies around its highest value within ``land`` (h, w), down to halfway between that and
-    ``low``, holes included. Of a map that is nowhere over ``low``, all of the land.
+    It is the region of ``values`` (h, w) around the peak within ``own`` (h, w), down to halfway
+    between the peak and ``low``, with holes filled; all of ``own`` if no value is over ``low``.
     """
-    known = np.where(land & np.isfinite(values), values, np.float32(-np.inf))
+    known = np.where(own & np.isfinite(values), values, np.float32(-np.inf))
     place = np.unravel_index(np.argmax(known), known.shape)
     peak = float(known[place])
     if peak <= low:
-        return land if land.any() else np.ones_like(land)
+        return own if own.any() else np.ones_like(own)
     regions, _ = ndimage.label(known >= low + (peak - low) / 2)
     filled: NDArray[np.bool_] = ndimage.binary_fill_holes(regions == regions[place])
     return filled

@@ -1,4 +1,4 @@
-"""How an image differs from what a model was trained on."""
+"""How an image differs from the training images of a model."""
 
 import math
 
@@ -11,7 +11,7 @@ _SPACING_TOLERANCE = 0.1  # share by which the pixel spacing may differ from the
 
 
 def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> list[str]:
-    """How an image differs from what the model was trained on, a sentence each; none: it fits."""
+    """How an image differs from the training images, a sentence each; empty if it fits."""
     found, data = [], card.data
     modality = radiograph.source.modality
     if modality and data.modalities and modality not in data.modalities:
@@ -40,7 +40,7 @@ def _spacing_mismatch(
     found: tuple[float, float] | None, trained: tuple[float, float] | None
 ) -> list[str]:
     if found is None and trained is None:
-        return []  # it cannot be told; the card says so
+        return []  # unknown; the card says so
     if found is None or trained is None:
         known = found or trained or (math.nan, math.nan)
         return [

@@ -1,1 +1,1 @@
-"""Evaluation that cannot flatter: who is judged, on which patches, marks and pixels."""
+"""Unbiased evaluation: which patients, patches, marks and pixels are judged, and how."""

@@ -1,4 +1,4 @@
-"""What each figure of ``evaluation.json`` means, for whoever reads it."""
+"""What each figure of ``evaluation.json`` means, for its readers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,9 @@ def definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
     pooled = "max" if pooling == "excess" else pooling
     return {
         "ci95": "Percentile interval of the resamples, which draw patients with replacement; "
-        "method and baselines are drawn alike, so that differences are paired. [null, null] where "
-        f"fewer than {MIN_PATIENTS} patients carry the positives or the negatives, and where all "
-        "resamples agree: neither says anything of the next patient. 'dropped' counts resamples "
+        "method and baselines use the same draws, so that differences are paired. [null, null] if "
+        f"fewer than {MIN_PATIENTS} patients have positives or negatives, and if all "
+        "resamples agree: neither says anything about a new patient. 'dropped' counts resamples "
         "that lacked a class.",
         "value": "null where a class is missing.",
         "patch": "Positive: covers at least half of a region, or a region covers at least half of "
@@ -31,9 +31,9 @@ def definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "pointing": "hits: share of positive images with regions whose highest patch has its "
         "centre in a region; of equal patches the first in reading order. By kind: in a region of "
         "this kind, of the images that have one. A lesion that was not scored is missed.",
-        "average_precision": "Depends on the prevalence, which counts gives; a coin reaches it.",
+        "average_precision": "Depends on the prevalence, which counts gives and chance reaches.",
         "sensitivity_at_specificity": "The highest sensitivity of a threshold with at least this "
-        "specificity on these very data: it describes the curve and is no threshold to use.",
+        "specificity on these same data: it describes the curve and is not a threshold to use.",
         "froc": "A mark is a patch whose centre lies in no higher mark (greedy). It hits a lesion "
         "if its centre lies in the region or the patch is positive for it. Lesion sensitivity at "
         "the most at so many false marks a negative image: false marks are counted on negative "
@@ -43,8 +43,8 @@ def definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "region, or its box covers half of the region, or the region half of the box. precision: "
         "of the marks on negative images and on positive ones with regions, the share that hits a "
         "lesion.",
-        "marks.rarity": "observed: the marks a negative image has that say they are as rare as "
-        "expected, or rarer. Both in marks an image; a model whose word holds has them equal.",
+        "marks.rarity": "observed: the marks a negative image has whose stated rarity is at most "
+        "expected. Both in marks an image; they are equal if the model's rarity is right.",
         "threshold": "The card's, from negatives that were not judged here; above is strictly "
         "above. Patches as under 'patch'; patient: the highest image over the image threshold.",
         "pixel": "Scored pixels of negative images and of positive images with regions; positive: "
@@ -53,6 +53,6 @@ def definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "patch scores, or of the values of a dense map; Dice, exact, over all these pixels: marked "
         "or not, against lesion or not.",
         "by_kind": "Positives of this kind of lesion against the same negatives.",
-        "baselines": "As they are, higher = more anomalous; never turned over to suit the data. "
+        "baselines": "Unchanged, higher = more anomalous; never inverted to fit the data. "
         "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",
     }

@@ -1,4 +1,4 @@
-"""How small and how faint a lesion may be and still be found: the figures of a self-test.
+"""How small and how faint a lesion can be and still be found: the figures of a self-test.
 
 The idea is that of contrast-detail phantoms (Cohen et al., "The use of contrast-detail-dose
 evaluation of image quality in a computed tomographic scanner", J. Comput. Assist. Tomogr. 3:189,
@@ -21,12 +21,12 @@ from patchad.evaluation.labelling import hits
 
 @dataclass(frozen=True)
 class Tried:
-    """One lesion that was drawn into a negative image, and what became of it.
+    """One lesion that was drawn into a negative image, and its result.
 
     ``diameter_mm`` and ``contrast`` (in standard deviations of the tissue around it) are as drawn.
     ``mark`` is the highest mark that hits it, ``place`` the patch whose centre is nearest to it,
     mark or not; ``mark_without`` and ``place_without`` are those of the same region in the
-    untouched image. In the unit of the scores, -inf where there is none.
+    untouched image. In the unit of the scores, -inf if there is none.
     """
 
     kind: str
@@ -40,11 +40,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Level:
-    """What was found of the ``n`` lesions of one kind, size and contrast; shares in [0, 1].
+    """The results of the ``n`` lesions of one kind, size and contrast; shares in [0, 1].
 
-    ``ci95`` is Wilson's interval of ``found``. ``by_chance``: places that the untouched image marks
-    as well. ``outranks_twin``: lesions whose place (the nearest patch) scores higher than it does
-    without them; ties count half.
+    ``ci95`` is Wilson's interval of ``found``. ``by_chance``: places that are also
+    marked in the untouched image. ``outranks_twin``: lesions whose place (the nearest patch) scores
+    higher than without them; ties count half.
     """
 
     kind: str
@@ -63,7 +63,7 @@ def marks_and_places(
     """The highest mark that hits each region, and the patch nearest to it: two (R,) float64.
 
     ``boxes`` (N, 4) and ``scores`` (N,), NaN = not scored, are of all patches of an image; -inf
-    where nothing hits and where that patch was not scored. Marks and hits are those of FROC
+    if nothing hits, or if that patch was not scored. Marks and hits are those of FROC
     (:func:`patchad.engine.marks.find_marks`).
     """
     values = np.where(np.isnan(scores), -np.inf, scores).astype(np.float64)
@@ -78,8 +78,8 @@ def marks_and_places(
 def mark_threshold(marks: Sequence[NDArray[np.float64]], rate: float) -> float:
     """The lowest score that no more than ``rate`` marks an image exceed, on average.
 
-    ``marks`` holds the scores of the marks of each untouched image, (M,) each; above is strictly
-    above. Where all images together have no more marks than allowed, it is the lowest mark.
+    ``marks`` holds the scores of the marks of each untouched image, (M,) each; exceeding is
+    strict. If all images together have no more marks than allowed, it is the lowest mark.
     """
     values = np.sort(np.concatenate(marks))
     allowed = min(int(rate * len(marks)), len(values) - 1)
@@ -120,8 +120,8 @@ def half_found(levels: Sequence[Level]) -> float:
     """The contrast at which half of the lesions of one kind and size are found.
 
     Linear in the logarithm of the contrast, along the rising curve that fits the shares best
-    (isotonic regression, weighted by n). The lowest contrast where half are found there already;
-    NaN where half are never found. ``levels`` rise in contrast, all above 0.
+    (isotonic regression, weighted by n). The lowest contrast if half are found there already;
+    NaN if half are never found. ``levels`` rise in contrast, all above 0.
     """
     weights = np.array([level.n for level in levels], np.float64)
     rising = isotonic_regression([level.found for level in levels], weights=weights).x

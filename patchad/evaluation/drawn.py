@@ -1,4 +1,4 @@
-"""The marks that were drawn, against the truth: how many, on what, and as rare as they say?"""
+"""The marks of a run against the truth: how many, on what, and is their rarity right?"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ _BOX = ["y", "x", "height", "width"]
 class Drawn:
     """The marks of the judged images.
 
-    ``marks`` has a row a mark: ``image_id``, ``number``, ``patient`` (int), ``positive`` (its
-    image is), ``lesions_hit`` (float, NaN where nobody said where the lesion is), ``score``,
-    ``rarity`` and ``rarity_upper``. ``hit`` (L,) bool says which lesions were, in the order of
-    the cases' regions.
+    ``marks`` has a row a mark: ``image_id``, ``number``, ``patient`` (int), ``positive`` (of
+    its image), ``lesions_hit`` (float, NaN if the lesion's position is unknown), ``score``,
+    ``rarity`` and ``rarity_upper``. ``hit`` (L,) bool: the lesions that were hit, in the order
+    of the cases' regions.
     """
 
     marks: pd.DataFrame
@@ -37,7 +37,7 @@ class Drawn:
 
 
 def collect_marks(run: Run, truth: Truth) -> Drawn:
-    """Lay the marks of a run beside the regions of its cases.
+    """Match the marks of a run with the regions of its cases.
 
     Raises:
         RequestError: the run has no table of marks.
@@ -71,7 +71,7 @@ def collect_marks(run: Run, truth: Truth) -> Drawn:
 def marks_section(
     drawn: Drawn, images: pd.DataFrame, lesions: pd.DataFrame, weights: Tensor, kind: str = ""
 ) -> Section:
-    """Marks a negative image, lesions that a mark hits (with ``kind``, of it), and precision.
+    """Marks a negative image, lesions that a mark hits (of ``kind``, if given), and precision.
 
     Precision is the share of marks that hit a lesion, of marks on negative images and on positive
     ones whose regions are known. ``images`` and ``lesions`` are those of the samples.
@@ -113,10 +113,10 @@ def marks_section(
 def rarity_table(
     drawn: Drawn, images: pd.DataFrame, resolution: float, weights: Tensor
 ) -> list[dict[str, Any]]:
-    """Of each rarity: the marks at least this rare a negative image really has.
+    """For each rarity: how many marks at least this rare a negative image really has.
 
-    A dict a row: ``expected`` (what the marks say), ``observed`` (a figure as JSON) and the number
-    of ``marks``. Rarer than ``resolution``, the model can't say.
+    A dict a row: ``expected`` (the stated rarity), ``observed`` (a figure as JSON) and the
+    number of ``marks``. The model has no rarities below ``resolution``.
     """
     negative = images[~images["positive"]]["patient"].to_numpy(np.int64)
     marks = drawn.marks[~drawn.marks["positive"]]
@@ -133,17 +133,17 @@ def rarity_table(
 
 
 def resolution_of(calibration: Mapping[str, Any]) -> float:
-    """The lowest rarity that a card's calibration can tell.
+    """The lowest rarity that a card's calibration can give.
 
     Raises:
-        RequestError: it says nothing of marks.
+        RequestError: the card has no calibration of marks.
     """
     try:
         return float(calibration["marks"]["rarity"]["expected"][-1])
     except (LookupError, TypeError) as error:
         raise RequestError(
-            f"the run's card says nothing of marks ({error!r}): it is of another version, screen "
-            "again"
+            f"the run's card has no calibration of marks ({error!r}): it is of another "
+            "version, screen again"
         ) from None
 
 
@@ -153,7 +153,7 @@ def _ratio(
     carriers: int,
     weights: Tensor,
 ) -> Figure:
-    """How many of ``part`` one of ``whole`` has, both given by the patients they belong to."""
+    """The number of ``part`` per item of ``whole``, both given by their patients."""
     above = per_patient(np.asarray(part, np.int64), weights)
     below = per_patient(np.asarray(whole, np.int64), weights)
 

@@ -1,4 +1,4 @@
-"""A figure: a value with what a bootstrap by patient says of it."""
+"""A figure: a value with its bootstrap by patient."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patchad.evaluation.metrics import bootstrap, interval
 
-# With fewer patients a percentile interval pretends: in simulation (AUROC 0.76, 8 patches a
+# With fewer patients a percentile interval is too narrow: in simulation (AUROC 0.76, 8 patches a
 # patient, half of their variance between patients, 40 negative patients) its 95 % covered the
 # truth in 61 % of trials at 2 positive patients, 88 % at 5, 92 % at 10 and 94 % at 15.
 MIN_PATIENTS = 10
@@ -22,9 +22,9 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A value, NaN where it is not defined, and ``draws`` (R,) of it, one a resample.
+    """A value, NaN where undefined, and ``draws`` (R,) of it, one a resample.
 
-    ``draws`` is None where fewer than ``MIN_PATIENTS`` patients carry the figure.
+    ``draws`` is None if fewer than ``MIN_PATIENTS`` patients support the figure.
     """
 
     value: float
@@ -70,9 +70,9 @@ def estimate(
 
     Args:
         names: of the figures, in the order of the statistic's columns.
-        statistic: it is given once each patient with weight one, then the resamples.
+        statistic: called first with weight one for each patient, then with the resamples.
         weights: (R, patients) float64, the resamples.
-        carriers: patients that the figures rest on: of the rarer class, where there are two.
+        carriers: patients that support the figures: of the rarer class, if there are two.
     """
     values = statistic(torch.ones_like(weights[:1]))[0].tolist()
     columns: Sequence[Tensor | None] = [None] * len(names)
@@ -85,6 +85,6 @@ def estimate(
 
 
 def per_patient(patient: NDArray[np.int64], like: Tensor) -> Tensor:
-    """How many of ``patient`` (N,) are each of the patients: (patients,) as ``like``."""
+    """How often each patient occurs in ``patient`` (N,): (patients,) as ``like``."""
     counts = np.bincount(patient.astype(np.int64), minlength=like.shape[1])
     return torch.from_numpy(counts).to(like)

@@ -88,7 +88,7 @@ def image_section(samples: Samples, scorer: str, weights: Tensor, kind: str = ""
 def patient_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
     """As :func:`image_section`, with one sample a patient.
 
-    A patient is positive if any of their images is, and scores what their highest image does.
+    A patient is positive if any of their images is; the score is that of the highest image.
     """
     images, lesions = samples.images, samples.lesions
     patients = images.groupby("patient")[[scorer, "positive"]].max()
@@ -102,15 +102,15 @@ def patient_section(samples: Samples, scorer: str, weights: Tensor, kind: str = 
 def pointing_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:
     """The pointing game: the share of images with regions whose highest patch points at one.
 
-    It does if its centre lies in a region (with ``kind``, one of the kind, of images that have
-    one). J. Zhang et al., Top-down neural attention by excitation backprop, IJCV 126:1084-1102,
-    2018, https://doi.org/10.1007/s11263-017-1059-x, there with pixels.
+    A patch points at a region that its centre lies in (with ``kind``: a region of the kind, among
+    images that have one). J. Zhang et al., Top-down neural attention by excitation backprop, IJCV
+    126:1084-1102, 2018, https://doi.org/10.1007/s11263-017-1059-x, there with pixels.
     """
     lesions = samples.lesions
     if kind:
         lesions = lesions[lesions["kind"] == kind]
     images = lesions.groupby("case")[["patient", f"pointed_{scorer}"]].max()
-    hit = images[f"pointed_{scorer}"].to_numpy(bool, copy=True)  # pandas gives a view to read only
+    hit = images[f"pointed_{scorer}"].to_numpy(bool, copy=True)  # pandas gives a read-only view
     unit = images["patient"].to_numpy(np.int64, copy=True)
     hits, units = _tensor(hit, weights).double(), _tensor(unit, weights)
     figures = estimate(
@@ -161,7 +161,7 @@ def threshold_section(
     threshold: float,
     weights: Tensor,
 ) -> Section:
-    """What the card's ``threshold`` gives; above is strictly above, as when screening."""
+    """The results at the card's ``threshold``; above is strictly above, as when screening."""
     above = scores > threshold
     outcomes = [positive & above, positive & ~above, ~positive & above, ~positive & ~above]
     table = torch.stack([per_patient(patient[chosen], weights) for chosen in outcomes], 1)
@@ -178,7 +178,7 @@ def threshold_section(
 
 
 def patch_threshold_section(samples: Samples, threshold: float, weights: Tensor) -> Section:
-    """The card's patch threshold, with the false patches that it gives a negative image."""
+    """The card's patch threshold, with the false patches a negative image."""
     patches = samples.patches
     judged = patches[(patches["label"] == POSITIVE) | ~patches["in_positive"]]
     scores, patient = judged[METHOD].to_numpy(), judged["patient"].to_numpy()
@@ -197,7 +197,7 @@ def patch_threshold_section(samples: Samples, threshold: float, weights: Tensor)
 
 
 def pixel_section(pixels: Pixels, weights: Tensor) -> Section:
-    """AUROC and average precision of pixels, and Dice of the marked ones."""
+    """AUROC and average precision of pixels, and Dice of the marked pixels."""
 
     def statistic(w: Tensor) -> Tensor:
         counts = pixels.ranking.counts(w)

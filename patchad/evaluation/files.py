@@ -29,11 +29,10 @@ _LEVELS = ("patch", "image", "patient", "pointing", "froc")
 
 
 def write_tables(folder: Path, result: Mapping[str, Any], marks: pd.DataFrame) -> None:
-    """Write ``figures.csv`` (every figure, a row each), ``by_kind.csv``, ``operating_points.csv``.
+    """Write ``figures.csv`` (a row a figure), ``by_kind.csv``, ``operating_points.csv``.
 
-    And ``rarity.csv`` (expected against observed) and ``marks.csv`` (``marks``, with what they
-    hit). ``result`` is what ``evaluation.json`` holds. Empty cells are figures that are not
-    defined.
+    And ``rarity.csv`` (expected against observed) and ``marks.csv`` (``marks``, with the lesions
+    they hit). ``result`` is the content of ``evaluation.json``. Empty cells are undefined figures.
     """
     for name, rows in (
         ("figures", _figures(result)),
@@ -115,7 +114,7 @@ def write_pictures(
 
 
 def as_text(figure: Mapping[str, Any]) -> str:
-    """A figure for the eye: ``0.71 [0.64, 0.78]``, or ``not defined``."""
+    """A figure as text: ``0.71 [0.64, 0.78]``, or ``not defined``."""
     if figure["value"] is None:
         return "not defined"
     low, high = figure["ci95"]
@@ -173,7 +172,7 @@ def _by_kind(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _operating_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where a reader could stand: at the card's threshold, and at specificities on these data."""
+    """Operating points: the card's threshold, and specificities on these data."""
     rows = []
     for level in ("patch", "image", "patient"):
         card = result["threshold"][level]
@@ -187,7 +186,7 @@ def _operating_points(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rarity(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Marks a negative image: as many as the model says, and as many as there are."""
+    """Marks a negative image: the stated and the measured rates."""
     images = result["marks"]["counts"]["negative_images"]
     return [
         {

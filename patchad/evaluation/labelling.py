@@ -1,4 +1,4 @@
-"""What the marked regions say of patches, marks and pixels.
+"""Labels of patches, marks and pixels from the lesions' regions.
 
 Geometry on numpy arrays. Boxes are (N, 4) float64 rows of (row, col, height, width) as in
 :meth:`patchad.core.grid.PatchGrid.boxes`, in pixel edges of the image as stored.
@@ -15,7 +15,7 @@ from patchad.errors import RequestError
 
 POSITIVE, NEGATIVE, NOT_COUNTED = 1, 0, -1
 
-_SLACK = 1e-9  # of an area: a half that rounding has taken a hair from is still a half
+_SLACK = 1e-9  # of an area: tolerance for a half that rounding made slightly smaller
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class PatchLabels:
 def label_patches(boxes: NDArray[np.float64], regions: Sequence[Region]) -> PatchLabels:
     """Label the patches of one image by its regions.
 
-    A patch is positive for a region where it covers at least half of the region, or the region
-    covers at least half of it; negative where it touches none; else it is not counted. Touching
-    is sharing area; regions and patches that share an edge don't touch.
+    A patch is positive for a region if it covers at least half of the region, or the region
+    covers at least half of it; negative if it touches none; else it is not counted. Touching
+    means sharing area; sharing only an edge doesn't count.
     """
     areas = boxes[:, 2] * boxes[:, 3]
     shared = [overlap(region, boxes) for region in regions]
@@ -72,7 +72,7 @@ def inside_image(region: Region, shape: tuple[int, int], name: str) -> Region:
     """The part of a region that lies in its image of ``shape`` (rows, columns).
 
     Raises:
-        RequestError: none of it does, or an outline reaches out.
+        RequestError: all of it, or a part of an outline, is outside.
     """
     top, left = max(region.y, 0.0), max(region.x, 0.0)
     bottom = min(region.y + region.height, shape[0])
@@ -105,7 +105,7 @@ def region_pixels(regions: Sequence[Region], shape: tuple[int, int]) -> NDArray[
 def hits(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray[np.bool_]:
     """Which boxes hit which region: (N, R) bool.
 
-    One does whose centre lies in the region, or that is positive for it.
+    A box hits a region if its centre lies in it, or if it is positive for it.
     """
     return label_patches(boxes, regions).of | centred_in(boxes, regions)
 
@@ -138,7 +138,7 @@ def centred_in(boxes: NDArray[np.float64], regions: Sequence[Region]) -> NDArray
 def _between(
     total: NDArray[np.float64], row: NDArray[np.float64], col: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """A running total (H + 1, W + 1) at fractional edges: bilinear is exact, pixels being flat."""
+    """A running total (H + 1, W + 1) at fractional edges: bilinear is exact for constant pixels."""
     r = np.minimum(row.astype(int), total.shape[0] - 2)
     c = np.minimum(col.astype(int), total.shape[1] - 2)
     dr, dc = row - r, col - c

@@ -1,6 +1,6 @@
 """Which image each row of a table is about: by path, by SOP instance UID, or by one move.
 
-A bare file name names nothing: ``P0008/1.dcm`` and ``P0009/1.dcm`` are two patients. So the ends
+A bare file name is not enough: ``P0008/1.dcm`` and ``P0009/1.dcm`` are two patients. So the ends
 of paths count only for a tree that was moved as a whole, from one folder to another.
 """
 
@@ -19,7 +19,7 @@ _Move = tuple[_Parts, _Parts]  # from the folder of the rows to that of the imag
 
 @dataclass(frozen=True)
 class Named:
-    """What a table says of an image: where it is, its UID and its patient; empty where unknown."""
+    """A table's entry on an image: its path, UID and patient; empty if unknown."""
 
     path: Path
     uid: str = ""
@@ -30,9 +30,9 @@ class Named:
 class Matches:
     """For the rows that were matched, by their number: which image, and how.
 
-    ``clashes`` are rows that fit several images, or share theirs with other rows, and by what;
-    ``contradicted`` rows have the path of an image, but another UID. ``move`` is what turned the
-    folder of the rows into that of the images, None where nothing moved.
+    ``clashes`` are rows that fit several images, or share theirs with other rows, and how;
+    ``contradicted`` rows have the path of an image, but another UID. ``move`` is the folder of
+    the rows and that of the images, None if nothing moved.
     """
 
     image: Mapping[int, int]
@@ -43,7 +43,7 @@ class Matches:
 
     @property
     def counts(self) -> dict[How, int]:
-        """How many rows were matched by what."""
+        """How many rows were matched in which way."""
         counted = Counter(self.how.values())
         return {how: counted[how] for how in HOWS}
 
@@ -55,7 +55,7 @@ def match(rows: Sequence[Named], images: Sequence[Named]) -> Matches:
     2. Else by the UID.
     3. Else, if no row matched by path: by the longest common end of both paths, of rows whose
        file does not exist. The end must be unique among all rows and all images, and all such
-       pairs must follow from one move of a folder; what would need another move is not matched.
+       pairs must be due to one move of a folder; pairs that need another move are not matched.
        A folder that is named after the row's patient must be in both paths.
     """
     ours, theirs = _resolved(rows), _resolved(images)
@@ -108,11 +108,11 @@ def match(rows: Sequence[Named], images: Sequence[Named]) -> Matches:
 
 
 def _resolved(named: Sequence[Named]) -> list[Path]:
-    return [Path(os.path.realpath(one.path)) for one in named]  # resolve() fails at looping links
+    return [Path(os.path.realpath(one.path)) for one in named]  # resolve() fails on looping links
 
 
 def _absent(path: Path) -> bool:
-    """Whether there surely is no such file; what may not be looked at may well be there."""
+    """Whether the file certainly doesn't exist; without access it may exist."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -125,7 +125,7 @@ def _absent(path: Path) -> bool:
 def _one_to_one(
     ours: Sequence[Hashable], theirs: Sequence[Hashable]
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Pairs that share a key with nobody else, and the rows that do; empty keys are none."""
+    """Pairs with a unique common key, and the rows whose key is not; empty keys don't count."""
     at = _places(theirs)
     asked = Counter(ours)
     pairs, unclear = [], []
@@ -150,7 +150,7 @@ def _differ(one: str, other: str) -> bool:
 
 
 def _may_be(row: Named, path: Path, image: Named, image_path: Path) -> bool:
-    """Whether nothing speaks against the row's being about this image."""
+    """Whether nothing contradicts that the row is about this image."""
     if _differ(row.uid, image.uid):
         return False
     patients = {name for name in (row.patient, image.patient) if name}
@@ -166,14 +166,14 @@ class _Ends:
         self._best_of_theirs = _longest(theirs, _ends(ours))
 
     def pairs(self) -> Iterable[tuple[int, int, _Move]]:
-        """Those that are each other's only longest, and the move that they'd follow from."""
+        """Pairs that are each other's only longest match, and the move that would explain them."""
         for row, (length, images) in enumerate(self._best_of_ours):
             if len(images) == 1 and self._best_of_theirs[images[0]] == (length, [row]):
                 image = images[0]
                 yield row, image, (self._ours[row][:-length], self._theirs[image][:-length])
 
     def unclear(self) -> Iterable[int]:
-        """Rows with several longest, or one that they share with other rows."""
+        """Rows with several longest matches, or with one that other rows share."""
         for row, (length, images) in enumerate(self._best_of_ours):
             rivals = [self._best_of_theirs[image] for image in images]
             mutual = [(k, rows) for k, rows in rivals if k == length]
@@ -192,7 +192,7 @@ def _ends(paths: Sequence[_Parts]) -> dict[_Parts, list[int]]:
 def _longest(
     paths: Sequence[_Parts], ends: Mapping[_Parts, list[int]]
 ) -> list[tuple[int, list[int]]]:
-    """Of each path, the length of its longest end that is in ``ends``, and whose it is."""
+    """For each path, the length of its longest end that is in ``ends``, and the owners."""
     return [
         next(
             ((len(parts) - n, ends[parts[n:]]) for n in range(len(parts)) if parts[n:] in ends),
@@ -203,7 +203,7 @@ def _longest(
 
 
 def _outermost(moves: set[_Move]) -> _Move | None:
-    """The one move in whose folders all others would take place; None where there is none."""
+    """The one move that contains all others; None if there is none."""
     for move in moves:
         if all(a[: len(move[0])] == move[0] and b[: len(move[1])] == move[1] for a, b in moves):
             return move

@@ -1,14 +1,14 @@
-"""How well scores tell positives from negatives, with how much of that is luck.
+"""How well scores separate positives from negatives, with bootstrap intervals.
 
 Pure functions on tensors, on their device, in float64. Samples are ranked once; any weighting of
-the *units* they belong to (patients, here) can then be judged in a batch, which is what makes a
-bootstrap by patient cheap: a resample is nothing but an integer weight a patient (Efron &
+the *units* they belong to (patients, here) can then be evaluated in a batch, which makes a
+bootstrap by patient cheap: a resample is just an integer weight a patient (Efron &
 Tibshirani, "An Introduction to the Bootstrap", 1993; Rutter, Academic Radiology 2000, for ROC and
-FROC data that come in clusters).
+clustered FROC data).
 
-The figures here change only at the scores of positives, so a :class:`Ranking` keeps what it knows
-of the negatives in bins between those, and stays small however many negatives there are.
-Where a class is missing every figure is NaN, never 0 or 0.5.
+The figures here change only at the scores of positives, so a :class:`Ranking` keeps
+the negatives in bins between those, and stays small for any number of negatives.
+If a class is missing every figure is NaN, never 0 or 0.5.
 """
 
 import math
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**22  # elements of a table that is made dense at a time (32 MiB)
-_SLACK = 1e-9  # of a share, so that 0.1 of 10 negatives is one of them in spite of rounding
+_SLACK = 1e-9  # of a share, so that 0.1 of 10 negatives is one of them despite rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What lies at and above each level of a ranking, for B weightings; (B, U) float64 each.
+    """Counts at and above each level of a ranking, for B weightings; (B, U) float64 each.
 
     ``levels`` (U,) ascending, the distinct scores of positives. ``exactly``: positives at the
     level; ``true``: positives at or above it; ``false``: negatives at or above it; ``ties``:
@@ -101,11 +101,11 @@ def rank(
     """Rank samples by score, higher = more anomalous, for any weighting of their units.
 
     Args:
-        scores: (N,), any float; -inf stands for a positive that was never scored.
+        scores: (N,), any float; -inf for a positive that was never scored.
         positive: (N,) bool.
-        unit: (N,) int64 in [0, units), whom each sample belongs to; by default each is its own.
+        unit: (N,) int64 in [0, units), the unit of each sample; by default each has its own.
         units: how many units there are.
-        count: (N,) how many alike samples each stands for; by default one.
+        count: (N,) how many equal samples each represents; by default one.
 
     Raises:
         ValueError: a score is NaN.
@@ -133,13 +133,13 @@ def rank(
 
 
 def auroc(counts: Counts) -> Tensor:
-    """Area under the ROC curve, (B,): how often positives outscore negatives (ties half)."""
+    """Area under the ROC curve, (B,): how often positives outrank negatives (ties half)."""
     below = counts.negatives[:, None] - counts.false + counts.ties / 2
     return (counts.exactly * below).sum(1) / (counts.positives * counts.negatives)
 
 
 def average_precision(counts: Counts) -> Tensor:
-    """Mean precision over the positives, (B,), without interpolation (as scikit-learn has it)."""
+    """Mean precision over the positives, (B,), without interpolation (as in scikit-learn)."""
     precision = torch.nan_to_num(counts.true / (counts.true + counts.false))
     return _both((counts.exactly * precision).sum(1) / counts.positives, counts)
 
@@ -168,7 +168,7 @@ def froc(counts: Counts, images: Tensor, rates: tuple[float, ...]) -> Tensor:
 
 
 def agreement(true: Tensor, missed: Tensor, false: Tensor, passed: Tensor) -> dict[str, Tensor]:
-    """What a fixed threshold gives, from the counts of the four outcomes, each of any shape.
+    """The results at a fixed threshold, from the counts of the four outcomes, each of any shape.
 
     ``true``/``missed``: positives above and not above it; ``false``/``passed``: negatives.
     """
@@ -224,17 +224,17 @@ def resample(units: int, times: int, *, seed: int, device: torch.device) -> Tens
 def bootstrap(statistic: Callable[[Tensor], Tensor], weights: Tensor, chunk: int = 250) -> Tensor:
     """``statistic`` of each resample, (R, …): it maps weights (B, units) to (B, …).
 
-    ``chunk`` resamples are judged at once.
+    ``chunk`` resamples are evaluated at once.
     """
     parts = range(0, len(weights), chunk)
     return torch.cat([statistic(weights[start : start + chunk]) for start in parts])
 
 
 def interval(draws: Tensor, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of ``draws`` (R,), NaN left out; NaN where they tell nothing.
+    """The percentile interval of ``draws`` (R,), NaN left out; NaN if uninformative.
 
-    They tell nothing where all are the same: a resample of perfect scores is perfect, which says
-    little about the next patient.
+    Draws that are all equal are uninformative: a resample of perfect scores is perfect, which
+    says little about a new patient.
     """
     draws = draws[draws.isfinite()]
     if not len(draws) or bool((draws == draws[0]).all()):

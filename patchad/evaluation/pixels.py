@@ -24,9 +24,9 @@ class Pixels:
     """Scored pixels by patient.
 
     ``ranking`` has heatmap values rounded down to ``LEVELS`` levels; ``overlaps`` (patients, 3)
-    float64 counts, exactly, the pixels that are lesion and marked, all that are lesion, and all
-    that are marked. ``negative_patients`` have scored pixels that are no lesion; ``counts`` is for
-    the reader.
+    float64 counts, exactly, the pixels that are lesion and marked, all lesion pixels, and all
+    marked pixels. ``negative_patients`` have scored pixels outside lesions; ``counts`` is
+    informative only.
     """
 
     ranking: Ranking
@@ -44,15 +44,15 @@ def tally_pixels(
 ) -> Pixels | None:
     """Count the pixels of negative images and of positive images with regions.
 
-    Positive are pixels inside a region, negative all others of these images; pixels that were not
-    scored rank nowhere, but as lesion count as missed. The levels are quantiles of the patch
-    scores, which is where a stitched heatmap's values lie densest, or of a dense map's values.
+    Positive are pixels inside a region, negative all others of these images; unscored pixels
+    are not ranked, but count as missed in a lesion. The levels are quantiles of the patch
+    scores, where a stitched heatmap's values are densest, or of a dense map's values.
 
     Returns:
-        None where no region was marked, or a heatmap is missing.
+        None if there are no regions, or a heatmap is missing.
 
     Raises:
-        RequestError: a heatmap hasn't the size of its image.
+        RequestError: a heatmap doesn't have the size of its image.
     """
     cases = [case for case in truth.cases if case.regions or not case.positive]
     if not any(case.regions for case in cases) or not all(
@@ -60,7 +60,7 @@ def tally_pixels(
     ):
         return None
     rows = {row.id: row for row in run.rows}
-    # The values of a dense map are no patch scores.
+    # The values of a dense map are not patch scores.
     known = _sampled(run, cases) if calibration.marks.dense else patch_scores
     edges = np.unique(np.quantile(known, np.linspace(0, 1, LEVELS - 1))).astype(np.float32)
     tally = np.zeros((truth.patients, 2, len(edges) + 1), np.int64)

@@ -1,4 +1,4 @@
-"""What is judged: patches, lesions, marks and images, each with its truth and every score."""
+"""The samples: patches, lesions, marks and images, each with its truth and every score."""
 
 import math
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from patchad.model.calibration import Pooling, pool
 from patchad.store.run import Run
 
 METHOD = "score"
-SCORERS = (METHOD, *BASELINES)  # columns of every table here: the method and what it has to beat
+SCORERS = (METHOD, *BASELINES)  # columns of every table here: the method and the baselines
 _BOX = ["y", "x", "height", "width"]
 _NO_MARKS = pd.DataFrame({"patient": np.empty(0, np.int64), "score": np.empty(0)})
 
@@ -48,10 +48,10 @@ class Samples:
 
 
 def collect(run: Run, truth: Truth) -> Samples:
-    """Read the patches of every case and lay them beside its regions.
+    """Read the patches of every case and label them by its regions.
 
-    Baselines are pooled to image scores as the card says; where that is ``excess``, which needs a
-    threshold they don't have, by their maximum.
+    Baselines are pooled to image scores as the card says; for ``excess``, which needs a threshold
+    that they don't have, by their maximum.
 
     Raises:
         RequestError: a table of patches lacks a column, or scored patches lack baselines.
@@ -68,7 +68,7 @@ def collect(run: Run, truth: Truth) -> Samples:
         boxes = table[_BOX].to_numpy(np.float64)
         scores = table[[*SCORERS]].astype(np.float64)
         labels = label_patches(boxes, case.regions)
-        if case.positive and not case.regions:  # there is a lesion, but nobody said where
+        if case.positive and not case.regions:  # there is a lesion, but its position is unknown
             label = np.full_like(labels.label, NOT_COUNTED)
         else:
             label = labels.label

@@ -1,4 +1,4 @@
-"""Who is judged: the truth laid beside the run, all that falls out on the way being counted."""
+"""The cases to judge: the truth matched with the run; everything left out is counted."""
 
 import math
 from collections import Counter
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The cases to judge, how many patients they come from, and what was counted and noticed."""
+    """The cases to judge, how many patients they come from, with counts and notes."""
 
     cases: tuple[Case, ...]
     patients: int
@@ -46,7 +46,7 @@ class Truth:
     notes: tuple[str, ...]
 
 
-def lay_beside(
+def match_truth(
     run: Run,
     rows: Sequence[ManifestRow],
     regions: Mapping[Path, Sequence[Region]] | None,
@@ -55,18 +55,18 @@ def lay_beside(
 ) -> Truth:
     """Match the images of a run with their truth.
 
-    Where the truth has splits, only ``test`` (and rows without one) count. What a row is about is
-    said by :func:`patchad.evaluation.matching.match`: its path, else its column
+    If the truth has splits, only ``test`` (and rows without one) count. The image of a row is
+    found by :func:`patchad.evaluation.matching.match`: by its path, else its column
     ``sop_instance_uid``, else the end of its path in a folder that was moved. A row of the truth is
-    about a whole file: of a file whose frames were screened one by one, the frame with the highest
-    score is its image.
+    about a whole file: if its frames were screened one by one, the frame with the highest score is
+    its image.
 
     Args:
-        run: what is judged.
+        run: the run to judge.
         rows: of the truth.
-        regions: where the lesions are, by the path of the image; None where nobody said.
-        only_screened: leave out the rows without an image in the run, and say so; else they are
-            an error.
+        regions: where the lesions are, by the path of the image; None if unknown.
+        only_screened: leave out the rows without an image in the run, with a note; else they
+            are an error.
 
     Raises:
         RequestError: a row of the truth has no image in the run, or more than one; a negative
@@ -154,7 +154,7 @@ def lay_beside(
 
 
 def _highest_frames(rows: Sequence[ImageRow]) -> tuple[list[ImageRow], tuple[str, ...]]:
-    """An image a file: of frames, the one with the highest score; and a note where there were."""
+    """One image a file: of frames, the one with the highest score, with a note."""
     images: dict[tuple[str, int], ImageRow] = {}
     for number, row in enumerate(rows):
         key = (row.path, -1 if row.frame is not None else number)
@@ -179,7 +179,7 @@ def _score(row: ImageRow) -> float:
 def _match(
     images: Sequence[ImageRow], rows: Sequence[ManifestRow], judged: Sequence[int]
 ) -> Matches:
-    """The images of the rows; refuses what is ambiguous for a judged one."""
+    """The images of the rows; an ambiguity in a judged row is refused."""
     found = match(
         [Named(row.path, row.other.get("sop_instance_uid", ""), row.patient_id) for row in rows],
         [Named(Path(image.path), image.sop_instance_uid) for image in images],
@@ -204,10 +204,11 @@ def _match(
 
 def _missing(row: ManifestRow, images: Sequence[ImageRow]) -> str:
     """The path of a row without an image, and whether its name misleads."""
-    alike = next((image.path for image in images if Path(image.path).name == row.path.name), None)
-    if alike is None:
+    name = row.path.name
+    namesake = next((image.path for image in images if Path(image.path).name == name), None)
+    if namesake is None:
         return str(row.path)
-    return f"{row.path} ({alike} has only its file name, so it may be another patient's)"
+    return f"{row.path} ({namesake} has only its file name, so it may be another patient's)"
 
 
 def _regions_of(
@@ -250,12 +251,12 @@ def _notes(rows: Sequence[ManifestRow], lost: Counter[str]) -> tuple[str, ...]:
         notes.append("Only rows of the truth whose split is test or empty were judged.")
     else:
         notes.append(
-            "The truth has no split column: nothing here proves that the model was not trained on "
+            "The truth has no split column: it is not known whether the model was trained on "
             "these images."
         )
     if lost:
-        told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items())
-        notes.append(f"Not judged, since they have no score: {told}.")
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items())
+        notes.append(f"Not judged, since they have no score: {counts}.")
     return tuple(notes)
 
 
@@ -266,18 +267,18 @@ def _left_out(missing: Sequence[ManifestRow], wanted: int) -> tuple[str, ...]:
     return (
         f"--only-screened: {len(missing)} of {wanted} rows of the truth have no image in the run "
         f"and were left out ({labels['positive']} positive, {labels['negative']} negative). The "
-        "figures are those of the screened part, which can flatter.",
+        "figures are those of the screened part, and may be too good.",
     )
 
 
 def _moves(images: Matches, regions: Matches, unplaced: int) -> tuple[str, ...]:
-    """What was matched by the end of its path, and what that took for granted."""
+    """Notes on what was matched by the end of its path, and the assumed move."""
     notes = []
     for found, what in ((images, "rows of the truth"), (regions, "files that have regions")):
         if found.move is not None:
             notes.append(
                 f"{found.counts['moved_path']} {what} were matched by the end of their path, "
-                f"since none of them exists: {found.move[0]} was taken for what is now "
+                f"since none of them exists: {found.move[0]} was assumed to be what is now "
                 f"{found.move[1]}."
             )
     if unplaced:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: curves and histograms, readable without telling colours apart."""
+"""The pictures of an evaluation: curves and histograms, readable without colour vision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patchad.files.whole import write_whole
 
 _DPI = 150
-# Okabe & Ito's palette; the dashes tell the lines apart in grey as well.
+# Okabe & Ito's palette; the dashes distinguish the lines in grey, too.
 _STYLES: tuple[tuple[str, str], ...] = (
     ("#000000", "-"), ("#0072B2", "--"), ("#D55E00", "-."), ("#009E73", ":"),
 )  # fmt: skip
@@ -22,7 +22,7 @@ _NEGATIVE, _POSITIVE = "#56B4E9", "#D55E00"
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A curve: ``x`` and ``y`` (V,) float64, and what the legend says of it."""
+    """A curve: ``x`` and ``y`` (V,) float64, and its text in the legend."""
 
     label: str
     x: NDArray[np.float64]
@@ -45,7 +45,7 @@ class DetailLine:
     """Lesions of one size: the share ``found`` (C,) at each ``contrast`` (C,), float64.
 
     ``interval`` (C, 2) is that of the share; ``half`` the contrast at which half are found, NaN
-    where that was not reached. Contrasts are in local standard deviations.
+    if never reached. Contrasts are in local standard deviations.
     """
 
     diameter_mm: float
@@ -68,7 +68,7 @@ def plot_roc(path: Path, panels: Mapping[str, Sequence[Line]]) -> None:
 def plot_pr(
     path: Path, panels: Mapping[str, Sequence[Line]], prevalence: Mapping[str, float]
 ) -> None:
-    """Draw precision over recall; the grey line is the precision of a coin, the prevalence."""
+    """Draw precision over recall; the grey line is the prevalence, the precision of chance."""
     figure, axes = _panels(panels)
     for axis, (name, lines) in zip(axes, panels.items(), strict=True):
         axis.axhline(prevalence[name], color="0.75", linewidth=0.8, zorder=0)
@@ -121,10 +121,10 @@ def plot_histogram(path: Path, panels: Mapping[str, Distribution]) -> None:
 def plot_rarity(
     path: Path, expected: NDArray[np.float64], observed: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Draw the marks a negative image has over those that a model says it has, both logarithmic.
+    """Draw the measured rate of marks of negative images over the stated one, both logarithmic.
 
-    ``expected`` (R,) in marks an image; ``observed`` the figure of each, with its ``ci95``. None
-    seen is an arrow at the bottom; on the grey line both are equal.
+    ``expected`` (R,) in marks an image; ``observed`` the figure of each, with its ``ci95``. No
+    mark is an arrow at the bottom; on the grey line both are equal.
     """
     figure, (axis,) = _panels({"marks of negative images": observed})
     value = np.array([np.nan if f["value"] is None else f["value"] for f in observed], np.float64)
@@ -154,8 +154,8 @@ def plot_contrast_detail(
 ) -> None:
     """Draw how small and how faint a lesion may be and still be found, a column a kind.
 
-    Above, the share found over contrast, a line a size, with intervals; below, the contrast at
-    which half are found over size. A size at which half were never found is an arrow at the top.
+    Top row: the share found over contrast, a line a size, with intervals. Bottom row: the contrast
+    at which half are found over size; an arrow at the top if half were never found.
     """
     figure = Figure(figsize=(4.6 * len(panels), 7.6), layout="constrained")
     axes = figure.subplots(2, len(panels), squeeze=False, sharey="row")
@@ -200,7 +200,7 @@ def plot_contrast_detail(
 def _log_ticks(
     axis: Axes, which: Literal["x", "y"], ticks: Sequence[float], ends: tuple[float, float]
 ) -> None:
-    """Make an axis logarithmic; it names these values and no others."""
+    """Make an axis logarithmic, with ticks at these values only."""
     axis.set(**{f"{which}scale": "log", f"{which}lim": ends})
     drawn = axis.xaxis if which == "x" else axis.yaxis
     drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -216,7 +216,7 @@ def _shares(
     color: str,
     fill: bool = True,
 ) -> None:
-    """One histogram; what lies outside the edges goes into the last bins."""
+    """One histogram; values outside the edges are counted in the outermost bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     share = counts / max(len(values), 1)
     axis.stairs(

@@ -58,7 +58,7 @@ def _feature(image_id: str, mark: Mark, calibration: Calibration) -> dict[str, A
 
 
 def _ring(mark: Mark) -> list[list[float]]:
-    """The outline, closed, with x to y counter-clockwise, as the right-hand rule has it."""
+    """The outline, closed, counter-clockwise from x to y by the right-hand rule."""
     x, y = mark.outline.T
     turned = float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()) < 0
     ring: list[list[float]] = (mark.outline[::-1] if turned else mark.outline).tolist()

@@ -1,8 +1,8 @@
-"""What lies over a film: colours of the scores, outlines of the marks, and how large it is drawn.
+"""The layer over a film: colours of the scores, outlines of the marks, and the drawn size.
 
 One colour scale a model: its ends come from the card, never from the image, so that a normal film
-looks calm. A layer is an index image into :func:`palette`; ``report.html`` lays it over the film
-as it is, :mod:`.overlay` blends the two.
+looks calm. A layer is an index image into :func:`palette`; ``report.html`` shows it over the film,
+:mod:`.overlay` blends the two.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from patchad.errors import ImageError
 LONG_SIDE = 2048  # pixels of the film in the picture, at most
 OUTLINE = 255  # the index of outlines in the palette
 
-_TINY = 512  # films below are enlarged by a whole number
+_TINY = 512  # smaller films are enlarged by a whole number
 _OPACITY = 0.6  # of the highest score; the film must stay readable beneath
 _LEVELS = 254  # indices of the scale; 0 is transparent
 OUTLINE_COLOUR = (0, 255, 255)  # cyan: neither grey nor in the colour map
@@ -49,10 +49,10 @@ def layer(
     display_range: tuple[float, float],
     marks: Sequence[Mark],
 ) -> NDArray[np.uint8]:
-    """What lies over the film, drawn at ``shape``: (rows, columns) uint8 indices of the palette.
+    """The layer over the film, drawn at ``shape``: (rows, columns) uint8 indices of the palette.
 
     Arguments are those of :func:`overlay`; 0 is transparent, :data:`OUTLINE` runs along the inner
-    edge of each mark, or around one that it would cover.
+    edge of each mark, or around a mark that is too small for that.
     """
     if heatmap.values.shape != radiograph.shape:
         raise ImageError(
@@ -65,7 +65,7 @@ def layer(
         room = 3 * outline_width(shape)
         mask = np.pad(_drawn(mark, radiograph.shape, shape), room)
         edge = _edge(mask, outline_width(shape))
-        # The edge may reach out of the film by the room that it was given.
+        # The padded edge may extend beyond the film.
         top, left = max(room - rows.start, 0), max(room - cols.start, 0)
         part = index[
             max(rows.start - room, 0) : rows.stop + room,
@@ -116,7 +116,7 @@ def blend(grey: NDArray[np.uint8], index: NDArray[np.uint8]) -> NDArray[np.uint8
 
 
 def _resampled(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Resample (H, W) to ``shape``, edge on edge; NaN pixels say nothing to their neighbours."""
+    """Resample (H, W) to ``shape``, edge on edge; NaN pixels don't affect their neighbours."""
     times = shape[0] // values.shape[0], shape[1] // values.shape[1]
     if (values.shape[0] * times[0], values.shape[1] * times[1]) == shape:
         return values.repeat(times[0], 0).repeat(times[1], 1)
@@ -145,7 +145,7 @@ def extent(mark: Mark, source: tuple[int, int], shape: tuple[int, int]) -> tuple
 
 
 def _drawn(mark: Mark, source: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of a mark within its :func:`_extent`, by the source pixel at their middle."""
+    """The pixels of a mark within its :func:`extent`, by the source pixel at their centre."""
     lines = []
     for part, first, old, new in zip(
         extent(mark, source, shape), (mark.row, mark.col), source, shape, strict=True
@@ -158,7 +158,7 @@ def _drawn(mark: Mark, source: tuple[int, int], shape: tuple[int, int]) -> NDArr
 
 
 def _edge(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
-    """The inner edge of a mask; around it, with some distance, where that would cover half of it.
+    """The inner edge of a mask, or an outline at some distance if that edge covers half of it.
 
     ``mask`` (rows, columns) bool is False along its border, for three times ``thickness``.
     """

@@ -1,4 +1,4 @@
-"""The film with the heatmap over it, for the eye: one picture with colour bar and caption."""
+"""The film with the heatmap over it: one picture with colour bar and caption."""
 
 import textwrap
 from collections.abc import Sequence
@@ -46,10 +46,10 @@ def overlay(
         radiograph: the film; its spacing gives the aspect.
         heatmap: (H, W) as the film; NaN and values below ``display_range`` stay transparent.
         display_range: the scores at the ends of the colour scale, from the card.
-        threshold: of what is marked, in the unit of the heatmap; None where marks have another.
+        threshold: of the marks, in the unit of the heatmap; None if marks have another unit.
         marks: are outlined, the first on top of the others.
-        labels: what is written beside each mark.
-        caption: lines of text; file or SOP names, never a patient's.
+        labels: the text at each mark.
+        caption: lines of text; file names or UIDs, never a patient's name.
 
     Returns:
         (h, w, 3) uint8 RGB. The film fills its top-left corner, of :func:`display_shape`.
@@ -121,7 +121,7 @@ def _colour_bar(
 ) -> Image.Image:
     """The colour scale with ticks, at least ``height`` pixels high, and any threshold.
 
-    Its ground runs from black to white, so that it shows the colours as on dark and bright film.
+    Its background runs from black to white, to show the colours on dark and on bright film.
     """
     low, high = display_range
     width = 17 * ink.advance
@@ -157,7 +157,7 @@ def _colour_bar(
             anchor="lm",
             spacing=0,
         )
-    # The ends first: they are the range; then round values where there is room.
+    # The ends of the range first, then round values if there is space.
     inner = [v for v in MaxNLocator(5).tick_values(low, high) if low < v < high]
     for value in (high, low, *inner):
         y = place(value)
@@ -175,9 +175,9 @@ def _label(
     shape: tuple[int, int],
     labels: Sequence[str],
 ) -> None:
-    """Write each label over its mark, else under it or in it; one that finds no room is left out.
+    """Write each label above its mark, else below or inside; without space it is left out.
 
-    A label covers no earlier one, and no mark of an earlier one.
+    A label never covers an earlier label or its mark.
     """
     draw = ImageDraw.Draw(canvas)
     taken: list[tuple[int, int, int, int]] = []

@@ -1,7 +1,7 @@
 """A run as one HTML file: ranked images with their overlays, settings, failures, evaluation.
 
 It is made from the stored run alone, and opens without a network: pictures, style and script are
-inside.
+embedded.
 """
 
 import base64
@@ -52,15 +52,15 @@ _JPEG_QUALITY = 85
 def write_report(run_folder: Path, *, top: int = 100) -> Path:
     """Write ``report.html`` into a run folder; the ``top`` highest images have pictures.
 
-    The films are read again from where they were screened. One that is gone or has changed since
-    keeps its row, without a picture and with the reason.
+    The films are read again from where they were screened. A film that is missing or has changed
+    keeps its row, with the reason instead of a picture.
 
     Returns:
         The path of the report.
 
     Raises:
-        RequestError: ``run_folder`` is no run, or its evaluation cannot be read.
-        ModelError: the run was made by a patchad whose models this one cannot read.
+        RequestError: ``run_folder`` is not a run, or its evaluation cannot be read.
+        ModelError: the run's card is of another version, which cannot be read.
         OutputError: the report cannot be written.
     """
     run = read_run(run_folder)
@@ -97,20 +97,20 @@ def write_report(run_folder: Path, *, top: int = 100) -> Path:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A film and its heatmap as data URIs; empty, with ``missing`` saying why, if there is none."""
+    """A film and its heatmap as data URIs; if there is none, ``missing`` says why."""
 
     width: int = 0
     height: int = 0
     film: str = ""
     heat: str = ""
     marks: Sequence[Mark] = ()
-    said: str = ""  # of how many marks there are
+    marks_text: str = ""  # how many marks there are
     missing: str = ""
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """Scores on a common axis of 0 … 1000: a tick each, those over the threshold apart."""
+    """Scores on a common axis of 0 … 1000, a tick each; those over the threshold separately."""
 
     title: str
     below: Sequence[float]
@@ -147,12 +147,12 @@ def _picture(run: Run, row: ImageRow, read: Ready | Fault, card: ModelCard) -> _
         film=_uri(Image.fromarray(film_grey(radiograph, shape)), "JPEG", quality=_JPEG_QUALITY),
         heat=_uri(heat, "PNG", optimize=True),
         marks=found,
-        said=marks_in_words(len(found), calibration, calibrated=row.stride == card.stride),
+        marks_text=marks_in_words(len(found), calibration, calibrated=row.stride == card.stride),
     )
 
 
 def _verdict(row: ImageRow) -> str:
-    """What is said of an image; a dash if it has no score."""
+    """An image's score, percentile and flag in words; a dash if it has no score."""
     if row.score is None:
         return "–"
     lower = math.nan if row.percentile is None else row.percentile
@@ -160,9 +160,9 @@ def _verdict(row: ImageRow) -> str:
 
 
 def _scale(card: ModelCard) -> Image.Image:
-    """The colour scale, low to high from left to right, on a ground from black to white.
+    """The colour scale, low to high from left to right, on a background from black to white.
 
-    A line shows the threshold of marks if they are on this scale, at an end where it lies beyond.
+    A line shows the threshold of marks if it is on this scale, clipped to the ends.
     """
     low, high = card.calibrated.display_range
     index = np.tile(levels(np.linspace(low, high, 512, dtype=np.float32), (low, high)), (24, 1))
@@ -201,7 +201,7 @@ def _strips(ranked: Sequence[ImageRow], card: ModelCard) -> tuple[list[_Strip], 
 
 
 def _number(value: float | None) -> str:
-    """Four digits; a dash for what is unknown."""
+    """Four digits; a dash if unknown."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -215,7 +215,7 @@ def _plain(value: Any) -> str:
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:
-    """A figure with its confidence interval, to three decimals; a dash where it is not defined."""
+    """A figure with its confidence interval, to three decimals; a dash if undefined."""
     if figure is None or figure["value"] is None:
         return "–"
     low, high = figure["ci95"]

@@ -30,7 +30,7 @@ _CURVES = {
 
 
 def figures_of(folder: Path) -> dict[str, Any] | None:
-    """What ``evaluation.json`` says, as tables and curves; None where there was no evaluation."""
+    """The content of ``evaluation.json`` as tables and curves; None without an evaluation."""
     path = folder / "evaluation.json"
     if not path.exists():
         return None
@@ -59,9 +59,9 @@ def figures_of(folder: Path) -> dict[str, Any] | None:
 
 def _table(content: Mapping[str, Any]) -> list[tuple[str, Any, list[Any]]]:
     """Rows of a table of figures: name, the method's figure, each baseline's or None."""
-    beside = [dict(_figures(content["baselines"][name])) for name in BASELINES]
+    baselines = [dict(_figures(content["baselines"][name])) for name in BASELINES]
     return [
-        (" · ".join(name).replace("_", " "), figure, [figures.get(name) for figures in beside])
+        (" · ".join(name).replace("_", " "), figure, [figures.get(name) for figures in baselines])
         for name, figure in _figures(content)
     ]
 

@@ -1,4 +1,4 @@
-"""The marks of a screened image again, from what its run keeps."""
+"""The marks of a screened image, recomputed from its stored run."""
 
 import math
 
@@ -13,12 +13,12 @@ from patchad.store.run import ImageRow, Run, stored_scores
 def stored_marks(
     run: Run, row: ImageRow, calibration: Calibration, heatmap: Heatmap | None = None
 ) -> tuple[Mark, ...]:
-    """As :func:`patchad.engine.marks.marks`, of the stored scores and, if dense, the heatmap.
+    """As :func:`patchad.engine.marks.marks`, from the stored scores and, if dense, the heatmap.
 
-    ``heatmap`` is the image's own where it was read already.
+    ``heatmap`` is the image's own if it was already read.
 
     Raises:
-        RequestError: the scores are missing or damaged, or the heatmap is of another size.
+        RequestError: the scores are missing or damaged, or the heatmap has another size.
         ImageError: the heatmap cannot be read.
     """
     scores = stored_scores(run, row)

@@ -1,4 +1,4 @@
-"""Heatmaps as float32 TIFF: what ImageJ, QuPath and ITK open, and what a run is kept in."""
+"""Heatmaps as float32 TIFF, which ImageJ, QuPath and ITK open; runs store them so, too."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def write_heatmap(path: Path, heatmap: Heatmap) -> None:
     """Write ``heatmap`` as a single-page float32 TIFF of its own size, NaN kept.
 
     The resolution tags hold pixels per centimetre (x = along a row, y = along a column), and no
-    unit where the spacing is unknown; ImageDescription is JSON with ``unit`` and ``spacing_mm``
+    unit if the spacing is unknown; ImageDescription is JSON with ``unit`` and ``spacing_mm``
     (row, col), exact. Deflate without a predictor, which every reader of float TIFF knows.
 
     Raises:
@@ -48,10 +48,10 @@ def write_heatmap(path: Path, heatmap: Heatmap) -> None:
 
 
 def read_heatmap(path: Path) -> Heatmap:
-    """Read a heatmap back, bit by bit as :func:`write_heatmap` was given it.
+    """Read a heatmap back, bit for bit as it was passed to :func:`write_heatmap`.
 
     Raises:
-        ImageError: there is no such file, or it is not a heatmap of patchad.
+        ImageError: there is no such file, or it is not a patchad heatmap.
     """
     remedy = "write it again with `patchad export` or `patchad screen`"
     try:
@@ -77,11 +77,11 @@ def read_heatmap(path: Path) -> Heatmap:
 def stored_heatmap(
     run: Run, row: ImageRow, read: Ready, scores: PatchScores, card: ModelCard
 ) -> Heatmap:
-    """The heatmap of a screened image as stored, or stitched again where it wasn't asked for.
+    """The heatmap of a screened image as stored, or stitched again if it was not written.
 
     Raises:
-        ImageError: a detector's own dense map is missing, which nothing stored can replace; or the
-            file is damaged.
+        ImageError: a detector's own dense map is missing, which can't be recomputed from the run;
+            or the file is damaged.
     """
     path = run.heatmap_path(row.id)
     if path.exists():

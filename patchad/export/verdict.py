@@ -1,4 +1,4 @@
-"""What is said of an image and of its marks: the same words in every output."""
+"""An image's result and its marks in words, the same in every output."""
 
 import math
 
@@ -20,10 +20,10 @@ def verdict(score: float, percentile: float, *, flagged: bool) -> str:
 
 
 def marks_in_words(count: int, calibration: Calibration, *, calibrated: bool = True) -> str:
-    """How many marks an image has, how many a normal one has, and which of them decides."""
+    """How many marks an image has, how many a normal one has, and what decides the flag."""
     how = calibration.marks
-    told = f"{count or 'no'} mark{'s' * (count != 1)}, a normal film has {how.per_film:.2g}"
-    parts = [told, DECIDED_BY_MARK if how.decides else OWN_SCALE]
+    number = f"{count or 'no'} mark{'s' * (count != 1)}, a normal film has {how.per_film:.2g}"
+    parts = [number, DECIDED_BY_MARK if how.decides else OWN_SCALE]
     return "; ".join(parts if calibrated else [*parts, NOT_CALIBRATED])
 
 
@@ -34,5 +34,5 @@ def rarity_in_words(mark: Mark, calibration: Calibration) -> str:
 
 
 def label_of(mark: Mark, calibration: Calibration) -> str:
-    """A mark's number and how rare it is, where there is little room: ``2: 1 in 12``."""
+    """A mark's number and rarity, in short: ``2: 1 in 12``."""
     return f"{mark.number}: {calibration.marks.rarity.in_short(mark.rarity)}"

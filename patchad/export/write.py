@@ -1,4 +1,4 @@
-"""Writes the kinds asked for: for one image, or for the whole run."""
+"""Writes the requested kinds of output: for one image, or for the whole run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ from patchad.store.run import Run, heatmap_path, object_path, overlay_path, read
 
 
 @dataclass(frozen=True)
-class Told:
-    """What there is to say of an image's files: why objects are missing, and of those that are not.
+class Remarks:
+    """Remarks on an image's files.
 
-    ``notes`` name the elements of its header that were not legal, without their values.
+    ``no_objects``: why it has no DICOM objects, empty if it has. ``notes`` name the elements of its
+    header that were not legal, without their values.
     """
 
-    passed_over: str = ""
+    no_objects: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -40,7 +41,7 @@ def check_kinds(kinds: Sequence[str], *, invent_geometry: bool) -> None:
     """Refuse kinds that need an option which was not given.
 
     Raises:
-        RequestError: one does.
+        RequestError: a kind lacks its option.
     """
     given = {"invent_geometry": invent_geometry}
     for kind in (*image_kinds(kinds), *run_kinds(kinds)):
@@ -58,16 +59,16 @@ def write_image_kinds(
     kinds: Sequence[str],
     *,
     deidentify: bool = False,
-) -> Told:
+) -> Remarks:
     """Write those of ``kinds`` that are made for each image.
 
     ``deidentify`` leaves the patient out of the DICOM objects.
 
-    DICOM objects are passed over where they couldn't refer to the image; see
-    :func:`patchad.export.dicom.object.finding`. Of a DICOM file, it is told why.
+    An image that DICOM objects can't refer to gets none; see
+    :func:`patchad.export.dicom.object.finding`. The remarks of a DICOM file say why.
 
     Raises:
-        ImageError: the file is gone, or its header allows no DICOM object.
+        ImageError: the file is missing, or its header allows no DICOM object.
         OutputError: a file cannot be written.
     """
     # A dense map can't be stitched again later.
@@ -83,14 +84,14 @@ def write_image_kinds(
         write_overlay(overlay_path(folder, image_id), draw())
     if found is None:
         why = why_none(screening.source) if wanted else ""
-        return Told(f"no DICOM objects: {why}" if why else "")
+        return Remarks(f"no DICOM objects: {why}" if why else "")
     for kind in wanted:
         reason = kind.obstacle(found)
         if reason:
             raise ImageError(reason)
         build = partial(kind.build, found)
         write_object(object_path(folder, image_id, kind.name), found.header, found.maker, build)
-    return Told(notes=found.taken.notes)
+    return Remarks(notes=found.taken.notes)
 
 
 def write_run_kinds(
@@ -113,7 +114,7 @@ def write_run_kinds(
 def _write_selections(
     run: Run, kinds: Sequence[Kind[Selection]], deidentify: bool
 ) -> tuple[tuple[str, str], ...]:
-    """Objects on the flagged images of each study; returns those that can't be in them."""
+    """Write objects on the flagged images of each study; returns the images left out."""
     left_out = []
     card = card_from_dict(run.settings["card"], f"the card in {run.folder}")
     maker = Maker(card, deidentify)
@@ -130,7 +131,7 @@ def _write_selections(
         why = obstacle(header)
         if why:
             left_out.append((row.path, f"not among the key objects: {why}"))
-        else:  # an image that is there twice is named once
+        else:  # an image that is in the run twice is named once
             study = text_of(header, "StudyInstanceUID")
             images = studies.setdefault(study, {})
             images.setdefault(row.sop_instance_uid, (row.path, header))
@@ -165,11 +166,11 @@ def _caption(
     image_id: str, screening: Screening, found: Sequence[Mark], card: ModelCard
 ) -> tuple[str, ...]:
     source, calibration = screening.source, card.calibrated
-    told = [source.modality, source.laterality, source.view]
+    known_of = [source.modality, source.laterality, source.view]
     known = screening.scores.grid.stride == card.stride
     rarest = [f"mark 1: {rarity_in_words(found[0], calibration)}"] if found else []
     return (
-        " ".join([image_id, *filter(None, told)]),
+        " ".join([image_id, *filter(None, known_of)]),
         verdict(screening.score, screening.percentile, flagged=screening.flagged),
         marks_in_words(len(found), calibration, calibrated=known),
         *rarest,

@@ -1,7 +1,7 @@
 """Marks as a CAD report: Mammography CAD SR (TID 4000) or Chest CAD SR (TID 4100).
 
 Nothing here claims a diagnosis: a finding is a "Selected region" with its description, without
-certainty or probability, and a reader may present it or not. Codes are those of pydicom.
+certainty or probability, and a viewer may present it or not. Codes are those of pydicom.
 """
 
 import re
@@ -22,8 +22,8 @@ from patchad.export.dicom.object import Finding
 from patchad.export.verdict import rarity_in_words
 from patchad.version import __version__
 
-_ENGLISH = Code("en", "RFC5646", "English")  # a language tag, which pydicom has no codes for
-_IMAGE = [1, 2, 1]  # where the image stands in the tree: root, Image Library, its first item
+_ENGLISH = Code("en", "RFC5646", "English")  # a language tag; pydicom has no codes for these
+_IMAGE = [1, 2, 1]  # the image's position in the tree: root, Image Library, its first item
 _DATE, _TIME = r"\d{8}", r"\d{2,6}(\.\d{1,6})?"
 _BREASTS = {"L": codes.cid6022.LeftBreast, "R": codes.cid6022.RightBreast}
 _BREAST_VIEWS = {
@@ -39,7 +39,7 @@ def cad_report(found: Finding) -> Dataset:
     """A CAD report on one image, for a mammogram by TID 4000, for any other film by TID 4100.
 
     Marks are points and closed polylines (SCOORD) in pixels of the stored image, which they refer
-    to by its place in the Image Library.
+    to by its position in the Image Library.
     """
     breast = found.screening.source.modality == "MG" or found.body_part == "BREAST"
     source = found.reference
@@ -71,7 +71,7 @@ def _content(found: Finding, breast: bool) -> list[Dataset]:
     language = codes.DCM.LanguageOfContentItemAndDescendants
     summary = codes.cid6047
     findings = [_finding(found, mark, breast) for mark in found.marks]
-    if findings and breast:  # a mammogram's findings stand in an impression, a chest film's don't
+    if findings and breast:  # a mammogram's findings are in an impression, a chest film's are not
         impression = codes.DCM.IndividualImpressionRecommendation
         findings = [_container("INFERRED FROM", impression, _intent(), *findings)]
     detected = _code(
@@ -103,9 +103,9 @@ def _content(found: Finding, breast: bool) -> list[Dataset]:
 
 
 def _finding(found: Finding, mark: Mark, breast: bool) -> Dataset:
-    """TID 4006 or 4104; they differ in how they relate to what surrounds them."""
+    """TID 4006 or 4104; they differ in their relations to the surrounding items."""
     has = "HAS PROPERTIES"
-    told = (
+    description = (
         f"mark {mark.number}: {rarity_in_words(mark, found.card.calibrated)}. Anomaly score "
         f"{mark.score:.4g}, marked over {found.card.calibrated.marks.threshold:.4g}. A score is no "
         "probability. Research use only, unverified."
@@ -118,7 +118,7 @@ def _finding(found: Finding, mark: Mark, breast: bool) -> Dataset:
         *_algorithm(found, has if breast else "HAS OBS CONTEXT"),
         _coordinates(codes.DCM.Center, "POINT", list(mark.centre)),
         _coordinates(codes.DCM.Outline, "POLYLINE", mark.outline.ravel().tolist()),
-        _item(has, "TEXT", codes.DCM.SelectedRegionDescription, TextValue=told),
+        _item(has, "TEXT", codes.DCM.SelectedRegionDescription, TextValue=description),
     )
 
 
@@ -141,7 +141,7 @@ def _algorithm(found: Finding, relation: str) -> list[Dataset]:
 
 
 def _image(found: Finding, breast: bool) -> Dataset:
-    """TID 4020, as far as the source tells."""
+    """TID 4020, as far as the source gives it."""
     header, source, dcm = found.header, found.screening.source, codes.DCM
     about: list[Dataset] = []
 
@@ -221,7 +221,7 @@ def _item(
 
 def _coded(code: Code) -> Dataset:
     item = code_item(code)
-    item.CodeMeaning = code.meaning.replace("\u200b", "")  # pydicom has taken over web typography
+    item.CodeMeaning = code.meaning.replace("\u200b", "")  # pydicom has typographic characters here
     return item
 
 

@@ -31,18 +31,18 @@ def presentation_state(found: Finding) -> Dataset:
     """Each mark's outline with its number and rarity, and two lines of text on the whole image.
 
     Outlines are in pixels of the stored image, first point = last. The film is shown as patchad
-    read it: its modality LUT, the VOI LUT or window that was used, MONOCHROME1 turned over, square.
+    read it: its modality LUT, the VOI LUT or window that was used, MONOCHROME1 inverted, square.
     """
     screening, source = found.screening, found.reference
     layer = GraphicLayer(_LAYER, order=1, description="Marks, research use only")
     layer.GraphicLayerRecommendedDisplayCIELabValue = _CYAN
     calibration = found.card.calibrated
-    told = marks_in_words(
+    marked = marks_in_words(
         len(found.marks), calibration, calibrated=screening.scores.grid.stride == found.card.stride
     )
-    said = verdict(screening.score, screening.percentile, flagged=screening.flagged)
+    result = verdict(screening.score, screening.percentile, flagged=screening.flagged)
     whole = TextObject(
-        f"patchad, research use only, unverified: {said}\r\n{told}.",
+        f"patchad, research use only, unverified: {result}\r\n{marked}.",
         units="DISPLAY",
         bounding_box=_LINES,
         text_justification="LEFT",

@@ -1,6 +1,6 @@
-"""The source's header, read again: what patchad keeps of an image names no patient.
+"""The source's header, read again: patchad itself stores nothing about a patient.
 
-See :mod:`patchad.export.dicom.taken` for what of it gets into an object.
+See :mod:`patchad.export.dicom.taken` for the elements that objects copy.
 """
 
 import math
@@ -32,12 +32,12 @@ _OF_A_REFERENCE = (
 def read_header(
     path: Path, sop_instance_uid: str, *, voi: Voi = "auto", deidentify: bool = False
 ) -> Taken:
-    """What objects may hold of the header of a file that was screened as this instance.
+    """The elements that objects may copy from the header of a file screened as this instance.
 
     See :func:`patchad.export.dicom.taken.take_over`.
 
     Raises:
-        ImageError: the file cannot be read any more, or is another than was screened.
+        ImageError: the file can no longer be read, or is not the file that was screened.
     """
     try:
         with quiet():
@@ -48,15 +48,15 @@ def read_header(
     except Exception:  # as in patchad.read.dicom: errors may quote the header
         pass
     raise ImageError(
-        f"{path.name} is gone or is no longer the one that was screened: no DICOM object can "
+        f"{path.name} is missing or is no longer the one that was screened: no DICOM object can "
         "refer to it, screen it again"
     )
 
 
 def obstacle(header: Dataset) -> str:
-    """What keeps an object from referring to this file, in words; empty: nothing.
+    """Why an object can't refer to this file, in words; empty if it can.
 
-    It needs the UIDs of class, instance, series and study, and may have but one frame.
+    The file needs the UIDs of class, instance, series and study, and a single frame.
     """
     uids = [keyword for keyword in _OF_A_REFERENCE if keyword.endswith("UID")]
     missing = [dictionary_description(uid) for uid in uids if not text_of(header, uid)]
@@ -66,10 +66,10 @@ def obstacle(header: Dataset) -> str:
 
 
 def why_none(source: Source) -> str:
-    """Why :func:`.object.finding` gives none, in words; empty for what is no DICOM file.
+    """Why :func:`.object.finding` gives none, in words; empty if it is not a DICOM file.
 
     Raises:
-        ImageError: the file cannot be read any more, or is another than was screened.
+        ImageError: the file can no longer be read, or is not the file that was screened.
     """
     if not source.voi:
         return ""
@@ -79,9 +79,9 @@ def why_none(source: Source) -> str:
 
 
 def reference(header: Dataset) -> Dataset:
-    """A source as far as highdicom has to know it; highdicom logs names, so it is given none.
+    """The part of a source that highdicom needs, without names, since highdicom logs them.
 
-    Nor a character set, of which it does not know all.
+    It has no character set either: highdicom doesn't know all of them.
     """
     known = Dataset()
     for keyword in EMPTY_IF_UNKNOWN:
@@ -101,7 +101,7 @@ def code_item(code: Any) -> Dataset:
 
 
 def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
-    """Copy an element as it stands, or leave it out where it is missing or damaged."""
+    """Copy an element unchanged, or leave it out if it is missing or damaged."""
     try:
         if keyword in header:
             target.add(deepcopy(header[keyword]))
@@ -110,7 +110,7 @@ def copy_element(header: Dataset, target: Dataset, keyword: str) -> None:
 
 
 def text_of(header: Dataset, keyword: str) -> str:
-    """The first value as text; empty where it is missing or damaged."""
+    """The first value as text; empty if it is missing or damaged."""
     try:
         value = header.get(keyword)
     except Exception:  # pydicom converts on access; its errors quote the value
@@ -121,7 +121,7 @@ def text_of(header: Dataset, keyword: str) -> str:
 
 
 def number_of(header: Dataset, keyword: str) -> float:
-    """The first value as a number; NaN where there is none."""
+    """The first value as a number; NaN if there is none."""
     try:
         number = float(text_of(header, keyword))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The heatmap as a DICOM segmentation, pixel for pixel that of the film as stored."""
+"""The heatmap as a DICOM segmentation, in the pixels of the film as stored."""
 
 import numpy as np
 from pydicom import Dataset
@@ -14,8 +14,8 @@ _PARTS = 255  # of the display range
 def heatmap_segmentation(found: Finding) -> Dataset:
     """FRACTIONAL, one segment: the score from 0 (low end of the display range, or none) to 255.
 
-    DICOM calls fractions probabilities or occupancies. A score is neither, which the content's
-    description says; OCCUPANCY is what misleads less.
+    DICOM defines fractions as probabilities or occupancies. A score is neither, as the content's
+    description says; OCCUPANCY is less misleading.
     """
     low, high = found.card.calibrated.display_range
     scores = np.nan_to_num(found.screening.heatmap.values, nan=low)
@@ -30,7 +30,7 @@ def heatmap_segmentation(found: Finding) -> Dataset:
         segmentation_type="FRACTIONAL",
         fractional_type="OCCUPANCY",
         max_fractional_value=_PARTS,
-        transfer_syntax_uid=RLELossless,  # which single bits, as of a BINARY one, don't allow
+        transfer_syntax_uid=RLELossless,  # not possible with the single bits of a BINARY one
     )
 
 

@@ -1,4 +1,4 @@
-"""What a kind of DICOM object says of itself; each module of a kind ends with its ``KIND``."""
+"""The declaration of a kind of DICOM object; each module of a kind ends with its ``KIND``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ class Need:
 
 @dataclass(frozen=True)
 class Kind(Generic[Of]):
-    """A kind of DICOM object, made of a finding (scope "image") or a selection (scope "run").
+    """A kind of DICOM object, made from a finding (scope "image") or a selection (scope "run").
 
     ``name`` is that of ``--write`` and of the file, and part of every UID. ``title`` is in the
-    Series Description, ``number`` is the Series Number. ``build`` gives the object, None where
-    there is nothing to say. ``alone``: each object is a series by itself. ``obstacle`` says what
-    keeps this image, and not any, from having the object; empty: nothing.
+    Series Description, ``number`` is the Series Number. ``build`` gives the object, None if it
+    would be empty. ``alone``: each object has its own series. ``obstacle`` says why this image in
+    particular can't have the object; empty if it can.
     """
 
     name: str

@@ -15,7 +15,7 @@ from patchad.export.dicom.sr import observer
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The headers of chosen images, all of one study, and the model that chose."""
+    """The headers of the selected images, all of one study, and the model that selected them."""
 
     headers: Sequence[Dataset]
     maker: Maker

@@ -1,6 +1,6 @@
-"""What every DICOM object of patchad has in common: whose it is, who made it, and its UIDs.
+"""The common part of all DICOM objects of patchad: patient, equipment and UIDs.
 
-What an object says is the business of its kind; :mod:`.header` reads the source.
+The content of an object is made by the module of its kind; :mod:`.header` reads the source.
 """
 
 import uuid
@@ -47,14 +47,14 @@ _UNPAIRED = (
 
 @dataclass(frozen=True, eq=False)
 class Maker:
-    """The model, as an object names what made it; ``deidentify``: for nobody in particular."""
+    """The model that made an object; ``deidentify``: objects are without the patient."""
 
     card: ModelCard
     deidentify: bool = False
 
     @cached_property
     def digest(self) -> str:
-        """The digest (SHA-256, hex) that names the model."""
+        """The digest (SHA-256, hex) that identifies the model."""
         return str(card_as_dict(self.card)["digest"])
 
     @property
@@ -65,15 +65,15 @@ class Maker:
     def uid(self, *name: object) -> UID:
         """A UID that is the same for the same model, version and name (2.25: from a UUID).
 
-        An object without its patient is another object, as is one of another version: a PACS
-        keeps what it has under a UID, whatever else is sent.
+        An object without its patient has another UID, as has one of another version: a PACS
+        keeps the first object that it got under a UID.
         """
         without = ("deidentified",) if self.deidentify else ()
         text = "/".join(map(str, (self.digest, __version__, *without, *name)))
         return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
     def identity(self, kind: Kind[Any], *series: str) -> dict[str, Any]:
-        """The arguments by which highdicom's objects name their series and what made them."""
+        """Arguments of highdicom for an object's series and equipment."""
         return {
             "series_instance_uid": self.uid(*series, kind.name),
             "series_number": kind.number,
@@ -87,7 +87,7 @@ class Maker:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What an object is made of: what is taken over from the source, and what was found.
+    """The data of an object: elements copied from the source, and the screening's results.
 
     ``draw`` gives the overlay, (h, w, 3) uint8 RGB.
     """
@@ -99,7 +99,7 @@ class Finding:
 
     @property
     def header(self) -> Dataset:
-        """The elements taken over from the source, all of them legal."""
+        """The elements copied from the source, all of them legal."""
         return self.taken.header
 
     @property
@@ -120,9 +120,9 @@ class Finding:
     def uid(self, *kind: str) -> UID:
         """A UID that is the same for the same request on the same pixels, and for no other.
 
-        What is asked for and changes a result is in it: model, version and grid, what scaled the
-        grey, side, view and spacing, and the threshold. The image score, to the digits that are
-        told, stands for what comes from elsewhere: that of the other breast.
+        It depends on every setting that changes a result: model, version and grid, grey scaling,
+        side, view and spacing, and the threshold. The image score, to the digits that are
+        printed, is included since it may depend on the other breast.
         """
         screening, source = self.screening, self.screening.source
         result = (screening.score, screening.percentile, self.card.calibrated.image_threshold)
@@ -140,10 +140,10 @@ class Finding:
         )
 
     def identity(self, kind: Kind[Any]) -> dict[str, Any]:
-        """The arguments by which highdicom's objects say what they are and who made them.
+        """Arguments of highdicom for an object's identity, series and equipment.
 
         The objects of a kind and a study are one series; those of left and right are two, because
-        laterality belongs to the series. One that is ``alone`` is a series by itself.
+        laterality belongs to the series. An object of a kind that is ``alone`` has its own series.
         """
         source = self.screening.source
         series = [source.study_instance_uid, source.laterality, self.body_part]
@@ -158,12 +158,12 @@ class Finding:
 
     @property
     def body_part(self) -> str:
-        """Body Part Examined of the source, else what the model is for."""
-        said = text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part
-        return said.upper()
+        """Body Part Examined of the source, else the model's body part."""
+        part = text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part
+        return part.upper()
 
     def locate(self, dataset: Dataset) -> None:
-        """Set body part and laterality, which what comes in pairs must have, if only empty."""
+        """Set body part and laterality, which paired body parts must have, even if empty."""
         dataset.BodyPartExamined = self.body_part
         if self.body_part not in _UNPAIRED:
             dataset.Laterality = self.screening.source.laterality.strip("B")
@@ -176,13 +176,13 @@ def finding(
     *,
     deidentify: bool = False,
 ) -> Finding | None:
-    """Read the source's header again; None where an object could not refer to the source.
+    """Read the source's header again; None if an object could not refer to the source.
 
-    That is so for what is no DICOM file, for one without the UIDs of class, instance, series and
-    study, and for one of several frames; :func:`.header.why_none` says which.
+    That is a file that is not DICOM, lacks the UIDs of class, instance, series or study, or has
+    several frames; :func:`.header.why_none` says which.
 
     Raises:
-        ImageError: the file cannot be read any more, or is another than was screened.
+        ImageError: the file can no longer be read, or is not the file that was screened.
     """
     source = screening.source
     if not source.sop_instance_uid:
@@ -198,7 +198,7 @@ def finding(
 def write_object(
     path: Path, header: Dataset, maker: Maker, build: Callable[[], Dataset | None]
 ) -> None:
-    """Build an object, make it the patient's and patchad's, and write it, if there is one.
+    """Build an object, add patient and equipment, and write it, if there is one.
 
     Raises:
         ImageError: the source's header doesn't allow it.
@@ -212,9 +212,9 @@ def write_object(
             stamp(dataset, header, maker)
             encoded = BytesIO()
             dataset.save_as(encoded, enforce_file_format=True)
-        except ImageError:  # of the picture: it says what is wrong
+        except ImageError:  # of the picture, with a clear message
             raise
-        except Exception as error:  # a header may hold anything, and the text may quote it
+        except Exception as error:  # a header may hold anything, and the error may quote it
             raise ImageError(
                 f"no DICOM object ({path.stem}) can be made for this image, its header is unusual "
                 f"({type(error).__name__}): leave {path.stem} out of --write"
@@ -223,7 +223,7 @@ def write_object(
 
 
 def stamp(dataset: Dataset, header: Dataset, maker: Maker) -> None:
-    """Copy the modules of patient and study that were taken over, and say what made the object."""
+    """Add the copied modules of patient and study, and the equipment that made the object."""
     for keyword in ("SpecificCharacterSet", *OF_THE_PATIENT, *OF_THE_STUDY):
         copy_element(header, dataset, keyword)
     for keyword in EMPTY_IF_UNKNOWN:

@@ -1,7 +1,7 @@
-"""The heatmap as a Parametric Map: the scores themselves, in a geometry that is made up.
+"""The heatmap as a Parametric Map: the scores themselves, in an invented geometry.
 
 A Parametric Map must lie in a frame of reference. A projection image has none, so this is written
-only where somebody asked for an invented one.
+only if an invented one was requested.
 """
 
 from copy import deepcopy
@@ -21,11 +21,11 @@ _UNSCORED = float(np.finfo(np.float32).min)  # no score is that low
 
 
 def parametric_map(found: Finding) -> Dataset:
-    """Scores as 32-bit floats, pixel for pixel those of the film as stored; NaN is padding.
+    """Scores as 32-bit floats, in the pixels of the film as stored; NaN is padding.
 
     The image lies in a frame of reference of its own, its first pixel at the origin, rows along x,
-    columns along y, 1 mm thick; pixels are those of the detector, or 1 mm where the spacing is
-    unknown. None of it says where the patient was.
+    columns along y, 1 mm thick; pixels are those of the detector, or 1 mm if the spacing is
+    unknown. The patient's position is unknown.
     """
     scores = found.screening.heatmap.values
     known = scores[np.isfinite(scores)]
@@ -78,7 +78,7 @@ KIND = Kind(
     alone=True,
     needs=Need(
         "invent_geometry",
-        "a Parametric Map must lie in a frame of reference, which a projection image has not; "
+        "a Parametric Map must lie in a frame of reference, which a projection image doesn't have; "
         "the option puts it into one of its own, at the origin, 1 mm a pixel where the spacing "
         "is unknown (heatmap-seg needs none)",
     ),

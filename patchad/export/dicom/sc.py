@@ -15,7 +15,7 @@ from patchad.read.dicom_native import compress_picture
 def secondary_capture(found: Finding) -> Dataset:
     """A Secondary Capture of the overlay, compressed without loss.
 
-    It has no pixel spacing: the film in it is scaled, and beside it stands a colour bar.
+    It has no pixel spacing: the film in it is scaled, with a colour bar at its side.
     """
     picture = found.draw()
     capture: Dataset = SCImage(
@@ -24,7 +24,7 @@ def secondary_capture(found: Finding) -> Dataset:
         bits_allocated=8,
         coordinate_system="PATIENT",
         study_instance_uid=found.reference.StudyInstanceUID,
-        patient_orientation=("L", "F"),  # replaced below: it refuses A\FL and the like
+        patient_orientation=("L", "F"),  # replaced below: it refuses A\FL and similar
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **found.identity(KIND),
     )

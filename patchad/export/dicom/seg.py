@@ -1,4 +1,4 @@
-"""Marks as a DICOM segmentation, pixel for pixel those of the film as stored."""
+"""Marks as a DICOM segmentation, in the pixels of the film as stored."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from patchad.version import __version__
 
 
 def region_segmentation(found: Finding) -> Dataset | None:
-    """BINARY, a segment a mark; None where there is none, for it can't be empty."""
+    """BINARY, a segment a mark; None without marks, since it can't be empty."""
     if not found.marks:
         return None
     labels = np.zeros((1, *found.screening.heatmap.values.shape), np.uint16)

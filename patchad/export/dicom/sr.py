@@ -54,7 +54,7 @@ RESEARCH = _own("research", "Research use only, not for diagnosis")
 def report(found: Finding) -> Dataset:
     """A preliminary, unverified report: a group of measurements on the image, one on each mark.
 
-    Scores have no unit and are no probabilities. Marks are closed polylines (SCOORD) in pixels
+    Scores have no unit and are not probabilities. Marks are closed polylines (SCOORD) in pixels
     of the stored image.
     """
     marks = [_mark(found, mark) for mark in found.marks]
@@ -80,7 +80,7 @@ def report(found: Finding) -> Dataset:
 
 
 def observer(maker: Maker) -> ObserverContext:
-    """The model as what observed."""
+    """The model as the observing device."""
     return ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -151,7 +151,7 @@ def _algorithm(found: Finding) -> AlgorithmIdentification:
 
 
 def _measured(*values: tuple[CodedConcept, float, CodedConcept]) -> list[Measurement]:
-    """Measurements of what is known: a value that is no number is left out."""
+    """Measurements; values that are NaN are left out."""
     return [Measurement(name, value, unit) for name, value, unit in values if math.isfinite(value)]
 
 

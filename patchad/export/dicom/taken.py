@@ -1,7 +1,7 @@
-"""What an object takes over from the header of its source: listed elements alone, each legal.
+"""The elements that an object copies from its source's header: only listed ones, each legal.
 
-Nothing else of a header gets into an object: no private element, and of a sequence's items only
-what is listed here as well.
+Nothing else is copied: no private element, and from a sequence's items only elements that are
+listed here, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from patchad.read.dicom_header import spread_frame
 from patchad.read.quiet import quiet
 from patchad.version import __version__
 
-# The modules Patient, General Study and Patient Study of PS3.3, as far as images of people carry
-# them: what an animal needs hangs together by so many conditions that it is left out.
+# The modules Patient, General Study and Patient Study of PS3.3, for people. Elements for animals
+# depend on each other by many conditions, and are left out.
 # fmt: off
 OF_THE_PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence",
@@ -46,14 +46,14 @@ OF_THE_EQUIPMENT = (
     "DeviceSerialNumber", "SoftwareVersions",
 )
 OF_THE_CONTENT = ("ContentDate", "ContentTime")
-# What names nobody: UIDs, numbers and words of the standard. It's all that is left of a header
-# that is taken over without its patient.
+# Elements that identify nobody: UIDs, numbers and terms of the standard. Only these are copied
+# without the patient.
 OF_THE_IMAGE = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber",
     "NumberOfFrames", "Rows", "Columns", "PatientOrientation", "BodyPartExamined",
     "PhotometricInterpretation", "BurnedInAnnotation", "VOILUTFunction",
 )
-# Of the tones there are only numbers, and words of the standard; see :mod:`.tones`.
+# Tones are only numbers and terms of the standard; see :mod:`.tones`.
 TONES = (
     "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTSequence",
     "WindowCenter", "WindowWidth",
@@ -61,7 +61,7 @@ TONES = (
 
 
 class Item(NamedTuple):
-    """What the items of a sequence may hold, and what each must."""
+    """The allowed and the required elements of a sequence's items."""
 
     allowed: tuple[str, ...]
     needed: tuple[str, ...]
@@ -101,7 +101,7 @@ def _as_they_are(*terms: str) -> dict[str, str]:
 
 _YES_NO = _as_they_are("YES", "NO")
 _AXES = {"A": 0, "P": 0, "R": 1, "L": 1, "H": 2, "F": 2}
-# Where a value must be one of a few words, and how these are also written.
+# Elements with enumerated values, and how these are also written.
 _TERMS: Mapping[str, Mapping[str, str]] = {
     "PatientSex": {**_as_they_are(*"MFO"), "MALE": "M", "FEMALE": "F", "OTHER": "O"},
     "TypeOfPatientID": _as_they_are("TEXT", "RFID", "BARCODE"),
@@ -131,9 +131,9 @@ _TERMS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Taken:
-    """The elements taken over, and what of the others deserves to be told, without a value.
+    """The copied elements, and notes on the others, without their values.
 
-    ``folded``: the VOI LUT maps stored values to grey at once, and is all that there is of tones.
+    ``folded``: the VOI LUT maps stored values to grey directly, and is the only tone element.
     """
 
     header: Dataset
@@ -143,24 +143,24 @@ class Taken:
 
 @dataclass
 class _Faults:
-    """The names of what was not legal."""
+    """The names of elements that were not legal."""
 
-    mended: dict[str, None] = field(default_factory=dict)
+    repaired: dict[str, None] = field(default_factory=dict)
     left_out: dict[str, None] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        told = (("mended", self.mended), ("left out, not legal", self.left_out))
-        return tuple(f"DICOM objects: {', '.join(names)} {what}" for what, names in told if names)
+        done = (("repaired", self.repaired), ("left out, not legal", self.left_out))
+        return tuple(f"DICOM objects: {', '.join(names)} {what}" for what, names in done if names)
 
 
 def take_over(header: Dataset, *, voi: Voi = "auto", deidentify: bool = False) -> Taken:
-    """What objects may hold of a header, as a data set of its own.
+    """The elements of a header that objects may hold, as a data set of its own.
 
     Its tones are those of single images: lookup tables have 16 bits, and there is one window.
-    ``voi`` is what scaled the grey.
-    ``deidentify`` takes over nothing that could name a patient, a place or a time, and no text
-    that somebody wrote: UIDs, numbers and words of the standard.
+    ``voi`` is the grey scaling that was used.
+    ``deidentify`` copies only UIDs, numbers and terms of the standard: nothing that could identify
+    a patient, a place or a time, and no free text.
     """
     faults = _Faults()
     with quiet():
@@ -172,7 +172,7 @@ def take_over(header: Dataset, *, voi: Voi = "auto", deidentify: bool = False) -
             keywords |= dict.fromkeys(named)
         taken = _pick(header, (*keywords,), charset, faults)
         tones = take_tones(header, taken, voi)
-        faults.mended |= dict.fromkeys(map(_name, tones.mended))
+        faults.repaired |= dict.fromkeys(map(_name, tones.repaired))
         faults.left_out |= dict.fromkeys(map(_name, tones.left_out))
         if deidentify:
             taken.PatientIdentityRemoved = "YES"
@@ -180,7 +180,7 @@ def take_over(header: Dataset, *, voi: Voi = "auto", deidentify: bool = False) -
             return Taken(taken, faults.notes, tones.folded)
         _complete(taken, faults)
         if charset.guessed:
-            faults.mended[_name("SpecificCharacterSet")] = None
+            faults.repaired[_name("SpecificCharacterSet")] = None
         terms = _written_in(taken, charset).terms
         if any(terms):
             taken.SpecificCharacterSet = [*terms]
@@ -207,18 +207,18 @@ def _pick(
         if value is None:
             faults.left_out[_name(keyword)] = None
             continue
-        if value.mended:
-            faults.mended[_name(keyword)] = None
+        if value.repaired:
+            faults.repaired[_name(keyword)] = None
         picked.add_new(Tag(keyword), dictionary_VR(keyword), value.content)
     return picked
 
 
 def _items(header: Dataset, keyword: str, charset: CharacterSet, faults: _Faults) -> list[Dataset]:
-    """The items that hold what they must, with what they may hold."""
+    """The items that have all required elements, reduced to the allowed ones."""
     try:
         stored = list(header[keyword].value or ())
         whole = all(isinstance(item, Dataset) for item in stored)
-    except Exception:  # whatever a damaged sequence trips pydicom up with
+    except Exception:  # any error that a damaged sequence causes in pydicom
         whole = False
     if not whole:
         faults.left_out[_name(keyword)] = None
@@ -234,12 +234,12 @@ def _items(header: Dataset, keyword: str, charset: CharacterSet, faults: _Faults
 
 
 def _holds(taken: Dataset, keyword: str) -> bool:
-    """Whether an element is there, and not empty."""
+    """Whether an element is present and not empty."""
     return keyword in taken and taken[keyword].VM > 0 and taken[keyword].value not in ("", None)
 
 
 def _complete(taken: Dataset, faults: _Faults) -> None:
-    """Leave out what may not stand alone, and say as empty what must be said (PS3.3 C.7)."""
+    """Remove elements that are not allowed alone; add required ones as empty (PS3.3 C.7)."""
 
     def leave_out(*keywords: str) -> None:
         for keyword in keywords:
@@ -267,7 +267,7 @@ def _complete(taken: Dataset, faults: _Faults) -> None:
         _holds(taken, "DeidentificationMethod")
         or _holds(taken, "DeidentificationMethodCodeSequence")
     ):
-        taken.DeidentificationMethod = "unknown, the source doesn't say it"
+        taken.DeidentificationMethod = "unknown, not given in the source"
     for keyword in ("PatientIdentityRemoved", "TypeOfPatientID", "DeidentificationMethod"):
         if keyword in taken and not _holds(taken, keyword):
             del taken[keyword]
@@ -280,7 +280,7 @@ def _empty_if_missing(taken: Dataset, *keywords: str) -> None:
 
 
 def _written_in(taken: Dataset, charset: CharacterSet) -> CharacterSet:
-    """The header's character set, if all that was taken over can be written in it, else UTF-8."""
+    """The header's character set if all copied text can be written in it, else UTF-8."""
     texts = [
         str(element.value)
         for element in taken.iterall()

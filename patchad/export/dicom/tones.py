@@ -1,4 +1,4 @@
-"""The tones of a source as an object may hold them: numbers, and words of the standard."""
+"""The tones of a source in a legal form for objects: numbers, and terms of the standard."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,21 +20,21 @@ _UNITS = ("US", "HU", "OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")  # US
 
 @dataclass
 class Tones:
-    """What became of the tones: keywords that were ``mended`` or ``left_out``.
+    """The keywords of tone elements that were ``repaired`` or ``left_out``.
 
-    ``folded``: the VOI LUT maps stored values to grey at once, and is all that there is of them.
+    ``folded``: the VOI LUT maps stored values to grey directly, and is the only tone element.
     """
 
     folded: bool = False
-    mended: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
 def take_tones(header: Dataset, taken: Dataset, voi: Voi) -> Tones:
-    """Take over the modality LUT or rescaling, the first VOI LUT and the first window, as numbers.
+    """Copy the modality LUT or rescaling, the first VOI LUT and the first window, as numbers.
 
-    A modality LUT may have 8 or 16 bits (PS3.3 C.11.1), and to scale it would change what follows:
-    of another one, all is folded into one VOI LUT.
+    A modality LUT may have 8 or 16 bits (PS3.3 C.11.1), and scaling it would change the following
+    steps: another one is combined with these into one VOI LUT.
     """
     tones = Tones()
     try:
@@ -45,9 +45,9 @@ def take_tones(header: Dataset, taken: Dataset, voi: Voi) -> Tones:
             if table.bits != 16 or table.entries.max() < _HALF:
                 grey = tones_of(header, low, high, [], voi)[0].astype(np.float64)
                 if taken.get("PhotometricInterpretation") == "MONOCHROME1":
-                    grey = 1 - grey  # the presentation LUT turns it over
+                    grey = 1 - grey  # the presentation LUT inverts it
                 taken.VOILUTSequence = [_table(np.rint(grey * _WHITE), low)]
-                tones.mended.append("ModalityLUTSequence")
+                tones.repaired.append("ModalityLUTSequence")
                 tones.folded = True
                 return tones
             item = _table(table.entries, table.first)
@@ -57,7 +57,7 @@ def take_tones(header: Dataset, taken: Dataset, voi: Voi) -> Tones:
             taken.RescaleSlope = _decimal(number_of(header, "RescaleSlope", 1.0))
             taken.RescaleIntercept = _decimal(number_of(header, "RescaleIntercept", 0.0))
             taken.RescaleType = _unit(header)
-    except Exception:  # no image that patchad could have read
+    except Exception:  # not an image that patchad could have read
         tones.left_out.append("ModalityLUTSequence")
         return tones
     for keyword in ("WindowCenter", "WindowWidth"):
@@ -70,16 +70,16 @@ def take_tones(header: Dataset, taken: Dataset, voi: Voi) -> Tones:
             entries = np.rint(table.entries * (_WHITE / (2**table.bits - 1)))
             taken.VOILUTSequence = [_table(_whitened(entries, table.first, bounds[1]), table.first)]
             if table.bits not in (8, 16):
-                tones.mended.append("VOILUTSequence")
+                tones.repaired.append("VOILUTSequence")
     except ValueError:
         tones.left_out.append("VOILUTSequence")
     return tones
 
 
 def _whitened(entries: Values, first: int, highest: float) -> Values:
-    """A table that maps as far as ``highest``, and what lies beyond to white, if it is all dark.
+    """A table that maps values up to ``highest``; if it is all dark, larger ones are white.
 
-    Validators take a table whose values leave the top bit unused for damaged.
+    Validators report a table whose values leave the top bit unused as damaged.
     """
     missing = max(0, math.ceil(highest) - first + 1 - len(entries))
     if entries.max() >= _HALF or len(entries) + missing + 1 > 2**16:
@@ -89,7 +89,7 @@ def _whitened(entries: Values, first: int, highest: float) -> Values:
 
 def _table(entries: Values, first: int) -> Dataset:
     """An item of a lookup table with ``entries`` of 16 bits; ``first`` is what maps to [0]."""
-    item, count = Dataset(), len(entries) % 2**16  # 0 stands for 65536
+    item, count = Dataset(), len(entries) % 2**16  # 0 means 65536
     if first < 0:
         descriptor = [count - 2**16 if count >= 2**15 else count, first, 16]
         item.add_new(Tag("LUTDescriptor"), "SS", descriptor)

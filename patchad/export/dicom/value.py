@@ -1,7 +1,7 @@
-"""Values of a DICOM header held to what their element allows, and mended where that is plain.
+"""Values of a DICOM header, checked against their element and repaired in clear cases.
 
 PS3.5 section 6.2 (value representations) and 6.4 (multiplicity), PS3.6 (which element has which).
-Bytes are read as they are stored: what pydicom converts it warns of, and quotes.
+Bytes are read as stored, since pydicom's conversions warn and quote values.
 """
 
 import math
@@ -23,39 +23,39 @@ from pydicom.valuerep import MAX_VALUE_LEN, PN_DELIMS, TEXT_VR_DELIMS, DSfloat
 from patchad.files.names import is_uid
 
 _IN_A_CHARACTER_SET = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
-_UNDIVIDED = ("LT", "ST", "UT")  # a backslash divides nothing in them
+_UNDIVIDED = ("LT", "ST", "UT")  # a backslash is no separator in them
 _ENDS = " \0\t\r\n\f"
 _UTF8, _LATIN1 = "ISO_IR 192", "ISO_IR 100"
-_DAYS, _WEEKS, _MONTHS = 60, 26, 24  # of an age: so much is told in the next larger unit
+_DAYS, _WEEKS, _MONTHS = 60, 26, 24  # ages from here on are given in the next larger unit
 
 
 @dataclass(frozen=True)
 class Value:
-    """What an element may hold, none if it is empty; ``mended`` if something else was stored."""
+    """The legal values of an element, maybe none; ``repaired`` if they differ from the stored."""
 
     parts: tuple[str | int, ...]
-    mended: bool = False
+    repaired: bool = False
 
     @property
     def content(self) -> Any:
-        """As pydicom takes it: one value, several, or None."""
+        """In pydicom's form: one value, several, or None."""
         return self.parts[0] if len(self.parts) == 1 else [*self.parts] or None
 
 
 @dataclass(frozen=True)
 class CharacterSet:
-    """How text is encoded, by its defined terms; ``guessed`` if the header doesn't say it."""
+    """How text is encoded, by its defined terms; ``guessed`` if the header doesn't give it."""
 
     terms: tuple[str, ...]
     guessed: bool = False
 
     @property
     def encodings(self) -> list[str]:
-        """What Python calls it."""
+        """Its name in Python."""
         return convert_encodings([*self.terms])
 
     def encodes(self, text: str) -> bool:
-        """Whether ``text`` comes back as it was when written in it; ASCII alone by default."""
+        """Whether ``text`` survives a round trip in it; only ASCII by default."""
         if not any(self.terms):  # pydicom would take it for Latin-1
             return text.isascii()
         try:
@@ -69,12 +69,12 @@ UNICODE = CharacterSet((_UTF8,))
 
 
 def character_set_of(header: Dataset) -> CharacterSet:
-    """The character set of a header; where it says none that exists, one that its texts fit.
+    """The character set of a header; if it gives no valid one, one that fits its texts.
 
-    That is UTF-8 if all texts beyond ASCII are such, else Latin-1.
+    That is UTF-8 if all texts beyond ASCII are valid UTF-8, else Latin-1.
     """
-    said = "\\".join(_texts(header, "SpecificCharacterSet", "CS", CharacterSet(("",))))
-    terms = tuple(_spelt(term) for term in said.split("\\"))
+    named = "\\".join(_texts(header, "SpecificCharacterSet", "CS", CharacterSet(("",))))
+    terms = tuple(_spelt(term) for term in named.split("\\"))
     if any(terms) and all(term in python_encoding for term in terms):
         return CharacterSet(terms)
     stored = [raw for tag in header.keys() if (raw := _text_bytes(header, tag))]  # noqa: SIM118
@@ -95,9 +95,9 @@ def legal_value(
     charset: CharacterSet,
     terms: Mapping[str, str] | None = None,
 ) -> Value | None:
-    """What the element holds, as DICOM allows it; None where it is missing or can't be mended.
+    """The element's value in legal form; None if it is missing or can't be repaired.
 
-    ``terms`` are all that it may hold, by how they are written in capitals.
+    ``terms`` are its enumerated values, by their spelling in capitals.
     """
     vr = dictionary_VR(keyword)
     try:
@@ -110,7 +110,7 @@ def legal_value(
         if terms is not None:
             known = [terms.get(str(part).upper()) for part in parts]
             parts = [int(term) if term and vr == "US" else term for term in known]
-    except Exception:  # a codec, or whatever a damaged element trips pydicom up with
+    except Exception:  # of a codec, or any error that a damaged element causes in pydicom
         return None
     kept = tuple(part for part in parts if part is not None)
     if len(kept) < len(parts):
@@ -121,7 +121,7 @@ def legal_value(
 
 
 def _spelt(term: str) -> str:
-    """A defined term without the slips that are often seen."""
+    """A defined term with frequent misspellings corrected."""
     term = term.upper().strip(_ENDS)
     if term in ("UTF-8", "UTF8"):
         return _UTF8
@@ -130,7 +130,7 @@ def _spelt(term: str) -> str:
 
 
 def _text_bytes(header: Dataset, tag: Any) -> bytes:
-    """The bytes of a text whose character set counts; none for any other element."""
+    """The bytes of a text that depends on the character set; none for any other element."""
     found = header.get_item(tag)
     try:
         counts = dictionary_VR(tag) in _IN_A_CHARACTER_SET
@@ -142,7 +142,7 @@ def _text_bytes(header: Dataset, tag: Any) -> bytes:
 
 
 def _texts(header: Dataset, keyword: str, vr: str, charset: CharacterSet) -> list[str]:
-    """The values of an element as text, without what pads them."""
+    """The values of an element as text, without padding."""
     found = header.get_item(Tag(keyword))
     if found is None or found.value is None:
         return []
@@ -178,7 +178,7 @@ def _trimmed(part: str | int) -> str | int:
 
 
 def _fits(count: int, multiplicity: str) -> bool:
-    """Whether so many values are allowed; ``multiplicity`` as 1, 2, 1-3, 1-n or 2-2n."""
+    """Whether this number of values is allowed; ``multiplicity`` as 1, 2, 1-3, 1-n or 2-2n."""
     lowest, _, highest = multiplicity.partition("-")
     if not highest:
         return count == int(lowest)
@@ -195,19 +195,19 @@ def _code(vr: str, text: str) -> str | None:
 
 
 def _text(vr: str, text: str) -> str | None:
-    """Without control characters, but for the line ends of longer texts."""
+    """Without control characters, except line ends in longer texts."""
     kept = "\n\f\r" if vr in _UNDIVIDED else ""
     text = re.sub(f"[^{kept}\x1b\x20-\x7e\xa0-\U0010ffff]", " ", text)
     text = text.strip(_ENDS)
-    # an escape is of a character set that the header doesn't name, so the text is another
+    # an escape to a character set that the header doesn't name: the text is not what it seems
     return text if "\x1b" not in text and len(text) <= MAX_VALUE_LEN.get(vr, 2**20) else None
 
 
 def _name(vr: str, text: str) -> str | None:
     """Up to three groups (letters, ideographs, sounds) of up to five components."""
     groups = [_text(vr, "^".join(group.split("^")[:5])) for group in text.split("=")[:3]]
-    told = [group for group in groups if group is not None and len(group) <= 64]
-    return "=".join(told) if len(told) == len(groups) else None
+    kept = [group for group in groups if group is not None and len(group) <= 64]
+    return "=".join(kept) if len(kept) == len(groups) else None
 
 
 def _uid(vr: str, text: str) -> str | None:
@@ -216,7 +216,7 @@ def _uid(vr: str, text: str) -> str | None:
 
 
 def _number(vr: str, text: str) -> str | None:
-    """A finite decimal number of up to 16 characters; a comma is taken for the point."""
+    """A finite decimal number of up to 16 characters; a comma is read as a point."""
     text = text.strip(_ENDS).replace(",", ".")
     if not re.fullmatch(_DECIMAL, text, re.ASCII):
         return None
@@ -232,7 +232,7 @@ def _whole(vr: str, text: str) -> str | None:
 
 
 def _date(vr: str, text: str) -> str | None:
-    """A day that exists, as YYYYMMDD."""
+    """An existing date, as YYYYMMDD."""
     found = re.fullmatch(r"(\d{4})([-./ ]?)(\d{2})\2(\d{2})", text.strip(_ENDS), re.ASCII)
     if not found:
         return None
@@ -250,7 +250,7 @@ def _time(vr: str, text: str) -> str | None:
 
 
 def _age(vr: str, text: str) -> str | None:
-    """Three digits and a unit; of other numbers the larger unit is told, rounded down."""
+    """Three digits and a unit; larger numbers use the next larger unit, rounded down."""
     text = text.strip(_ENDS).upper()
     if re.fullmatch(r"\d{3}[DWMY]", text, re.ASCII):
         return text
