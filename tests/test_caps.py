@@ -256,7 +256,7 @@ def test_what_is_skipped_is_not_counted(tmp_path):
         file.seek(94)
         assert file.read(2**40) == bytes(range(94, 100))
         file.seek(0)
-        with pytest.raises(ImageError, match="more than the 10 bytes"):
+        with pytest.raises(ImageError, match="more than 10 bytes"):
             file.read(1)
 
 
@@ -305,7 +305,7 @@ def test_a_header_of_millions_of_items_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="is missing"):  # the pixels are; the items are read
         read_dicom(path)
     path.write_bytes(content + codes + item * 2000 + end)
-    with pytest.raises(ImageError, match="more than the 10,000 bytes that are read"):
+    with pytest.raises(ImageError, match="more than 10,000 bytes besides the pixels"):
         read_dicom(path)
 
 

@@ -120,7 +120,7 @@ selftest {model} --on nowhere | nowhere does not exist
 inspect nowhere | nowhere does not exist
 inspect {run} | is a run folder: give an image or a model folder
 inspect {film} --body-part knee | --body-part takes one of breast, chest; got 'knee'
-inspect {manifest} | the content is no image that patchad reads
+inspect {manifest} | the content is not an image patchad reads
 ---
 screen {empty} | holds no images: name another folder, or a file
 screen {film} --out {film} | is a file, not a folder: name a new or empty folder
@@ -235,7 +235,7 @@ def test_json_has_the_rows_of_a_run_though_some_failed(study, place, tmp_path: P
     }  # fmt: skip
     assert rows["a.dcm"]["score"] is None
     assert rows[place["film"].name]["score"] > 0
-    assert "no image" in rows["a.dcm"]["reason"]
+    assert "not an image" in rows["a.dcm"]["reason"]
 
 
 def test_json_holds_no_nan_and_no_numpy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +343,7 @@ def test_resume_and_overwrite_together_are_refused(study, tmp_path: Path) -> Non
     ):
         result = patchad(*arguments, "--resume", "--overwrite")
         assert result.exit_code == 2
-        assert "--resume goes on" in result.stderr
+        assert "--resume continues" in result.stderr
         assert "give one" in result.stderr
     assert not (tmp_path / "out").exists()
 

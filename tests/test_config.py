@@ -211,7 +211,9 @@ def test_tables_are_merged_and_everything_else_is_replaced() -> None:
 def test_bases_in_a_circle_are_named(tmp_path: Path) -> None:
     for name, base in {"a": "b", "b": "c", "c": "b"}.items():
         (tmp_path / f"{name}.toml").write_text(f'base = "{base}.toml"\n')
-    with pytest.raises(RequestError, match=r"circle: .*a\.toml → .*b\.toml → .*c\.toml → .*b\.to"):
+    with pytest.raises(
+        RequestError, match=r"circular: .*a\.toml → .*b\.toml → .*c\.toml → .*b\.to"
+    ):
         read_config(str(tmp_path / "a.toml"))
 
 

@@ -323,7 +323,7 @@ def test_reasons_tell_the_damages_apart(path):
     reason("rows", stored=GREY, drop=["Rows"])
     reason("bits", stored=GREY, drop=["BitsStored"])
     assert "it holds 1,436 of 1,536 bytes: the file is cut off" in reasons["truncated"]
-    assert "no image that patchad reads" in reasons["random"]
+    assert "not an image patchad reads" in reasons["random"]
     assert "its items are damaged" in reasons["items"]
     assert "it holds no item" in reasons["no item"]
     assert "holds no frame" in reasons["no frame"]
@@ -431,4 +431,4 @@ def test_deflated_that_becomes_large(path, where):
     assert path.stat().st_size < 500_000
     refused(path, "inflates to more than .* bytes, its header accounts for")
     write(path, GREY, syntax=uid.DeflatedExplicitVRLittleEndian)
-    refused(path, "holds 768 pixels, more than the 700", max_pixels=700)
+    refused(path, "declares 768 pixels, more than the 700", max_pixels=700)

@@ -58,7 +58,9 @@ def test_what_the_user_says_of_the_depth_is_used_and_no_guess(path, write):
     assert (radiograph.source.cautions, radiograph.source.guessed_bits) == ((), None)
     assert "depth: 12 bits, given by the user" in radiograph.source.reading
     write(path, np.array([[0, 5000]], np.uint16))
-    with pytest.raises(ImageError, match="has 5000, more than the 4095 of 12 bits: --bits 14"):
+    with pytest.raises(
+        ImageError, match="has the value 5000, more than the 4095 of 12 bits: use --bits 14"
+    ):
         read_raster(path, bits=12)
 
 

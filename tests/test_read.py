@@ -84,8 +84,8 @@ def test_a_spacing_that_cannot_be_is_a_wrong_request(tmp_path, spacing):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"Patient: Doe^Jane", "no image that patchad reads"),
-        (b"GIF89a" + b"\0" * 200, "no image that patchad reads"),
+        (b"Patient: Doe^Jane", "not an image patchad reads"),
+        (b"GIF89a" + b"\0" * 200, "not an image patchad reads"),
         (b"\x08\0" + b"\xff" * 300, "DICOM"),
         (b"\x02\0" + b"\0" * 300, "DICOM"),
         (b"\0" * 128 + b"DICM", "neither a SOP class nor a size"),
@@ -262,7 +262,7 @@ def test_what_is_named_itself_fails(tmp_path):
     table = tmp_path / "films.csv"
     table.write_text("path,patient_id,label\na.pkl,P1,negative\n1.png,P2,negative\n")
     for row in (*find_images([path]), find_images([table])[0]):
-        with pytest.raises(ImageError, match="no image that patchad reads") as caught:
+        with pytest.raises(ImageError, match="not an image patchad reads") as caught:
             read_entry(row)
         assert not isinstance(caught.value, NotARadiographError)
 

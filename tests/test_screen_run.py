@@ -76,7 +76,7 @@ def test_every_file_has_its_row_and_reason(run) -> None:
     assert run.settings["counts"] == {"ok": 1, "failed": 5, "skipped": 2}
     for name, said in {
         "truncated.dcm": "fetch",
-        "notes.dcm": "no image that patchad reads",
+        "notes.dcm": "not an image patchad reads",
         "empty.png": "empty",
         "colour.png": "colour",
         "air.png": "every pixel is 0",

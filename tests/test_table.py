@@ -190,6 +190,6 @@ except SystemExit as end:
             cwd=tmp_path,
         )
         assert done.stdout == "2 False\n"
-        assert f"none of the 2 images that {table} names is there" in done.stderr
+        assert f"none of the 2 images that {table} names exists" in done.stderr
         assert "relative to the folder of the manifest" in done.stderr
     assert [*tmp_path.iterdir()] == [table]
