@@ -134,8 +134,8 @@ def test_an_aspect_without_spacing_is_kept():
 def test_a_spacing_that_denies_the_aspect_is_cautioned():
     (caution,) = scale(given=(0.2, 0.2), PixelAspectRatio=[2, 1])[0].cautions
     assert caution == (
-        "the spacing given, 0.2 × 0.2 mm, contradicts Pixel Aspect Ratio, by which a pixel is 2 times "
-        "as high as wide"
+        "the spacing given, 0.2 × 0.2 mm, contradicts Pixel Aspect Ratio, by which a pixel is "
+        "2 times as high as wide"
     )
     assert scale(given=(0.4, 0.2), PixelAspectRatio=[2, 1])[0] == Scale((0.4, 0.2))
 

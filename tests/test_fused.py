@@ -186,7 +186,7 @@ def test_the_report_tells_marks_with_their_area(run: Path) -> None:
 
 def test_weights_of_another_method_are_refused(model: Path, tmp_path: Path) -> None:
     write_model(load(model, CPU).card, {"slopes": torch.zeros(6)}, tmp_path / "broken")
-    with pytest.raises(ModelError, match="train anew"):
+    with pytest.raises(ModelError, match="train again"):
         load(tmp_path / "broken", CPU)
 
 

@@ -124,4 +124,4 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path, "screen"):
-        assert "has no locks: see to it" in caplog.text
+        assert "has no locks: make sure" in caplog.text

@@ -178,7 +178,7 @@ def test_everything_learnt_is_saved_and_every_tensor_is_checked(name: str) -> No
         taller = torch.zeros((*tensor.shape, 2), dtype=tensor.dtype)
         other = tensor.to(torch.float64 if tensor.dtype != torch.float64 else torch.float32)
         for changed in (without, {**tensors, key: taller}, {**tensors, key: other}):
-            with pytest.raises(ModelError, match="train anew"):
+            with pytest.raises(ModelError, match="train again"):
                 load(changed)
     with pytest.raises(ModelError, match="foreign"):
         load({**tensors, "foreign": torch.zeros(1)})

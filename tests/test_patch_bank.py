@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from builders import cut, means
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def mixed_bank(size: int = 8) -> tuple[PatchBank, list[NDArray[np.float32]]]:
     for seed, shape in enumerate([(20, 33), (5, 6), (40, 9)]):
         pixels, grid = image(shape, seed), PatchGrid(shape, size, 3)
         parts.append((pixels, grid.corners))
-        patches.extend(grid.cut(pixels))
+        patches.extend(cut(grid, pixels))
     return PatchBank.of(parts, size), patches
 
 
@@ -84,7 +85,7 @@ def test_foreground_corners_are_all_those_with_enough_foreground(
 ) -> None:
     mask = image((rows, cols), seed) > 0.3
     every = PatchGrid((rows, cols), size, 1)
-    expected = every.corners[every.means(mask).astype(np.float32) >= share]
+    expected = every.corners[means(every, mask).astype(np.float32) >= share]
     found = foreground_corners(mask, size, share, limit=900, rng=np.random.default_rng(0))
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, expected)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from builders import cut, means
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
@@ -98,9 +99,9 @@ def test_mean_and_deviation_of_a_patch_do_not_find_the_lesions(phantoms):
     for made in phantoms:
         grid = PatchGrid(SMALL, size=64, stride=32)
         label = label_patches(grid.boxes(), made.regions).label
-        label[grid.means(made.foreground) < 0.5] = -1
+        label[means(grid, made.foreground) < 0.5] = -1
         counted = np.flatnonzero((label == POSITIVE) | (label == NEGATIVE))
-        patches = grid.cut(made.pixels, counted)
+        patches = cut(grid, made.pixels, counted)
         mean.append(patches.mean((1, 2)))
         deviation.append(patches.std((1, 2)))
         positive.append(label[counted] == POSITIVE)

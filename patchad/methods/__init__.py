@@ -84,7 +84,7 @@ def restore(
     except RequestError as error:
         raise ModelError(
             f"the card does not describe a {method.name} that this patchad can use ({error}): "
-            "train anew"
+            "train again"
         ) from None
     load_into(module, tensors, method.name)
     return Detector(card, method, options, module.to(device).eval().requires_grad_(False))
