@@ -41,6 +41,12 @@ def test_drawn_patches_are_those_that_numpy_cuts() -> None:
     np.testing.assert_allclose(drawn[:, 0].numpy(), expected, rtol=0, atol=0.51 * STEP)
 
 
+def test_both_ways_of_cutting_give_the_same() -> None:
+    bank, _ = mixed_bank()
+    which = bank.draw(50, torch.Generator().manual_seed(3))
+    assert torch.equal(bank._copied(which), bank._gathered(which))
+
+
 def test_sixteen_bit_values_pass_through_the_bank_unchanged() -> None:
     pixels = (np.array([[0, 1, 32767, 32768, 65534, 65535]]) / 65535).astype(np.float32)
     bank = PatchBank.of([(pixels, np.array([[0, c] for c in range(6)]))], 1)

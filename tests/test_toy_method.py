@@ -110,7 +110,7 @@ def test_a_toy_goes_all_the_way(house: Path, study, tmp_path: Path) -> None:
         ("screen", study.manifest, "--model", model, "--out", run),
         ("evaluate", run, "--truth", study.manifest, "--regions", study.regions),
         ("export", run, "--write", "sr,geojson"),
-        ("selftest", model, "--on", study.manifest, "--out", tmp_path / "selftest", "--lesions", 2),
+        ("selftest", model, "--on", study.manifest, "--out", tmp_path / "selftest", "--images", 1),
     ]
     outputs = []
     for words in steps:

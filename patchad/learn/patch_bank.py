@@ -124,11 +124,26 @@ class PatchBank:
 
     def cut(self, which: Tensor) -> Tensor:
         """The patches at corners ``which`` (n,) int64: (n, 1, S, S) float32 in [0, 1]."""
-        which = which.to(self.pixels.device, non_blocking=True)
+        if self.pixels.device.type == "cpu":
+            patches = self._copied(which)
+        else:
+            patches = self._gathered(which.to(self.pixels.device, non_blocking=True))
+        return patches[:, None].float().add_(32768).div_(65535)
+
+    def _gathered(self, which: Tensor) -> Tensor:
+        """All at once, by the place of each pixel."""
         side = torch.arange(self.size, device=self.pixels.device)
-        rows = side[:, None] * self.widths[which, None, None]  # (count, S, 1)
-        places = self.starts[which, None, None] + rows + side  # (count, S, S)
-        return self.pixels[places][:, None].float().add_(32768).div_(65535)
+        rows = side[:, None] * self.widths[which, None, None]  # (n, S, 1)
+        places = self.starts[which, None, None] + rows + side  # (n, S, S)
+        return self.pixels[places]
+
+    def _copied(self, which: Tensor) -> Tensor:
+        """One after another: on a CPU several times as fast, since lines are copied whole."""
+        patches = torch.empty(len(which), self.size, self.size, dtype=self.pixels.dtype)
+        places = zip(self.starts[which].tolist(), self.widths[which].tolist(), strict=True)
+        for patch, (start, width) in zip(patches, places, strict=True):
+            patch.copy_(self.pixels.as_strided((self.size, self.size), (width, 1), start))
+        return patches
 
 
 def foreground_corners(
