@@ -116,7 +116,7 @@ def test_a_picture_that_nothing_but_its_looks_betrays_is_refused(
         "16 pixels": resize(read.pixels, (16, 13)),
     }[wrong]
     image = Radiograph(np.ascontiguousarray(pixels), read.spacing_mm, source)
-    with pytest.raises(MismatchError, match="--allow-mismatch screens it all the same") as caught:
+    with pytest.raises(MismatchError, match="--allow-mismatch screens it anyway") as caught:
         patchad.screen(image, detector)
     said = {"16 pixels": "16 pixels along the longer side, trained on 256 and more"}
     assert said.get(wrong, "the training images") in str(caught.value)

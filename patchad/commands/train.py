@@ -75,7 +75,7 @@ def train(
         config: from :func:`patchad.methods.configure.read_config`.
         device: what to train on.
         seed: decides the split, the patches and the initial weights.
-        spacing_mm: (row, col) for images that carry no pixel spacing.
+        spacing_mm: (row, col) for images that have no pixel spacing.
         limits: what one image may cost to read.
         resume: go on from the last checkpoint, if the request is the same.
         overwrite: replace a model that is there.

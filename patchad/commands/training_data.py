@@ -203,6 +203,6 @@ def _spacing_note(training: Sequence[Negative], config: Config) -> tuple[str, ..
         return ()
     side = config.preprocessing.assumed_side_mm
     return (
-        f"{unknown} of {len(training)} training images carry no pixel spacing: their longer side "
+        f"{unknown} of {len(training)} training images have no pixel spacing: their longer side "
         f"was taken for {side:g} mm.",
     )

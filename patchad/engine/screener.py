@@ -35,7 +35,7 @@ FLAGGED = "flagged"  # how a row's reason begins that says why
 class ScreenOptions:
     """What a user may ask of a run. ``stride`` in pixels of the prepared image, None: the card's.
 
-    ``spacing_mm`` (row, col) stands for images that carry no pixel spacing; ``allow_mismatch``
+    ``spacing_mm`` (row, col) stands for images that have no pixel spacing; ``allow_mismatch``
     screens images that differ from the training images, and says so in their row. ``voi`` is what
     scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
     of multi-frame images. ``bits`` is the depth of 16-bit PNG, TIFF and PGM, None: as the card
@@ -114,7 +114,7 @@ class Screener:
         card, calibration = self.detector.card, self.detector.card.calibrated
         reasons = mismatches(radiograph, image, card)
         if reasons and not options.allow_mismatch:
-            raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it all the same")
+            raise MismatchError("; ".join(reasons) + "; --allow-mismatch screens it anyway")
         shape = (image.pixels.shape[0], image.pixels.shape[1])
         grid = PatchGrid(shape, card.patch_size, options.stride or card.stride)
         film, answer = self._answer(image, grid)
@@ -241,7 +241,7 @@ def _remarks(
         remarks.append(
             f"pixel spacing unknown, taken as {in_mm(image.assumed_mm)} since the model takes the "
             f"longer side for {card.preprocessing.assumed_side_mm:g} mm "
-            "(--spacing-mm says it better)"
+            "(--spacing-mm gives the true one)"
         )
     remarks += [f"caution: {c}" for c in (*radiograph.source.cautions, *image.cautions)]
     if grid.stride != card.stride:

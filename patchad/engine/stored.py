@@ -67,12 +67,12 @@ def resampled(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np
     """
     if values.shape == shape:
         return values
-    spoken = np.isfinite(values)
-    total = resize(np.where(spoken, values, np.float32(0)), shape)
-    weight = resize(spoken.astype(np.float32), shape)
+    known = np.isfinite(values)
+    total = resize(np.where(known, values, np.float32(0)), shape)
+    weight = resize(known.astype(np.float32), shape)
     row, col = (
         ((np.arange(new) + 0.5) * old / new).astype(np.int64)
         for new, old in zip(shape, values.shape, strict=True)
     )
-    nearest = spoken[np.ix_(row, col)] & (weight > 0)
+    nearest = known[np.ix_(row, col)] & (weight > 0)
     return np.divide(total, weight, out=np.full(shape, np.nan, np.float32), where=nearest)

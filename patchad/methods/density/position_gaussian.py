@@ -142,7 +142,7 @@ def learn(module: PositionGaussian, config: Config, data: TrainingSet, run: Run)
     """Fit the template and the Gaussians; nothing in it is random.
 
     Raises:
-        TrainingError: no lungs are to be seen in the mean of the negatives.
+        TrainingError: no lungs found in the mean of the negatives.
     """
     fitted = fit_frame(data, run)
     module.registration.load_state_dict(fitted.frame.state_dict())

@@ -163,7 +163,7 @@ def fit_frame(data: TrainingSet, run: Run) -> FittedFrame:
     fitted to one set need the same.
 
     Raises:
-        TrainingError: no lungs are to be seen in the template.
+        TrainingError: no lungs found in the template.
     """
     if data not in _FITTED:
         films = []

@@ -53,11 +53,11 @@ def smooth_patches(values: Tensor, grid: PatchGrid, sigma: float) -> Tensor:
     are taken to be a stride away too.
     """
     lines = values.reshape(_lines(grid)).to(wide(values.device))
-    spoken = lines.isfinite()
-    both = torch.stack([lines.where(spoken, 0), spoken.to(lines)])
+    known = lines.isfinite()
+    both = torch.stack([lines.where(known, 0), known.to(lines)])
     step = sigma / grid.stride
     total, weight = gaussian(both, (step, step), truncate=4.0)
-    smooth: Tensor = (total / weight).where(spoken, torch.nan).to(torch.float32).flatten()
+    smooth: Tensor = (total / weight).where(known, torch.nan).to(torch.float32).flatten()
     return smooth
 
 

@@ -126,7 +126,7 @@ def learn(module: Dae, config: Config, data: TrainingSet, run: Run) -> None:
     """Train the network on the registered negatives and their mirror images.
 
     Raises:
-        TrainingError: no lungs are to be seen in the mean of the negatives, or the loss is no
+        TrainingError: no lungs found in the mean of the negatives, or the loss is no
             longer a number.
     """
     fitted, network = fit_frame(data, run), module.network

@@ -127,7 +127,7 @@ class SyntheticOpacities(nn.Module):
     def forward(self, film: Film, grid: PatchGrid) -> Response:
         """See :class:`Response`; the image score is the spread near the lungs.
 
-        Their mean would tell films apart by exposure and view: what speaks for a finding is that
+        Their mean would tell films apart by exposure and view: what indicates a finding is that
         parts of the lungs are unlike others.
         """
         features = film_features(film, self.registration)
@@ -144,7 +144,7 @@ def learn(module: SyntheticOpacities, config: Config, data: TrainingSet, run: Ru
     """Fit the template, the Gaussians and the regression.
 
     Raises:
-        TrainingError: no lungs are to be seen in the mean of the negatives.
+        TrainingError: no lungs found in the mean of the negatives.
     """
     fitted, places = fit_frame(data, run), module.places
     frame = fitted.frame
