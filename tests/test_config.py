@@ -288,3 +288,22 @@ def test_fused_alone_has_no_members() -> None:
     for name in ("mammography", "chest"):
         assert name in str(caught.value)
         assert read_config(name).method == "fused"
+
+
+def test_hostile_files_and_settings_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(f'base = "{"a" * 300}"\n')
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 3000 + "]" * 3000 + "\n")
+    (tmp_path / "0.toml").write_text('method = "wei2018"\n')
+    for number in range(1, 20):
+        (tmp_path / f"{number}.toml").write_text(f'base = "{number - 1}.toml"\n')
+    for name, said in (("long", "no base"), ("deep", "not a readable"), ("19", "more than 16")):
+        with pytest.raises(RequestError, match=said):
+            read_config(str(tmp_path / f"{name}.toml"))
+    with pytest.raises(RequestError, match="no configuration"):
+        read_config("a" * 300)
+    (tmp_path / "gone.toml").write_text('method = "fused"\n[fused.members]\nx = false\n')
+    with pytest.raises(RequestError, match="removes a member, but there is none"):
+        read_config(str(tmp_path / "gone.toml"))
+    for override in ("wei2018.x=" + "[" * 3000, ".".join("a" * 3000) + "=1"):
+        with pytest.raises(RequestError):
+            read_config("wei2018", [override])

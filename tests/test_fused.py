@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import prepared, setting_with
+from builders import fitted, prepared, run_with, setting_with, state, training_set
 from torch import nn
 
 from patchad.commands.export import export
@@ -17,7 +17,7 @@ from patchad.commands.train import train
 from patchad.core.grid import PatchGrid
 from patchad.engine.marks import marks
 from patchad.engine.screener import Screener, ScreenOptions, screen
-from patchad.errors import ModelError, RequestError
+from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.methods import load, method_of
 from patchad.methods.configure import read_config
 from patchad.methods.fused import Config, Fused, Member
@@ -223,3 +223,43 @@ def test_without_an_offset_no_spacing_is_needed() -> None:
     config = Config({"one": Member("position_gaussian")}, film_offset=False)
     assert not method_of("fused").needs_with(config).spacing
     assert method_of("fused").needs_with(replace(config, film_offset=True)).spacing
+
+
+def test_a_film_without_a_scored_patch_takes_no_part_in_the_scales() -> None:
+    rows, cols = np.mgrid[:128, :128]
+    full = [
+        prepared((0.5 + 0.3 * np.sin((rows + k * cols) / 9)).astype(np.float32)) for k in (1, 2)
+    ]
+    mask = np.zeros((128, 128), bool)
+    mask[32:96, 32:96] = True  # a quarter of each patch of the grid
+    between = prepared(full[0].pixels, mask)
+    config = Config({"convergence": Member()})
+    run = run_with(setting=setting_with(patch_size=64, stride=64))
+    found = state(fitted("fused", config, training_set([*full, between], 64), run).module)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    assert found["slopes"].any()
+    with pytest.raises(TrainingError, match="min_foreground or the stride"):
+        fitted("fused", replace(config, film_offset=False), training_set([between], 64), run)
+
+
+def test_an_own_score_that_is_no_number_is_refused(model: Path, study) -> None:
+    detector = load(model, CPU)
+    image = prepare(
+        read_radiograph(sorted(study.folder.rglob("*.dcm"))[0]), detector.card.preprocessing
+    )
+    forward = detector.module.forward
+
+    def broken(film: Film, grid: PatchGrid) -> Response:
+        return replace(forward(film, grid), image=torch.tensor(torch.nan))
+
+    detector.module.forward = broken  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="not numbers"):
+        Screener(detector).score(image)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("w" * 65,), "up to 64"), (("a b",), "letters"), (("a", "A"), "case")]
+)
+def test_names_of_members_can_name_files(names: tuple[str, ...], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        Config({name: Member("convergence") for name in names})

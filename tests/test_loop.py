@@ -13,7 +13,7 @@ from builders import run_with, same, state
 from torch import Tensor, nn
 
 from patchad.errors import ModelError, RequestError, TrainingError
-from patchad.learn.checkpoint import Checkpoint, epoch_generator
+from patchad.learn.checkpoint import Checkpoint, epoch_generator, state_of
 from patchad.learn.loop import Step, train
 from patchad.learn.run import GivenUp, Run
 
@@ -234,11 +234,27 @@ def test_a_checkpoint_of_other_networks_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(tmp_path / "file.safetensors", {"other": nn.Linear(2, 2)}, {})
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\x02\0\0\0\0\0\0\0{}"])
+ENDLESS_HEADER = (
+    b'{"__metadata__":{"training":"{\\"request\\":\\"a\\",\\"attempt\\":0,\\"notes\\":[],'
+    b'\\"epoch\\":Infinity,\\"loss\\":0}"}}'
+)
+ENDLESS = len(ENDLESS_HEADER).to_bytes(8, "little") + ENDLESS_HEADER
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\x02\0\0\0\0\0\0\0{}", ENDLESS])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="delete it"):
         Checkpoint.read(tmp_path / "file.safetensors", "a")
+
+
+def test_networks_that_share_tensors_are_saved(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    tensors = state_of({"part": net, "whole": nn.Sequential(net)}, {})
+    Checkpoint("a", 0, (), 1, 0.0, tensors).write(tmp_path / "file.safetensors")
+    found = Checkpoint.read(tmp_path / "file.safetensors", "a")
+    assert found is not None
+    assert torch.equal(found.tensors["network/part/bias"], net.bias)
 
 
 def test_generators_differ_by_seed_and_epoch() -> None:

@@ -88,6 +88,8 @@ def train(
         TrainingError: the method gave up, or nothing is left to calibrate on.
         OutputError: the folder is not empty, in use, or cannot be written.
     """
+    if seed < 0:
+        raise RequestError(f"a seed is 0 or more, got {seed}")
     named = find_negatives(source, "a one-class detector is trained on negatives")
     named = replace(
         named, negatives=tuple(row for row in named.negatives if row.path not in leave_out)

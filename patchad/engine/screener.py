@@ -217,7 +217,9 @@ def _checked(
     dense: NDArray[np.float32] | None,
     image: float,
 ) -> Scored:
-    if not np.isfinite(values[scored]).all():
+    no_number = scored.any() and answer.image is not None and not math.isfinite(image)
+    infinite = dense is not None and np.isinf(dense).any()
+    if no_number or infinite or not np.isfinite(values[scored]).all():
         raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
     return Scored(PatchScores(answer.grid, values, foreground), dense, image)
 

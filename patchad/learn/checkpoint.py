@@ -38,7 +38,7 @@ class Checkpoint:
         """Write the file, whole or not at all."""
         names = ("request", "attempt", "notes", "epoch", "loss")
         told = json.dumps({name: getattr(self, name) for name in names})
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors.items()}
         write_whole(path, save_tensors(tensors, metadata={"training": told}))
 
     @classmethod
@@ -63,7 +63,10 @@ class Checkpoint:
                 float(told["loss"]),
                 load_tensors(content),
             )
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError),
+            safetensors.SafetensorError,
+        ) as error:
             raise _unusable(path, error) from None
         if found.request != request:
             raise RequestError(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TypeVar
 
 import torch
@@ -154,7 +155,7 @@ def _epoch(
                 optimisers[name].step()
             if last is not None:
                 total += last.detach()
-    return float(total) / steps
+    return float(total) / max(steps, 1)
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def _drawn_ahead(plan: list[Step], draw: Callable[[Step], T]) -> Iterator[Iterat
 
         def pairs() -> Iterator[tuple[Step, T]]:
             coming = thread.submit(draw, plan[0]) if plan else None
-            for step, following in zip(plan, [*plan[1:], None], strict=True):
+            for step, following in zip_longest(plan, plan[1:]):
                 assert coming is not None
                 batch = coming.result()
                 coming = thread.submit(draw, following) if following else None

@@ -146,7 +146,7 @@ def _table(override: str) -> dict[str, Any]:
         raise RequestError(f"--set takes KEY=VALUE, such as wei2018.epochs=5; got {override!r}")
     try:
         content: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         content = text
     for name in reversed(key.strip().split(".")):
         content = {name: content}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from patchad.core.grid import PatchGrid
 from patchad.core.host import to_host
-from patchad.errors import RequestError
+from patchad.errors import RequestError, TrainingError
 from patchad.learn.fitting import fit
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
@@ -70,11 +70,18 @@ class Config:
             raise RequestError(
                 f"{NAME}.smoothing is a share of a patch in [0, 1], got {self.smoothing}"
             )
+        if len({name.casefold() for name in self.members}) < len(self.members):
+            raise RequestError(
+                f"{NAME}.members: names differ by more than upper and lower case, since they name "
+                f"files; got {', '.join(self.members)}"
+            )
         resolved = {}
         for name, member in self.members.items():
             where = f"{NAME}.members.{name}"
-            if not re.fullmatch(r"\w[\w-]*", name):
-                raise RequestError(f"{where}: a member's name is of letters, digits, _ and -")
+            if not re.fullmatch(r"\w[\w-]{0,63}", name):
+                raise RequestError(
+                    f"{where}: a member's name has up to 64 letters, digits, _ and -"
+                )
             method = member.method or name
             if method == NAME or method not in METHODS:
                 others = ", ".join(known for known in METHODS if known != NAME)
@@ -193,7 +200,10 @@ def learn(module: Fused, config: Config, data: TrainingSet, run: Run) -> None:
     images: list[NDArray[np.float32]] = []
     covariates: list[NDArray[np.float32]] = []
     before = narrow(METHOD.needs, config).before
-    for number, (film, grid, _) in enumerate(data.films(run, before), start=1):
+    for number, (film, grid, scored) in enumerate(data.films(run, before), start=1):
+        run.tell("scale", number, len(data))
+        if not scored.any():  # its breast lies between the patches: it has no score
+            continue
         with torch.inference_mode():
             found = module.answers(film, grid)
             values = torch.stack([one.values for one in found], -1)
@@ -206,7 +216,11 @@ def learn(module: Fused, config: Config, data: TrainingSet, run: Run) -> None:
         patches.append((on_host[0], grid))
         for kept, one in zip((maps, images, covariates), on_host[1:], strict=True):
             kept.append(one)
-        run.tell("scale", number, len(data))
+    if not patches:
+        raise TrainingError(
+            "no patch of the training images holds enough foreground to be scored: lower "
+            "min_foreground or the stride"
+        )
     module.patches.learn(np.concatenate([values for values, _ in patches]))
     module.maps.learn(np.concatenate(maps))
     if np.isfinite(images).all():

@@ -14,6 +14,7 @@ from typing import Any
 from patchad.errors import RequestError
 
 DEFAULT = "wei2018"
+_LONGEST = 16  # chain of bases
 _MEMBERS = "fused.members"  # in it, ``NAME = false`` removes a member of the base
 
 
@@ -40,7 +41,7 @@ def find(name_or_file: str, more: Iterable[str] = ()) -> Path:
     if name_or_file in known:
         return known[name_or_file]
     path = Path(name_or_file)
-    if path.is_file():
+    if _is_file(path):
         return path
     names = [*dict.fromkeys([*known, *more])]
     raise RequestError(
@@ -63,9 +64,11 @@ def read_file(path: Path) -> dict[str, Any]:
             circle = " → ".join(str(file) for file in [*chain, base])
             raise RequestError(f"the chain of bases is circular: {circle}; remove one base")
         chain.append(base)
+        if len(chain) > _LONGEST:
+            raise RequestError(f"{path} has a chain of more than {_LONGEST} bases: shorten it")
         layers.append(_own(base))
-    content = layers.pop()
-    for file, layer in zip(reversed(chain[:-1]), reversed(layers), strict=True):
+    content: dict[str, Any] = {}
+    for file, layer in zip(reversed(chain), reversed(layers), strict=True):
         content = merge(content, layer, file.name)
     return content
 
@@ -87,7 +90,10 @@ def merge(base: Mapping[str, Any], own: Mapping[str, Any], source: str) -> dict[
     method = base.get("method")
     if own.get("method", method) != method:
         base = {key: value for key, value in base.items() if key != method}
-    return _merged(base, own, source, "")
+    try:
+        return _merged(base, own, source, "")
+    except RecursionError:
+        raise RequestError(f"{source}: tables are nested too deep") from None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -119,10 +125,17 @@ def _merged(
     return found
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long a name, for one
+        return False
+
+
 def _own(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not a readable TOML file: {error}") from None
 
 
@@ -134,7 +147,7 @@ def _base(name: Any, file: Path) -> Path:
     if name in known:
         return known[name]
     path = file.parent / name
-    if path.is_file():
+    if _is_file(path):
         return path
     raise RequestError(
         f"{file}: there is no base {name!r}{did_you_mean(name, known)}: give a file, by its path "

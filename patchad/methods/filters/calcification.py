@@ -88,7 +88,7 @@ class Ordinary(nn.Module):
         """
         self.centre.copy_(torch.from_numpy(places.mean(0)))
         self.width.copy_(torch.from_numpy(places.std(0) + 1e-9))
-        centre, width = (part.double().cpu() for part in (self.centre, self.width))
+        centre, width = (part.cpu().double() for part in (self.centre, self.width))
         terms = _terms(torch.from_numpy(places), centre, width).numpy()
         normal = terms.T @ terms + 1e-5 * len(terms) * np.eye(terms.shape[1])
         mean = np.linalg.solve(normal, terms.T @ values)
@@ -223,6 +223,8 @@ def draw_clusters(
     regions: list[Region] = []
     free = ground.tissue.copy()
     places = np.argwhere(ground.tissue)
+    if not len(places):
+        return film, []
     for _ in range(20 * count):
         if len(regions) == count:
             break

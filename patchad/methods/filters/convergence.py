@@ -160,7 +160,7 @@ def _length(cells: int, reach: int) -> int:
     return int(next_fast_len(-(-least // _STEP) * _STEP, real=True))
 
 
-@lru_cache(maxsize=12)
+@lru_cache(maxsize=6)
 def _kernels(
     size: tuple[int, int],
     reach: tuple[int, int],

@@ -153,7 +153,7 @@ class FittedFrame:
     films: Sequence[Registered]
 
 
-_FITTED: WeakKeyDictionary[TrainingSet, FittedFrame] = WeakKeyDictionary()
+_FITTED: WeakKeyDictionary[TrainingSet, dict[torch.device, FittedFrame]] = WeakKeyDictionary()
 
 
 def fit_frame(data: TrainingSet, run: Run) -> FittedFrame:
@@ -165,14 +165,15 @@ def fit_frame(data: TrainingSet, run: Run) -> FittedFrame:
     Raises:
         TrainingError: no lungs found in the template.
     """
-    if data not in _FITTED:
+    fitted = _FITTED.setdefault(data, {})
+    if run.device not in fitted:
         films = []
         for number in range(len(data)):
             films.append(shrink(Film.of(data.film(number), run.device)))
             run.tell("reading films", number + 1, len(data))
-        _FITTED[data] = _fit(films)
+        fitted[run.device] = _fit(films)
         run.tell("registration", 1, 1)
-    return _FITTED[data]
+    return fitted[run.device]
 
 
 def pool_patches(values: Tensor, grid: PatchGrid, lowest: Tensor) -> Tensor:

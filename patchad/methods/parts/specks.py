@@ -54,6 +54,8 @@ def place(image: Prepared) -> Mapping[str, NDArray[np.float32]]:
     whole = np.zeros((rows * side[0], cols * side[1]), np.float32)
     whole[: image.tissue.shape[0], : image.tissue.shape[1]] = image.tissue
     share = whole.reshape(rows, side[0], cols, side[1]).sum((1, 3)) / (side[0] * side[1])
+    if not share.any():
+        return {name: np.zeros_like(share) for name in ("share", "distance", "row", "col")}
     row, col = np.indices(share.shape, np.float32)
     (top, left), (bottom, right) = (end(np.argwhere(share > 0), axis=0) for end in (np.min, np.max))
     col = (col - left) / max(right - left, 1)

@@ -68,9 +68,12 @@ class Config:
         for name in ("learning_rate", "noise"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RequestError(f"{NAME}.{name} must be positive, got {getattr(self, name)}")
-        if not 2 <= len(self.channels) <= 7 or min(self.channels) < 1:
+        if (
+            not 2 <= len(self.channels) <= 7
+            or not 1 <= min(self.channels) <= max(self.channels) <= 1024
+        ):
             raise RequestError(
-                f"{NAME}.channels are of 2 to 7 levels, each at least 1, got {self.channels}"
+                f"{NAME}.channels are of 2 to 7 levels, each of 1 to 1024, got {self.channels}"
             )
 
 

@@ -123,7 +123,7 @@ def learn(module: Wei2018, config: Config, data: TrainingSet, run: Run) -> None:
         GivenUp: the network is dead, or redraws no better than means.
     """
     bank, network = data.bank.to(run.device), module.network
-    patches = config.patches_per_epoch or data.patches
+    patches = config.patches_per_epoch or max(1, data.patches)
     steps = math.ceil(patches / config.batch_size)
     probe = bank.cut(bank.draw(_PROBED, epoch_generator(run.seed, 0)))
 
