@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from patchad.core.grid import PatchGrid
 from patchad.core.host import to_host
-from patchad.errors import RequestError, TrainingError
+from patchad.errors import RequestError
 from patchad.learn.fitting import fit
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
@@ -216,12 +216,8 @@ def learn(module: Fused, config: Config, data: TrainingSet, run: Run) -> None:
         patches.append((on_host[0], grid))
         for kept, one in zip((maps, images, covariates), on_host[1:], strict=True):
             kept.append(one)
-    if not patches:
-        raise TrainingError(
-            "no patch of the training images holds enough foreground to be scored: lower "
-            "min_foreground or the stride"
-        )
-    module.patches.learn(np.concatenate([values for values, _ in patches]))
+    none = np.empty((0, len(module.members)), np.float32)
+    module.patches.learn(np.concatenate([none, *(values for values, _ in patches)]))
     module.maps.learn(np.concatenate(maps))
     if np.isfinite(images).all():
         module.images.learn(np.array(images))

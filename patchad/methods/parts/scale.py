@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from patchad.errors import TrainingError
+
 _LEAST = 1e-6  # of the spread: a constant stays a constant
 
 
@@ -25,7 +27,16 @@ class NegativeScale(nn.Module):
         self.register_buffer("spread", torch.ones(count))
 
     def learn(self, samples: NDArray[np.floating[Any]]) -> None:
-        """Learn from ``samples`` (n, K) of negatives; NaN is left out."""
+        """Learn from ``samples`` (n, K) of negatives; NaN is left out.
+
+        Raises:
+            TrainingError: there is none.
+        """
+        if not len(samples):
+            raise TrainingError(
+                "no patch of the training images holds enough foreground to be scored: lower "
+                "min_foreground or the stride"
+            )
         samples = samples.astype(np.float64)
         self.centre.copy_(torch.from_numpy(np.nanmedian(samples, axis=0)))
         spread = np.maximum(np.nanstd(samples, axis=0), _LEAST)
