@@ -25,9 +25,9 @@ from study_tables import ALL
 
 from patchad.commands.calibrate import NegativeImage, calibrate
 from patchad.commands.evaluate import evaluate
+from patchad.commands.other_breast import Side, compare_breasts, with_two_breasts
 from patchad.commands.screen import screen_run
 from patchad.commands.train import train
-from patchad.commands.two_breasts import Side, compare_breasts, with_two_breasts
 from patchad.engine.screener import Screener, ScreenOptions
 from patchad.errors import RequestError
 from patchad.files.whole import write_whole

@@ -1,4 +1,4 @@
-"""Specks and clusters: counted by hand, found in phantoms, learnt alike from one seed."""
+"""Candidates and clusters: counted by hand, found in phantoms, learnt alike from one seed."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ from patchad.methods.filters.calcification import (
     build,
     draw_clusters,
 )
-from patchad.methods.parts.specks import Specks, find_specks
+from patchad.methods.parts.microcalcifications import Candidates, find_candidates
 from patchad.model.scoring import Response
 from patchad.phantoms import phantom
 from patchad.prepare.preprocess import Prepared
@@ -45,8 +45,8 @@ def film(seed: int, shape: tuple[int, int] = (384, 256)) -> Prepared:
     return prepared(made.pixels, made.foreground, SPACING)
 
 
-def specks_of(image: Prepared) -> Specks:
-    return find_specks(on_cpu(image, METHOD.needs.before))
+def specks_of(image: Prepared) -> Candidates:
+    return find_candidates(on_cpu(image, METHOD.needs.before))
 
 
 def ground_of(image: Prepared) -> Ground:

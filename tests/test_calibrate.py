@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchad.commands.calibrate import NegativeImage, calibrate, told_of
-from patchad.commands.two_breasts import Side
+from patchad.commands.other_breast import Side
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
 from patchad.engine.screener import Scored

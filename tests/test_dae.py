@@ -20,7 +20,6 @@ from patchad.methods.reconstruction.dae import (
     METHOD,
     Config,
     coarse_noise,
-    epoch_of,
     normalise,
     with_row,
 )
@@ -54,13 +53,6 @@ def test_it_learns_to_take_the_noise_off(trained):
     losses = [value for stage, _, _, value in trained[1] if stage == "training"]
     assert len(losses) == 4  # epochs of ten steps
     assert losses[-1] < 0.6 * losses[0]
-
-
-@pytest.mark.parametrize(
-    ("steps", "epoch"), [(400, 50), (40, 10), (75, 25), (45, 45), (1, 1), (101, 101)]
-)
-def test_epochs_are_equal(steps, epoch):
-    assert epoch_of(steps) == epoch
 
 
 def test_local_normalisation_is_that_of_scipy():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.learn.checkpoint import Checkpoint, epoch_generator, state_of
-from patchad.learn.loop import Step, train
+from patchad.learn.loop import Step, cosine, equal_epochs, train
 from patchad.learn.run import GivenUp, Run
 
 
@@ -246,6 +246,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
     (tmp_path / "file.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="delete it"):
         Checkpoint.read(tmp_path / "file.safetensors", "a")
+
+
+def test_epochs_are_equal_and_not_too_short() -> None:
+    hundreds = [equal_epochs(n, 100) for n in (500, 150, 40, 30, 7)]
+    assert hundreds == [(5, 100), (3, 50), (2, 20), (1, 30), (1, 7)]
+    fifties = [equal_epochs(n, 50)[1] for n in (400, 40, 75, 45, 1, 101)]
+    assert fifties == [50, 10, 25, 45, 1, 101]
+
+
+def test_a_cosine_falls_to_nothing() -> None:
+    rate = cosine(0.4, 8)
+    assert [rate(step) for step in (0, 4, 8)] == pytest.approx([0.4, 0.2, 0])
 
 
 def test_networks_that_share_tensors_are_saved(tmp_path: Path) -> None:

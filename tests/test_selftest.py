@@ -21,7 +21,7 @@ from patchad.commands.selftest_words import summary
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Radiograph, Region, Source
 from patchad.errors import OutputError, RequestError
-from patchad.evaluation.detail import (
+from patchad.evaluation.contrast_detail import (
     Level,
     Tried,
     half_found,

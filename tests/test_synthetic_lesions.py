@@ -30,7 +30,6 @@ from patchad.methods.synthetic.synthetic_lesions import (
     SyntheticLesions,
     UNet,
     build,
-    epoch_length,
     outline_loss,
     pool_logits,
 )
@@ -183,10 +182,6 @@ def test_pools_by_hand() -> None:
     # Two patches of tissue and two without, which are as low as the film's lowest
     expected = [[7, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]]
     np.testing.assert_allclose(pools, expected, atol=1e-5)
-
-
-def test_epochs_are_equal_and_not_too_short() -> None:
-    assert [epoch_length(n) for n in (500, 150, 40, 30, 7)] == [100, 50, 20, 30, 7]
 
 
 def test_training_lowers_the_loss(trained: tuple[torch.nn.Module, list[float]]) -> None:

@@ -141,5 +141,16 @@ def test_a_method_of_unlabelled_films_is_refused_without_and_gets_them(
     assert done.returncode == 0, done.stderr
     from safetensors.numpy import load_file
 
+    from patchad.model.folder import read_card
+    from patchad.model.trained_on import among
+    from patchad.read.read import read_radiograph
+
+    card = read_card(tmp_path / "model")
+    assert f"{(table['split'] == 'unlabelled').sum()} unlabelled images were learnt from too." in (
+        card.notes
+    )
+    films = table[table["split"] == "unlabelled"]["path"]
+    digests = [read_radiograph(Path(path)).source.digest for path in films]
+    assert all(among(card.data.trained_on, digests))  # so that a leak is noticed
     held = load_file(tmp_path / "model" / "weights.safetensors")
     assert held["others"].tolist() == [(table["split"] == "unlabelled").sum()]

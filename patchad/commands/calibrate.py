@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchad.commands.calibrate_marks import calibrate_marks, draw_marks, mark_statement
-from patchad.commands.two_breasts import Side, calibrate_two_breasts
+from patchad.commands.other_breast import Side, calibrate_two_breasts
 from patchad.engine.screener import Scored
 from patchad.errors import TrainingError
 from patchad.model.calibration import (

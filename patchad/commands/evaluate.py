@@ -36,9 +36,9 @@ from patchad.evaluation.figures import (
     threshold_section,
 )
 from patchad.evaluation.files import as_text, write_pictures, write_tables
+from patchad.evaluation.judged import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import tally_pixels
-from patchad.evaluation.samples import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.truth import Truth, match_truth
 from patchad.export.report import write_report
 from patchad.files.claim import claimed

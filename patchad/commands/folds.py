@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_arrays
 
 from patchad.commands.calibrate import NegativeImage
 from patchad.commands.negatives import Negative
-from patchad.commands.two_breasts import Side
+from patchad.commands.other_breast import Side
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
 from patchad.engine.screener import Scored

@@ -18,7 +18,7 @@ from patchad.errors import RequestError
 from patchad.model.config import Config
 from patchad.prepare.look import Look
 from patchad.prepare.preprocess import Prepared
-from patchad.prepare.workers import Ahead, Fault, Ready
+from patchad.prepare.workers import Ahead, Ready
 from patchad.progress import Progress
 from patchad.read.dicom_identity import PATIENT, STUDY
 from patchad.read.manifest import ManifestRow, is_manifest
@@ -109,14 +109,15 @@ class Reader:
             if isinstance(read, Ready):
                 yield row, read
             else:
-                self._leave_out(row, read)
+                self.leave_out(row, read.reason)
             self.progress(stage, number, len(rows), math.nan)
 
-    def _leave_out(self, row: ManifestRow, fault: Fault) -> None:
+    def leave_out(self, row: ManifestRow, reason: str) -> None:
+        """Record, once a path, that an image takes no part, and log it."""
         path = row_path(row.path)
         if all(path != known for known, _ in self.failed):
-            self.failed.append((path, fault.reason))
-            log.warning("left out %s: %s", path, fault.reason)
+            self.failed.append((path, reason))
+            log.warning("left out %s: %s", path, reason)
 
 
 def find_negatives(source: Path, purpose: str) -> Named:

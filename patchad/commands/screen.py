@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from patchad.commands.export import export_run
-from patchad.commands.two_breasts import compare_breasts, with_two_breasts
+from patchad.commands.other_breast import compare_breasts, with_two_breasts
 from patchad.core.grid import check_stride
 from patchad.engine.marks import Mark, marks
 from patchad.engine.screener import Screener, ScreenOptions, how_to_read

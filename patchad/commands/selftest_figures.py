@@ -8,7 +8,7 @@ from typing import Any
 
 from patchad.commands.selftest_images import Trials
 from patchad.commands.selftest_words import DEFINITIONS, FALSE_MARKS, notes
-from patchad.evaluation.detail import Level, half_found, levels_of, mark_threshold
+from patchad.evaluation.contrast_detail import Level, half_found, levels_of, mark_threshold
 from patchad.model.card import ModelCard, card_as_dict
 from patchad.model.trained_on import among
 from patchad.store.run import row_path

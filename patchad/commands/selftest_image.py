@@ -11,7 +11,7 @@ from patchad.engine.marks import find_marks
 from patchad.engine.mismatch import mismatches
 from patchad.engine.screener import Screener, no_foreground
 from patchad.errors import ImageError, MismatchError
-from patchad.evaluation.detail import Tried, marks_and_places
+from patchad.evaluation.contrast_detail import Tried, marks_and_places
 from patchad.lesions.recipes import apply, deviation_around, draw
 from patchad.model.detector import Detector
 from patchad.prepare.foreground import find_foreground

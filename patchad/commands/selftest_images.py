@@ -11,7 +11,7 @@ import numpy as np
 from patchad.commands.selftest_image import Tested, try_lesions
 from patchad.commands.selftest_lesions import Wanted
 from patchad.errors import ImageError, NotARadiographError, RequestError
-from patchad.evaluation.detail import Tried
+from patchad.evaluation.contrast_detail import Tried
 from patchad.model.detector import Detector
 from patchad.prepare.workers import How, Limits, readers, required
 from patchad.progress import Progress

@@ -220,14 +220,14 @@ def _fit(
     Pixels are held in the training set alone, which goes when this returns.
     """
     config, method = reader.config, method_of(reader.config.method)
-    data, facts, others = gather(reader, training, unlabelled)
-    draft = draft_card(reader, facts, aside, plan, notes)
+    data, facts, others = gather(reader, training, unlabelled, plan)
+    draft = draft_card(reader, facts, aside, plan, notes, others)
     asked = card_as_dict(replace(draft, notes=(), versions={}))
     run = Run(
         reader.seed,
         device,
         setting_of(config),
-        request=digest([asked, data.patches, len(data.bank), others]),
+        request=digest([asked, data.patches, len(data.bank)]),
         checkpoint=checkpoint,
         progress=reader.progress,
     )

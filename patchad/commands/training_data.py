@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +46,11 @@ def find_unlabelled(source: Path, config: Config) -> tuple[ManifestRow, ...]:
 
 
 def gather(
-    reader: Reader, training: Sequence[Negative], unlabelled: Sequence[ManifestRow]
+    reader: Reader, training: Sequence[Negative], unlabelled: Sequence[ManifestRow], plan: Plan
 ) -> tuple[TrainingSet, list[Negative], list[str]]:
     """The training set, the negatives that could be read, and the unlabelled films' digests.
+
+    An unlabelled film with the pixels of a negative is left out: it may be one that calibrates.
 
     Raises:
         RequestError: no film holds a patch with enough foreground.
@@ -69,12 +71,15 @@ def gather(
 
     bank = PatchBank.of(negatives(), reader.config.patch_size)
     patches = sum(int(negative.tiles.training.sum()) for negative in facts)
-    others, digests = _gather_unlabelled(reader, unlabelled) if unlabelled else (None, [])
+    others, digests = None, list[str]()
+    if unlabelled:
+        known = {negative.source.digest for negative in (*plan.training, *plan.held_out)}
+        others, digests = _gather_unlabelled(reader, unlabelled, known)
     return TrainingSet(bank, patches, tuple(masks), others), facts, digests
 
 
 def _gather_unlabelled(
-    reader: Reader, rows: Sequence[ManifestRow]
+    reader: Reader, rows: Sequence[ManifestRow], negatives: Collection[str]
 ) -> tuple[TrainingSet, list[str]]:
     masks: list[PackedMask] = []
     digests: list[str] = []
@@ -83,6 +88,9 @@ def _gather_unlabelled(
     def films() -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         nonlocal patches
         for row, ready in reader.ready(rows, "reading unlabelled images"):
+            if ready.radiograph.source.digest in negatives:
+                reader.leave_out(row, "unlabelled, with the same pixels as a negative image")
+                continue
             corners = _corners(row, ready.prepared, reader)
             if len(corners):
                 masks.append(PackedMask.of(ready.prepared))
@@ -112,10 +120,11 @@ def draft_card(
     aside: Sequence[Negative],
     plan: Plan,
     notes: Sequence[str],
+    unlabelled: Sequence[str],
 ) -> ModelCard:
-    """The card before training: no unit, no calibration."""
+    """The card before training: no unit, no calibration; ``unlabelled`` are films' digests."""
     config = reader.config
-    data = _describe([*training], [*aside], plan)
+    data = _describe([*training], [*aside], plan, unlabelled)
     return ModelCard(
         method=config.method,
         config=config.as_dict(),
@@ -129,6 +138,7 @@ def draft_card(
         data=data,
         notes=(
             *(*notes, *_failure_note(reader.failed), *_spacing_note(training, config)),
+            *([f"{len(unlabelled)} unlabelled images were learnt from too."] * bool(unlabelled)),
             *fit_note(data.fit),
             *depth_note(negative.source.guessed_bits for negative in training),
         ),
@@ -171,16 +181,17 @@ def _require_one_scale(
         )
 
 
-def _describe(training: list[Negative], aside: list[Negative], plan: Plan) -> TrainingData:
+def _describe(
+    training: list[Negative], aside: list[Negative], plan: Plan, unlabelled: Sequence[str]
+) -> TrainingData:
     """What the card says of the data."""
+    learnt = [*(negative.source.digest for negative in training), *unlabelled]
     everything = [*training, *aside]
     known = [negative.spacing_mm for negative in everything if negative.spacing_mm is not None]
     row, col = np.median(known, axis=0).tolist() if known else (math.nan, math.nan)
     brightness = [n.brightness for n in everything]
     return TrainingData(
-        digest=hashlib.sha256(
-            "".join(sorted(n.source.digest for n in training)).encode()
-        ).hexdigest(),
+        digest=hashlib.sha256("".join(sorted(learnt)).encode()).hexdigest(),
         images=len(training),
         patients=len({negative.patient for negative in training}),
         split=plan.split,
@@ -188,7 +199,7 @@ def _describe(training: list[Negative], aside: list[Negative], plan: Plan) -> Tr
         spacing_mm=(row, col) if known else None,
         brightness=(min(brightness), max(brightness)),
         for_processing=one_intent(everything),
-        trained_on=pack_digests(negative.source.digest for negative in training),
+        trained_on=pack_digests(learnt),
         fit=fit_of([(negative.look, negative.patient) for negative in everything]),
     )
 

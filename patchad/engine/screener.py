@@ -1,7 +1,7 @@
 """The one way to score and screen an image: command, self-test and Python all call it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from patchad.core.baselines import patch_statistics
 from patchad.core.grid import PatchGrid, check_stride
@@ -98,10 +99,7 @@ class Screener:
                 little memory.
         """
         _, answer = self._answer(image, grid)
-        values, foreground, scored = to_host(answer.values, answer.foreground, answer.scored)
-        dense = to_host(answer.map)[0] if answer.map is not None else None
-        own = float(to_host(answer.image)[0]) if answer.image is not None else math.nan
-        return _checked(answer, values, foreground, scored, dense, own)
+        return _on_host(answer, answer.map, {})[0]
 
     def screen(self, radiograph: Radiograph, image: Prepared, options: ScreenOptions) -> Screening:
         """Screen an image that was read and prepared already.
@@ -121,11 +119,7 @@ class Screener:
         with torch.inference_mode(), _memory(self.detector.device):
             baselines = patch_statistics(film.pixels, grid)
             dense = answer.dense(film, setting_of(card))
-        values, foreground, was_scored, picture, *statistics = to_host(
-            answer.values, answer.foreground, answer.scored, dense, *baselines.values()
-        )
-        own = float(to_host(answer.image)[0]) if answer.image is not None else math.nan
-        scored = _checked(answer, values, foreground, was_scored, picture, own)
+        scored, statistics = _on_host(answer, dense, baselines)
         if not scored.scores.scored.any():
             raise ImageError(no_foreground(self.detector, image))
         score = scored.image_score(
@@ -135,7 +129,8 @@ class Screener:
         reasons += _remarks(radiograph, image, self.detector, grid)
         if flagged:
             reasons.insert(0, flag_reason(score, calibration.image_threshold))
-        found = Found(scored.scores, picture, dict(zip(baselines, statistics, strict=True)))
+        assert scored.map is not None  # it is the dense one
+        found = Found(scored.scores, scored.map, statistics)
         stored = to_stored(found, image.turn, radiograph.shape)
         return Screening(
             source=radiograph.source,
@@ -209,19 +204,29 @@ def no_foreground(detector: Detector, image: Prepared) -> str:
     )
 
 
-def _checked(
-    answer: Answer,
-    values: NDArray[np.float32],
-    foreground: NDArray[np.float32],
-    scored: NDArray[np.bool_],
-    dense: NDArray[np.float32] | None,
-    image: float,
-) -> Scored:
-    no_number = scored.any() and answer.image is not None and not math.isfinite(image)
-    infinite = dense is not None and np.isinf(dense).any()
-    if no_number or infinite or not np.isfinite(values[scored]).all():
+def _on_host(
+    answer: Answer, dense: Tensor | None, baselines: Mapping[str, Tensor]
+) -> tuple[Scored, dict[str, NDArray[np.float32]]]:
+    """All that an image gave, brought to the host at once and checked."""
+    given = {
+        "values": answer.values,
+        "foreground": answer.foreground,
+        "scored": answer.scored,
+        "map": dense,
+        "image": answer.image,
+    }
+    present = {name: tensor for name, tensor in given.items() if tensor is not None}
+    arrays = to_host(*present.values(), *baselines.values())
+    found = dict(zip(present, arrays, strict=False))
+    scored, picture = found["scored"], found.get("map")
+    image = float(found.get("image", math.nan))
+    no_number = scored.any() and "image" in found and not math.isfinite(image)
+    infinite = picture is not None and np.isinf(picture).any()
+    if no_number or infinite or not np.isfinite(found["values"][scored]).all():
         raise ModelError("the detector gave scores that are not numbers: its weights are unusable")
-    return Scored(PatchScores(answer.grid, values, foreground), dense, image)
+    scores = PatchScores(answer.grid, found["values"], found["foreground"])
+    statistics = dict(zip(baselines, arrays[len(present) :], strict=True))
+    return Scored(scores, picture, image), statistics
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchad.evaluation.estimate import Curve, Section, estimate, per_patient
+from patchad.evaluation.judged import METHOD, Samples
 from patchad.evaluation.labelling import NEGATIVE, POSITIVE
 from patchad.evaluation.metrics import (
     Counts,
@@ -25,7 +26,6 @@ from patchad.evaluation.metrics import (
     weighted_mean,
 )
 from patchad.evaluation.pixels import Pixels
-from patchad.evaluation.samples import METHOD, Samples
 
 SPECIFICITIES = (80, 90, 95)  # per cent
 FALSE_MARKS = (0.25, 0.5, 1.0, 2.0, 4.0)  # a negative image

@@ -11,8 +11,8 @@ import pandas as pd
 from patchad.core.baselines import BASELINES
 from patchad.evaluation.estimate import Section
 from patchad.evaluation.figures import FALSE_MARKS, SPECIFICITIES
+from patchad.evaluation.judged import METHOD, SCORERS, Samples
 from patchad.evaluation.labelling import POSITIVE
-from patchad.evaluation.samples import METHOD, SCORERS, Samples
 from patchad.export.curves import (
     Distribution,
     Line,

@@ -158,6 +158,21 @@ def _epoch(
     return float(total) / max(steps, 1)
 
 
+def equal_epochs(steps: int, most: int) -> tuple[int, int]:
+    """``steps`` in epochs of one length: (epochs, steps of each), each of ``most`` at most.
+
+    One epoch where equal ones would be shorter than a fifth of that.
+    """
+    each = math.gcd(steps, most)
+    each = each if each * 5 >= most else steps
+    return steps // each, each
+
+
+def cosine(rate: float, steps: int) -> Callable[[int], float]:
+    """A learning rate that falls from ``rate`` to 0 over ``steps``, for :func:`train`."""
+    return lambda step: rate * (1 + math.cos(math.pi * step / steps)) / 2
+
+
 @contextmanager
 def _drawn_ahead(plan: list[Step], draw: Callable[[Step], T]) -> Iterator[Iterator[tuple[Step, T]]]:
     """Each step with its batch; one is drawn ahead, in a thread of its own."""

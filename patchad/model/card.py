@@ -27,7 +27,7 @@ INTENDED_USE = "Research use only. Not a medical device; not for diagnosis or tr
 class TrainingData:
     """The facts of a model's training data that screening needs."""
 
-    digest: str  # SHA-256 (hex) over the digests of the training images, sorted
+    digest: str  # SHA-256 (hex) over the digests of all images learnt from, sorted
     images: int
     patients: int
     split: str  # how the calibration negatives were set aside

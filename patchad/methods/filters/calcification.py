@@ -1,9 +1,9 @@
 """Clusters of bright specks, weighed by what synthetic clusters do to negative images.
 
-:mod:`patchad.methods.parts.specks` finds specks and counts them. What is ordinary for the place
-(distance to air, row, column, density) is regressed on negatives and taken off. The weights of the
-features are then learnt without a real lesion: windows of training negatives into which synthetic
-clusters were drawn, against windows as they were.
+:mod:`patchad.methods.parts.microcalcifications` finds specks and counts them. What is ordinary for
+the place (distance to air, row, column, density) is regressed on negatives and taken off. The
+weights of the features are then learnt without a real lesion: windows of training negatives into
+which synthetic clusters were drawn, against windows as they were.
 """
 
 import math
@@ -23,7 +23,13 @@ from patchad.errors import RequestError, TrainingError
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.lesions.recipes import TRAINING_CLUSTERS, TRAINING_CLUSTERS_MM, apply, draw
-from patchad.methods.parts.specks import COVARIATES, FEATURES, Specks, find_specks, place
+from patchad.methods.parts.microcalcifications import (
+    COVARIATES,
+    FEATURES,
+    Candidates,
+    find_candidates,
+    place,
+)
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film, tissue
@@ -132,13 +138,13 @@ class Calcification(nn.Module):
         Raises:
             ImageError: the pixel spacing is unknown.
         """
-        specks = find_specks(film)
-        scores = self.patch(*specks.windows(grid)) @ self.coefficients + self.intercept
-        density: Tensor = self.cell(specks.narrow[..., None], specks.places)[..., 0]
+        candidates = find_candidates(film)
+        scores = self.patch(*candidates.windows(grid)) @ self.coefficients + self.intercept
+        density: Tensor = self.cell(candidates.narrow[..., None], candidates.places)[..., 0]
         # Beyond the tissue, zeros are what is ordinary, and the mask leaves them out.
-        density = density.where(specks.share > 0, 0)
+        density = density.where(candidates.share > 0, 0)
         rows, cols = density.shape
-        picture = resize_tensor(density, (rows * specks.side[0], cols * specks.side[1]))
+        picture = resize_tensor(density, (rows * candidates.side[0], cols * candidates.side[1]))
         picture = picture[: film.shape[0], : film.shape[1]]
         return Response(picture.where(film.tissue, torch.nan), scores)
 
@@ -170,18 +176,18 @@ def learn(module: Calcification, config: Config, data: TrainingSet, run: Run) ->
         film = Film.of(image, run.device, METHOD.needs.before)
         rng = np.random.default_rng([run.seed, number])
         grid = PatchGrid(film.shape, size, (size + 1) // 2)
-        specks = find_specks(film)
+        candidates = find_candidates(film)
         inside, deviation, foreground = to_host(
-            film.tissue, specks.deviation, means(grid, film.mask)
+            film.tissue, candidates.deviation, means(grid, film.mask)
         )
         kept = foreground >= run.setting.min_foreground
-        plain.append(_rows(_of_patches(specks, grid), kept))
-        spots.append(_some_cells(specks, rng))
+        plain.append(_rows(_of_patches(candidates, grid), kept))
+        spots.append(_some_cells(candidates, rng))
         changed, regions = draw_clusters(image, Ground(inside, deviation), config.clusters, rng)
         holds = kept & np.any([_holds(grid, region) for region in regions], axis=0)
         if regions and holds.any():
             pixels = torch.from_numpy(np.array(changed.pixels)).to(run.device)
-            found = find_specks(replace(film, pixels=pixels, made={}))
+            found = find_candidates(replace(film, pixels=pixels, made={}))
             drawn.append(_rows(_of_patches(found, grid), holds))
         run.tell(NAME, number + 1, len(data))
     if not drawn:
@@ -203,7 +209,8 @@ def learn(module: Calcification, config: Config, data: TrainingSet, run: Run) ->
 class Ground:
     """What clusters are drawn on, on the CPU: (H, W) arrays.
 
-    ``tissue`` bool; ``deviation`` float32 is that of the filter's response, see :class:`Specks`.
+    ``tissue`` bool; ``deviation`` float32 is that of the filter's response: see
+    :class:`Candidates`.
     """
 
     tissue: Mask
@@ -258,15 +265,15 @@ def _terms(places: Tensor, centre: Tensor, width: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(z[..., :1]), z, z[..., _FIRST] * z[..., _SECOND]], -1)
 
 
-def _of_patches(specks: Specks, grid: PatchGrid) -> Pair:
+def _of_patches(candidates: Candidates, grid: PatchGrid) -> Pair:
     """The features (N, 4) and places (N, 4) of a grid's patches."""
-    values, places = to_host(*specks.windows(grid))
+    values, places = to_host(*candidates.windows(grid))
     return values.astype(np.float64), places.astype(np.float64)
 
 
-def _some_cells(specks: Specks, rng: np.random.Generator) -> Pair:
+def _some_cells(candidates: Candidates, rng: np.random.Generator) -> Pair:
     """The narrow density (K, 1) and place (K, 4) of some cells of tissue."""
-    share, narrow, places = to_host(specks.share, specks.narrow, specks.places)
+    share, narrow, places = to_host(candidates.share, candidates.narrow, candidates.places)
     of = np.flatnonzero(share > 0)
     some = rng.choice(of, min(len(of), _CELLS_A_FILM), replace=False)
     found = narrow.reshape(-1, 1)[some], places.reshape(-1, len(COVARIATES))[some]

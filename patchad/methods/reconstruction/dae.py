@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from patchad.core.grid import PatchGrid
 from patchad.errors import RequestError
-from patchad.learn.loop import Step, train
+from patchad.learn.loop import Step, cosine, equal_epochs, train
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods.parts.chest_frame import (
@@ -43,8 +43,7 @@ _MEAN_SIGMA, _FLAT = 12.0, 0.05  # of the local normalisation: pixels at 128, le
 _GRID = 16  # of the noise
 _OUTSIDE = 0.1  # weight of the loss away from the lungs
 _SMOOTH = 2.0  # σ of the map, pixels at 128
-_EPOCH = 50  # steps at most; all epochs are equal
-_LEAST_EPOCH = 10  # steps; where no such division is left, the training is one epoch
+_EPOCH = 50  # steps at most
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def learn(module: Dae, config: Config, data: TrainingSet, run: Run) -> None:
     weight = near.clamp_min(_OUTSIDE)
     weight = weight / weight.mean()
     bank = torch.stack([normalise(film.pixels) for film in fitted.films])
-    epoch = epoch_of(config.steps)
+    epochs, steps = equal_epochs(config.steps, _EPOCH)
 
     def draw(step: Step) -> tuple[Tensor, Tensor, Tensor]:
         generator = step.generator
@@ -157,21 +156,15 @@ def learn(module: Dae, config: Config, data: TrainingSet, run: Run) -> None:
         run,
         {"network": network},
         {"adamw": torch.optim.AdamW(network.parameters(), config.learning_rate)},
-        epochs=config.steps // epoch,
-        steps=epoch,
+        epochs=epochs,
+        steps=steps,
         draw=draw,
         losses=losses,
-        rate=lambda step: config.learning_rate * (1 + math.cos(math.pi * step / config.steps)) / 2,
+        rate=cosine(config.learning_rate, config.steps),
     )
     with torch.inference_mode():
         lowest = [_smooth(module.residual(one[None])[0])[near >= 0.5].min() for one in bank]
     module.lowest.copy_(torch.stack(lowest).min())
-
-
-def epoch_of(steps: int) -> int:
-    """Steps of an epoch, so that all are equal: at most 50, or all where that makes them short."""
-    common = math.gcd(steps, _EPOCH)
-    return common if common >= _LEAST_EPOCH else steps
 
 
 def normalise(pixels: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from patchad.core.grid import PatchGrid
 from patchad.core.host import to_host
 from patchad.errors import RequestError
-from patchad.learn.loop import Step, train
+from patchad.learn.loop import Step, cosine, equal_epochs, train
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods.parts.cells import Cells, cells, enlarged, lowest
@@ -50,8 +50,7 @@ _DICE = 0.3  # weight beside the cross-entropy
 _POOL, _RENEWED = 32, 2  # films that crops are cut from, and how many of them a step replaces
 _MOST_FILMS = 2000  # that lesions are drawn into; of more, as many are chosen at random
 _SAMPLED = 17  # every so many logits of a film are looked at for their scale
-_EPOCH = 100  # steps
-_FEWEST = 20  # steps of an epoch, where 100 doesn't divide all of them; below, all are one
+_EPOCH = 100  # steps at most
 _PLANTING, _CUTTING, _CHOOSING = 1, 2, 3  # streams of random numbers
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
 _WEIGHTS = (0.5, 0.25, 0.25)  # of the three pools
@@ -170,16 +169,16 @@ def learn(module: SyntheticLesions, config: Config, data: TrainingSet, run: Run)
         logits = network(_laid_out(seen, run.device))[:, 0].float()
         yield "adamw", outline_loss(logits, lesion.to(run.device), weight.to(run.device))
 
-    steps = epoch_length(config.steps)
+    epochs, steps = equal_epochs(config.steps, _EPOCH)
     train(
         run,
         {"network": network},
         {"adamw": torch.optim.AdamW(network.parameters(), config.learning_rate)},
-        epochs=config.steps // steps,
+        epochs=epochs,
         steps=steps,
         draw=draw,
         losses=losses,
-        rate=lambda n: config.learning_rate * 0.5 * (1 + math.cos(math.pi * n / config.steps)),
+        rate=cosine(config.learning_rate, config.steps),
     )
     maps, pools = [], []
     with torch.inference_mode():
@@ -192,12 +191,6 @@ def learn(module: SyntheticLesions, config: Config, data: TrainingSet, run: Run)
             run.tell("scale of negatives", number, len(data))
     module.maps.learn(np.concatenate(maps))
     module.pools.learn(np.concatenate(pools))
-
-
-def epoch_length(steps: int) -> int:
-    """How many of ``steps`` make an epoch, after each of which there is a checkpoint; all equal."""
-    length = math.gcd(steps, _EPOCH)
-    return length if length >= _FEWEST else steps
 
 
 def pool_logits(logits: Tensor, grid: PatchGrid) -> Tensor:

@@ -78,7 +78,7 @@ def cell_side(spacing_mm: Pair) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Specks:
+class Candidates:
     """A film's specks, by cells of ``side`` (row, col) pixels: tensors (h, w) float32.
 
     ``peak``: its highest peak in deviations, 0 without one. ``high``: its number of high peaks.
@@ -132,7 +132,7 @@ class Specks:
         return torch.stack(values, -1), (sums[2:] / sums[1]).T
 
 
-def find_specks(film: Film) -> Specks:
+def find_candidates(film: Film) -> Candidates:
     """Find the specks of a film for which :func:`place` and the tissue were found before.
 
     Raises:
@@ -159,7 +159,7 @@ def find_specks(film: Film) -> Specks:
     both = torch.stack([light, cells["share"]])
     around = gaussian(both, dense, truncate=_TRUNCATE)
     density = around[0] / around[1].clamp_min(_LEAST)
-    return Specks(
+    return Candidates(
         side=side,
         peak=_by_cells(height, side).amax((1, 3)),
         high=_by_cells((height > _HIGH).float(), side).sum((1, 3)),

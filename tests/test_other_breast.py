@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from patchad.commands.screen import screen_run
-from patchad.commands.train import train
-from patchad.commands.two_breasts import (
+from patchad.commands.other_breast import (
     Side,
     calibrate_two_breasts,
     less_other_side,
     other_sides,
     with_two_breasts,
 )
+from patchad.commands.screen import screen_run
+from patchad.commands.train import train
 from patchad.engine.screener import ScreenOptions
 from patchad.errors import RequestError
 from patchad.methods import load
