@@ -146,8 +146,9 @@ def test_a_method_of_unlabelled_films_is_refused_without_and_gets_them(
     from patchad.read.read import read_radiograph
 
     card = read_card(tmp_path / "model")
-    assert f"{(table['split'] == 'unlabelled').sum()} unlabelled images were learnt from too." in (
-        card.notes
+    assert (
+        f"{(table['split'] == 'unlabelled').sum()} unlabelled images were used for training too."
+        in (card.notes)
     )
     films = table[table["split"] == "unlabelled"]["path"]
     digests = [read_radiograph(Path(path)).source.digest for path in films]

@@ -77,10 +77,10 @@ def train(
         seed: decides the split, the patches and the initial weights.
         spacing_mm: (row, col) for images that have no pixel spacing.
         limits: what one image may cost to read.
-        resume: go on from the last checkpoint, if the request is the same.
+        resume: continue from the last checkpoint, if the request is the same.
         overwrite: replace a model that is there.
         leave_out: negatives that are for something else.
-        progress: told of images read and epochs done.
+        progress: called for images read and epochs done.
 
     Raises:
         RequestError: no negatives, too few patients, mixed pixel spacings; or another request than
@@ -118,10 +118,10 @@ def train(
         compare=images.compare,
     ) as claim:
         if (model / "card.json").exists():
-            log.info("%s holds the model that was asked for: nothing is left to do", shown(model))
+            log.info("%s holds the requested model: nothing is left to do", shown(model))
             claim.clear("checkpoint")
             return Trained(read_card(model))
-        # Patients' numbers are hashed with what nobody keeps: only who goes with whom is known.
+        # Patients' numbers are hashed with a secret that is not kept: only groups remain.
         how = How(config.preprocessing, spacing_mm, limits, secret=secrets.token_bytes(32))
         with readers(how) as ahead:
             reader = Reader(config, seed, ahead, [], progress)
@@ -130,7 +130,7 @@ def train(
                 path, reason = reader.failed[0]
                 raise RequestError(f"no negative image could be used; the first, {path}: {reason}")
             _require_given(named, found)
-            if not claim.marker.found:  # else it was compared with that already
+            if not claim.marker.found:  # else it was compared already
                 known = reader.contents
                 contents = {
                     row.path: known.get(row.path) or content_of(row.path) for row in images.rows
@@ -191,12 +191,12 @@ def _train(
         image_scores(images, calibration),
         config.calibration.false_images,
     )
-    said = (*scores.notes, *plan.cautions)
+    remarks = (*scores.notes, *plan.cautions)
     alone = [scores.images[number][0] for number in outliers.numbers] if outliers else []
     if outliers:
-        said = (*said, outliers.note([negative.source.digest for negative in alone]))
+        remarks = (*remarks, outliers.note([negative.source.digest for negative in alone]))
     calibration = replace(
-        calibration, notes=said, statements=(*plan.cautions, *calibration.statements)
+        calibration, notes=remarks, statements=(*plan.cautions, *calibration.statements)
     )
     saved = save(detector, model, calibration)
     claim.clear("checkpoint")

@@ -1,4 +1,4 @@
-"""What a training learns from, read into memory, and what its card says of it."""
+"""The images that a training learns from, in memory, and their description in the card."""
 
 import hashlib
 import math
@@ -138,7 +138,10 @@ def draft_card(
         data=data,
         notes=(
             *(*notes, *_failure_note(reader.failed), *_spacing_note(training, config)),
-            *([f"{len(unlabelled)} unlabelled images were learnt from too."] * bool(unlabelled)),
+            *(
+                [f"{len(unlabelled)} unlabelled images were used for training too."]
+                * bool(unlabelled)
+            ),
             *fit_note(data.fit),
             *depth_note(negative.source.guessed_bits for negative in training),
         ),
@@ -155,7 +158,7 @@ def require_one_kind(images: list[Negative], config: Config) -> None:
 
 
 def one_intent(images: list[Negative]) -> bool:
-    """Whether the images hold raw detector values; refuses some that do beside some that don't."""
+    """Whether the images hold raw detector values; refuses a mixture."""
     raw = sum(bool(n.source.for_processing) for n in images)
     if raw not in (0, len(images)):
         raise RequestError(
@@ -184,7 +187,7 @@ def _require_one_scale(
 def _describe(
     training: list[Negative], aside: list[Negative], plan: Plan, unlabelled: Sequence[str]
 ) -> TrainingData:
-    """What the card says of the data."""
+    """The description of the data in the card."""
     learnt = [*(negative.source.digest for negative in training), *unlabelled]
     everything = [*training, *aside]
     known = [negative.spacing_mm for negative in everything if negative.spacing_mm is not None]

@@ -29,7 +29,7 @@ from patchad.prepare.preprocess import Prepared, Preprocessing, prepare
 from patchad.read.caps import MAX_PIXELS
 from patchad.read.read import read_radiograph
 
-FLAGGED = "flagged"  # how a row's reason begins that says why
+FLAGGED = "flagged"  # how the reason of a flagged image begins
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class ScreenOptions:
     """What a user may ask of a run. ``stride`` in pixels of the prepared image, None: the card's.
 
     ``spacing_mm`` (row, col) stands for images that have no pixel spacing; ``allow_mismatch``
-    screens images that differ from the training images, and says so in their row. ``voi`` is what
+    screens images that differ from the training images, noted in their row. ``voi`` is what
     scales the grey of DICOM files, None: as the card says; ``frames`` of ``all`` screens each frame
     of multi-frame images. ``bits`` is the depth of 16-bit PNG, TIFF and PGM, None: as the card
-    says, else told by their pixels. ``deidentify`` leaves the patient out of DICOM objects;
+    says, else guessed from their pixels. ``deidentify`` leaves the patient out of DICOM objects;
     ``invent_geometry`` allows the kind ``pm``. ``two_breasts`` takes half of the other breast's
     score off an image's, where a manifest has both.
     """
@@ -59,7 +59,7 @@ class ScreenOptions:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a detector says of a prepared image, on the host.
+    """The result of a detector for a prepared image, on the host.
 
     ``scores`` and ``map`` (H', W') float32 lie in the prepared frame; ``map`` is None where the
     patch scores are still to be stitched. ``image`` is the method's own image score, NaN without.

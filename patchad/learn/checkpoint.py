@@ -37,9 +37,9 @@ class Checkpoint:
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         names = ("request", "attempt", "notes", "epoch", "loss")
-        told = json.dumps({name: getattr(self, name) for name in names})
+        record = json.dumps({name: getattr(self, name) for name in names})
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors.items()}
-        write_whole(path, save_tensors(tensors, metadata={"training": told}))
+        write_whole(path, save_tensors(tensors, metadata={"training": record}))
 
     @classmethod
     def read(cls, path: Path | None, request: str) -> "Checkpoint | None":
@@ -54,13 +54,13 @@ class Checkpoint:
         try:
             content = path.read_bytes()  # safe_open takes no path that is not UTF-8
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            told = json.loads(header["__metadata__"]["training"])
+            record = json.loads(header["__metadata__"]["training"])
             found = cls(
-                told["request"],
-                int(told["attempt"]),
-                tuple(told["notes"]),
-                int(told["epoch"]),
-                float(told["loss"]),
+                record["request"],
+                int(record["attempt"]),
+                tuple(record["notes"]),
+                int(record["epoch"]),
+                float(record["loss"]),
                 load_tensors(content),
             )
         except (
@@ -71,7 +71,7 @@ class Checkpoint:
         if found.request != request:
             raise RequestError(
                 f"{path} was written by a training with another configuration, data or seed: "
-                "resume with those, or start anew with --overwrite"
+                "resume with those, or start again with --overwrite"
             )
         return found
 

@@ -31,7 +31,7 @@ class Fitted:
 
     @property
     def pooling(self) -> str:
-        """How a patch's score comes of its map, in words; empty where it has none."""
+        """How a patch score is pooled from the map, in words; empty if there is no map."""
         return str(self.module.pooling)
 
 
@@ -60,11 +60,11 @@ def fit(method: Method, config: Any, data: TrainingSet, run: Run) -> Fitted:
     require(method, config, data)
     run = replace(run, request=digest([run.request, method.name, asdict(config)]))
     state = Checkpoint.read(run.checkpoint, run.request)
-    first, told = (state.attempt, [*state.notes]) if state else (0, [*run.notes])
+    first, notes = (state.attempt, [*state.notes]) if state else (0, [*run.notes])
     tries: int = getattr(config, "restarts", 1)
     remedies: list[str] = []
     for attempt in range(first, tries):
-        own = replace(run, attempt=attempt, seed=run.seed + attempt * SEED_STEP, notes=told)
+        own = replace(run, attempt=attempt, seed=run.seed + attempt * SEED_STEP, notes=notes)
         module = build(method, config, run.setting, own.seed).to(run.device)
         try:
             method.learn(module, config, data, own)
@@ -72,10 +72,10 @@ def fit(method: Method, config: Any, data: TrainingSet, run: Run) -> Fitted:
             own.note(f"Try {attempt + 1} of {tries}, seed {own.seed}, was given up; {fault}.")
             remedies += [fault.remedy] if fault.remedy not in remedies else []
             continue
-        run.notes[:] = told
+        run.notes[:] = notes
         return Fitted(module.eval().requires_grad_(False), own.seed)
     advice = ", or ".join(filter(None, remedies)).capitalize()
-    raise TrainingError(f"no try gave a usable network. {' '.join(told)} {advice}.")
+    raise TrainingError(f"no try gave a usable network. {' '.join(notes)} {advice}.")
 
 
 def require(method: Method, config: Any, data: TrainingSet) -> None:

@@ -51,7 +51,7 @@ def train(
     remedy: str = "",
     stage: str = "training",
 ) -> None:
-    """Train ``networks`` in place, epoch by epoch; after each, the checkpoint is written anew.
+    """Train ``networks`` in place, epoch by epoch; after each, the checkpoint is rewritten.
 
     Whatever stops the process, KeyboardInterrupt included, costs at most one epoch. No step waits
     for the device: losses are summed there and read once an epoch.
@@ -65,14 +65,14 @@ def train(
         draw: makes a step's batch, on the CPU, while the device is busy with the steps before: in
             one other thread, in the order of the steps.
         losses: yields (name of an optimiser, scalar loss) in the order in which they step; each
-            optimiser has stepped before the next loss is asked for, so that a critic may take
+            optimiser steps before the next loss is computed, so that a critic may take
             several steps before its generator. On CUDA it runs with bfloat16 autocast: what needs
             float32 asks for it.
         rate: the learning rate of all optimisers at a step's number; None leaves it as it is.
         health: asked after each epoch (its number): what is wrong with the networks, empty for
             nothing. A fault gives this try up.
         remedy: what a user can do about such a fault.
-        stage: what progress is told of.
+        stage: the name of this training in progress reports.
 
     Raises:
         GivenUp: ``health`` found a fault.

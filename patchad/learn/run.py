@@ -1,4 +1,4 @@
-"""What a training is told besides its data: seed, device, where to save, whom to tell."""
+"""The settings of one training, apart from its data: seed, device, checkpoint, progress."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from patchad.progress import Progress, silent
 _log = logging.getLogger(__name__)
 
 
-class GivenUp(PatchadError):  # noqa: N818  # it says what happened to the try
-    """A try of ``learn`` that another seed may better: ``fault``, and what a user can do about it.
+class GivenUp(PatchadError):  # noqa: N818  # it names what happened to the attempt
+    """An attempt that another seed may improve: the ``fault``, and the user's ``remedy``.
 
     The house starts again with another seed, as often as the method's ``restarts`` says.
     """

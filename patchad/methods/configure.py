@@ -1,4 +1,4 @@
-"""What `train` is told: a packaged name, a method or a TOML file, with single keys overridden.
+"""The configuration of `train`: a packaged name, a method or a TOML file, with overrides.
 
 An unknown key, a value of the wrong kind or an option that the method does not have is an error
 that names it, and the key that was meant.

@@ -4,8 +4,8 @@ Fusion by sums of standardised scores: A. Jain, K. Nandakumar, A. Ross, Pattern 
 38:2270-2285, 2005, https://doi.org/10.1016/j.patcog.2005.01.012.
 
 A dense or noisy film has higher maxima than another, lesion or not. So what negatives of its kind
-have for their maximum is taken off all scores of a film (``film_offset``): a ridge regression on
-what is seen of the film as a whole, learnt on negatives alone.
+have for their maximum is subtracted from all scores of a film (``film_offset``): a ridge regression
+on covariates of the whole film, learnt on negatives alone.
 """
 
 import math
@@ -56,7 +56,7 @@ class Config:
     """Which detectors, by names of their own, and what is done with the sum of their patch scores.
 
     ``smoothing`` averages a patch with its neighbours: a Gaussian's standard deviation, as a share
-    of the patch's side; 0 doesn't. ``film_offset`` takes the film's offset off all scores.
+    of the patch's side; 0 doesn't. ``film_offset`` subtracts the film's offset from all scores.
     """
 
     members: Mapping[str, Member]
@@ -99,7 +99,7 @@ class Fused(nn.Module):
     """The members, the scales of their scores, and the film's offset.
 
     ``patches``, ``maps`` and ``images`` are the scales of the K members' patch scores, map values
-    and own image scores; ``covariates`` that of what is seen of a film as a whole, whose ``slopes``
+    and own image scores; ``covariates`` that of the whole film's covariates, whose ``slopes``
     (5 + K,) the ridge found (all 0 without an offset).
     """
 
@@ -124,7 +124,7 @@ class Fused(nn.Module):
 
     @property
     def pooling(self) -> str:
-        """How a patch's score comes of those of the members."""
+        """How a patch score is made from those of the members."""
         parts = [
             f"{member.weight:g} × {name} ({str(module.pooling or module.unit).rstrip('.')})"
             for (name, member), module in zip(
@@ -134,7 +134,7 @@ class Fused(nn.Module):
         return f"Sum of {'; '.join(parts)}"
 
     def forward(self, film: Film, grid: PatchGrid) -> Response:
-        """The members' weighted sums, less the film's offset."""
+        """The members' weighted sums, minus the film's offset."""
         found = self.answers(film, grid)
         patches = self.summed(torch.stack([one.values for one in found], -1), grid)
         maps = torch.stack([one.dense(film, self.setting) for one in found], -1)
@@ -150,7 +150,7 @@ class Fused(nn.Module):
         return Response(dense, patches, whole)
 
     def answers(self, film: Film, grid: PatchGrid) -> list[Answer]:
-        """What each member says of a film."""
+        """The answer of each member for a film."""
         return [
             score(method, module, self.setting, film, grid)
             for method, module in zip(self.methods, self.members, strict=True)
@@ -164,7 +164,7 @@ class Fused(nn.Module):
         return smooth_patches(summed, grid, self.config.smoothing * grid.size)
 
     def seen(self, film: Film, found: Sequence[Answer]) -> Tensor:
-        """What is seen of a film as a whole, then each member's median patch score: (5 + K,).
+        """Covariates of the whole film, then each member's median patch score: (5 + K,).
 
         Log area (pixels), mean and deviation of the density, log deviation of what two Gaussians
         leave (noise; texture).

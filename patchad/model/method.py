@@ -113,7 +113,7 @@ class Method:
             seeds are tried where ``learn`` may give up (:class:`patchad.learn.run.GivenUp`).
         build: (config, setting) → the module before training, with every buffer in its final shape.
             The house has seeded PyTorch's generator. Its attribute ``unit`` is the unit of scores;
-            ``pooling`` says how a patch's score comes of a map, in words, empty for none.
+            ``pooling`` tells how a patch score is pooled from the map; empty without a map.
         learn: (module, config, data, run) → None: fits the module in place.
         narrow: for a method whose needs hang on its configuration, the needs with that one.
     """

@@ -15,10 +15,10 @@ AT_ONCE = 256  # patches that are gathered and scored together
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What a method of the image kind answers; higher = more anomalous.
+    """The output of a method of the image kind; higher = more anomalous.
 
-    ``map`` (H, W) float32 in the film's frame, NaN where undefined, says what of the marked patches
-    is outlined. ``patches`` (N,) float32 are the scores of all patches of the grid, pooled as the
+    ``map`` (H, W) float32 in the film's frame, NaN where undefined, decides what is outlined in a
+    marked patch. ``patches`` (N,) float32 are the scores of all patches of the grid, pooled as the
     module's ``pooling`` says. ``image``, a float32 scalar, is the image's score where the method
     has one of its own; None: the patch scores are pooled.
     """
@@ -30,7 +30,7 @@ class Response:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a detector of either kind says of one film, on its device; see :class:`Response`.
+    """The scores of a detector of either kind for one film, on its device; see :class:`Response`.
 
     ``values`` (N,) float32, NaN where ``scored`` (N,) bool is false, which is where a patch holds
     too little foreground; ``foreground`` (N,) float32 is its share. ``map`` is None where the patch

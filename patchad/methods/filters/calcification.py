@@ -1,7 +1,7 @@
 """Clusters of bright specks, weighed by what synthetic clusters do to negative images.
 
 :mod:`patchad.methods.parts.microcalcifications` finds specks and counts them. What is ordinary for
-the place (distance to air, row, column, density) is regressed on negatives and taken off. The
+the place (distance to air, row, column, density) is regressed on negatives and subtracted. The
 weights of the features are then learnt without a real lesion: windows of training negatives into
 which synthetic clusters were drawn, against windows as they were.
 """
@@ -120,7 +120,7 @@ class Calcification(nn.Module):
     unit = "log odds of synthetic calcifications"
     pooling = (
         "logistic regression of four features of the specks in the patch, each relative to what is "
-        "ordinary at its place; the map is the density of specks, relative likewise"
+        "ordinary at its place; the map is the density of specks, relative in the same way"
     )
     coefficients: Tensor
     intercept: Tensor

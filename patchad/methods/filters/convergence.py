@@ -44,9 +44,9 @@ _STEP = 32  # cells: transforms have sizes a multiple of it apart, so that films
 
 @dataclass(frozen=True)
 class Config:
-    """``rings_mm``: the rings around a place in which gradients are asked, inner and outer radius.
+    """``rings_mm``: the rings around a place in which gradients count, inner and outer radius.
 
-    On mini-MIAS any one outer radius of 5.6 to 7.6 mm did alike, and three rings better than one.
+    On mini-MIAS any one outer radius of 5.6 to 7.6 mm gave the same, and three rings more than one.
     """
 
     rings_mm: tuple[Pair, ...] = ((0.6, 4.0), (0.6, 6.4), (1.2, 9.6))
@@ -136,7 +136,7 @@ def pool_maps(maps: Tensor, grid: PatchGrid) -> Tensor:
 def _directions(film: Film, part: Cells) -> Tensor:
     """The unit gradients (2, h, w) of the tissue, 0 elsewhere."""
     smooth = part.tissue_means(film.smooth(_SMOOTH_MM), film.tissue)
-    # The nearest tissue goes on outside, so that its border makes no gradient.
+    # The nearest tissue is repeated outside, so that its border makes no gradient.
     gradient = torch.stack(torch.gradient(part.filled(smooth)))
     return gradient / (torch.hypot(gradient[0], gradient[1]) + _FLAT) * part.tissue
 
@@ -191,7 +191,7 @@ def _kernels(
     kernels[..., : turned.shape[-2], : turned.shape[-1]] = turned
     # The middle lies at (0, 0), and what reaches beyond one end comes in at the other.
     kernels = np.roll(kernels, (-reach[0], -reach[1]), (-2, -1))
-    with torch.inference_mode(False):  # kept for whoever comes next, in whatever mode
+    with torch.inference_mode(False):  # cached, so usable in any mode
         spectra: Tensor = torch.fft.rfft2(torch.from_numpy(kernels))
         return spectra.to(torch.complex64).to(device)
 

@@ -27,11 +27,14 @@ Range = tuple[float, float]
 
 _NEAR, _FAR = 6.0, 12.0  # cells: standard deviations of the Gaussians that are the surroundings
 _FINE = 0.7  # cells: of the Gaussian before the gradient
-_QUIET, _FLAT = 0.008, 6e-4  # what deviation and gradient are told from; pixels are in [0, 1]
+_QUIET, _FLAT = (
+    0.008,
+    6e-4,
+)  # added to deviation and gradient, so that neither is 0; pixels are in [0, 1]
 _LEVEL = 0.1  # that the last channel is divided by
 _LESIONS, _APART = 6, 30  # a film at most; cells between their middles at least
 _JITTER = 28  # cells that a lesion may lie off the middle of its crop
-# Lesions count alike, whatever their size: each as so many cells; but no cell less or more than
+# Lesions of all sizes weigh the same: as this many cells; but no cell less or more than
 _COUNTED, _WEIGHTS = 150.0, (0.3, 4.0)
 _LEAST_CONTRAST = 0.03  # pixel value: added to the local deviation, which fat has next to none of
 
@@ -96,7 +99,7 @@ def channels(filled: Tensor) -> Tensor:
     With G a Gaussian mean of so many cells: (x - G₆) / (s₆ + 0.008), s₆ the deviation from it;
     2 ∂x / n and 2 ∂y / n (columns, rows), n the gradient's length + 6e-4; (x - G₁₂) / 0.1.
     Adding to all pixels changes nothing; contrast changes the last in proportion, and the others
-    only by the constants that stand beside it.
+    only by the constants that are added.
     """
     above = filled - _surroundings(filled, _NEAR)
     fine = gaussian(filled, (_FINE, _FINE), border="nearest", truncate=4.0)
@@ -108,7 +111,7 @@ def channels(filled: Tensor) -> Tensor:
 
 
 def plant(rng: np.random.Generator, film: Canvas, radius_mm: Range, contrast: Range) -> Planted:
-    """Draw lesions into a film: up to six, apart from each other, oftener where it is dense."""
+    """Draw lesions into a film: up to six, away from each other, more often in dense tissue."""
     pixels, lesions = film.pixels, np.zeros(film.tissue.shape, bool)
     weight = film.tissue.astype(np.float32)
     filled = film.filled(pixels)

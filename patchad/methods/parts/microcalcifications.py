@@ -1,8 +1,8 @@
 """Bright specks of a mammogram, counted by cells: what a cluster of microcalcifications is made of.
 
 A difference of Gaussians finds specks (Marr & Hildreth, Proc. R. Soc. Lond. B 207:187, 1980); it is
-divided by its own local deviation, so that brightness, contrast and grain drop out. Then only peaks
-count, each up to a limit: dust or a single coarse calcification is one peak however bright, a
+divided by its own local deviation, so that brightness, contrast and grain have no effect. Then only
+peaks count, each up to a limit: dust or a single coarse calcification is one peak however bright, a
 cluster is many. Arrays are (row, col).
 """
 
@@ -61,7 +61,7 @@ def place(image: Prepared) -> Mapping[str, NDArray[np.float32]]:
     col = (col - left) / max(right - left, 1)
     if share[:, : cols // 2].sum() < share[:, (cols + 1) // 2 :].sum():
         col = 1 - col  # the wider part of a breast is its base
-    framed = np.pad(share >= 0.5, 1, mode="edge")  # beyond the image's edge tissue goes on
+    framed = np.pad(share >= 0.5, 1, mode="edge")  # tissue continues beyond the image's edge
     cell_mm = [n * s for n, s in zip(side, spacing, strict=True)]
     distance = ndimage.distance_transform_edt(framed, sampling=cell_mm)[1:-1, 1:-1]
     return {

@@ -1,7 +1,7 @@
 """From a dense map to a score a patch, on the device.
 
 Maps are (H, W) floats, (row, col), higher = more anomalous, NaN where undefined. They may be
-coarser than the image whose patches are asked for: both cover the same extent.
+coarser than the image whose patches are scored: both cover the same extent.
 """
 
 from itertools import pairwise
@@ -49,8 +49,8 @@ def mean_pool(values: Tensor, grid: PatchGrid, middle: float = 1.0) -> Tensor:
 def smooth_patches(values: Tensor, grid: PatchGrid, sigma: float) -> Tensor:
     """Patch scores (N,) averaged with their neighbours', by a Gaussian of ``sigma`` pixels.
 
-    Returns (N,) float32. NaN patches have no part in it, and stay NaN. The last row and column
-    are taken to be a stride away too.
+    Returns (N,) float32. NaN patches are ignored, and stay NaN. The last row and column
+    are treated as one stride away too.
     """
     lines = values.reshape(_lines(grid)).to(wide(values.device))
     known = lines.isfinite()

@@ -4,7 +4,7 @@ A. Kascenas, N. Pugeault, A. Q. O'Neil: Denoising autoencoders for unsupervised 
 in brain MRI. MIDL 2022, PMLR 172:653-664. https://proceedings.mlr.press/v172/kascenas22a.html
 
 As published, a U-Net with skips learns to take coarse noise (drawn on a 16 × 16 grid, enlarged) off
-normal images, and the residual is what it takes off others. Other than published: films are
+normal images, and the residual is what it removes from others. Other than published: films are
 registered (:mod:`patchad.methods.parts.chest_frame`) and locally normalised, the row is a second
 channel, and the loss counts near the lungs.
 """
@@ -114,7 +114,7 @@ class Dae(nn.Module):
         return Response(values, pool_patches(values, grid, self.lowest), score)
 
     def residual(self, films: Tensor) -> Tensor:
-        """What the network takes off ``films`` (N, 128, 128): the same shape, brighter = above."""
+        """What the network removes from ``films``: (N, 128, 128) each, brighter = above."""
         clean: Tensor = self.network(with_row(films))[:, 0]
         return films - clean
 
@@ -208,7 +208,7 @@ METHOD = Method(
     ),
     gives=Gives(
         "image",
-        "the brightness that a denoising network takes off, at each place near the lungs; an "
+        "the brightness that a denoising network removes, at each place near the lungs; an "
         "image score, the mean of its size",
         map=True,
         image=True,

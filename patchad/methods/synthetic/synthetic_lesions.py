@@ -6,7 +6,7 @@ Interpolation, MELBA 2022. The network: O. Ronneberger, P. Fischer, T. Brox: U-N
 
 Masses and spiculated masses of 2.5-20 mm radius are drawn into films at cells of 0.8 mm
 (:mod:`patchad.methods.parts.lesion_films`), oftener where the breast is dense, with a contrast
-relative to what is around. The network is asked, at each cell, whether it lies in one. It looks at
+relative to what is around. The network predicts, for each cell, whether it lies in one. It looks at
 channels that hardly depend on the film's brightness and contrast.
 """
 
@@ -46,7 +46,7 @@ NAME = "synthetic_lesions"
 
 _WIDTHS = (12, 24, 32, 32)
 _SHRINKS = 2 ** (len(_WIDTHS) - 1)
-_DICE = 0.3  # weight beside the cross-entropy
+_DICE = 0.3  # weight relative to the cross-entropy
 _POOL, _RENEWED = 32, 2  # films that crops are cut from, and how many of them a step replaces
 _MOST_FILMS = 2000  # that lesions are drawn into; of more, as many are chosen at random
 _SAMPLED = 17  # every so many logits of a film are looked at for their scale
@@ -223,8 +223,8 @@ class UNet(nn.Module):
         for number, down in enumerate(self.down):
             seen = down(functional.max_pool2d(seen, 2) if number else seen)
             levels.append(seen)
-        for up, beside in zip(reversed(self.up), levels[-2::-1], strict=True):
-            seen = up(torch.cat([functional.interpolate(seen, scale_factor=2.0), beside], 1))
+        for up, skipped in zip(reversed(self.up), levels[-2::-1], strict=True):
+            seen = up(torch.cat([functional.interpolate(seen, scale_factor=2.0), skipped], 1))
         logits: Tensor = self.last(seen)
         return logits
 
