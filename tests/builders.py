@@ -20,9 +20,11 @@ from patchad.learn.run import Run
 from patchad.learn.training_set import PackedMask, TrainingSet
 from patchad.lesions.shapes import insert, opacity
 from patchad.methods import method_of
-from patchad.model.card import ModelCard
+from patchad.model.calibration import Calibration, MarkCalibration, Shares
+from patchad.model.card import ModelCard, TrainingData
 from patchad.model.detector import Detector
 from patchad.model.method import Gives, Method, Needs, Setting
+from patchad.model.rarity import Rarity
 from patchad.phantoms.phantom import chest
 from patchad.prepare.film import Before, Film
 from patchad.prepare.preprocess import Prepared, Preprocessing
@@ -31,6 +33,45 @@ CPU = torch.device("cpu")
 CHEST = Setting(Preprocessing(body_part="chest"), 26, 13, 0.5, "gaussian")
 CHEST_SHAPE = (208, 176)
 _HOST = ("cpu", "numpy", "item", "tolist", "__float__", "__int__", "__bool__", "__array__")
+
+
+CALIBRATION = Calibration(
+    pooling="max",
+    top_k=1,
+    patch_shares=Shares((0.1, 0.3), (0.0, 0.5), (0.5, 1.0)),
+    patient_scores=(0.2, 0.25),
+    patch_threshold=0.3,
+    image_threshold=0.25,
+    display_range=(0.1, 0.35),
+    images=2,
+    patients=2,
+    patches=40,
+    marks=MarkCalibration(0.3, 1.0, False, True, 1, Rarity((0.32,), (0.5, 0.25), (2.0, 1.5), 3, 2)),
+    statements=("at most 1 in 3 negative images, for 2 were held out",),
+)
+CARD = ModelCard(
+    method="fake",
+    config={"method": "fake", "fake": {"gain": 2.0, "layers": [4, 8]}},
+    preprocessing=Preprocessing(body_part="chest", spacing_mm=0.1),
+    patch_size=2,
+    stride=1,
+    weighting="hann",
+    min_foreground=0.5,
+    score_unit="mean pixel × gain",
+    seed=7,
+    data=TrainingData(
+        digest="ab" * 32,
+        images=3,
+        patients=2,
+        split="by patient",
+        modalities=("MG",),
+        spacing_mm=(0.07, 0.07),
+        brightness=(0.25, 0.75),
+    ),
+    calibration=CALIBRATION,
+    notes=("restarted once",),
+    versions={"patchad": "0.1.0"},
+)
 
 
 def setting_with(**changes: Any) -> Setting:

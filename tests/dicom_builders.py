@@ -12,6 +12,7 @@ from builders import stitch
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import JPEGLosslessSV1
+from skimage.draw import polygon2mask
 
 from patchad.core.grid import PatchGrid
 from patchad.core.image import Heatmap, PatchScores, Radiograph, Screening, Voi
@@ -175,3 +176,30 @@ def assert_conforms(folder: Path) -> None:
         done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         said = (done.stdout + done.stderr).splitlines()
         assert [line for line in said if line.startswith("Error")] == [], path.name
+
+
+def flagged_pixels() -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    for row, col in ((32, 48), (128, 96)):
+        mask[row : row + 32, col : col + 32] = True
+    return mask
+
+
+def assert_outlines(outlines: list[np.ndarray]) -> None:
+    """The corners of the patches, each by half a pixel at most; (x, y), closed."""
+    first, second = outlines
+    np.testing.assert_array_equal(first[0], first[-1])
+    np.testing.assert_allclose([first.min(0), first.max(0)], [[48, 32], [80, 64]])
+    np.testing.assert_allclose([second.min(0), second.max(0)], [[96, 128], [128, 160]])
+    filled = np.zeros(SHAPE, bool)
+    for outline in outlines:
+        filled |= polygon2mask(SHAPE, outline[:, ::-1] - 0.5)
+    assert np.count_nonzero(filled ^ flagged_pixels()) <= 14  # a pixel a corner
+
+
+def numbers(data: Dataset, meaning: str) -> list[float]:
+    return [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for item in items(data, meaning)
+        if "MeasuredValueSequence" in item
+    ]

@@ -5,60 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from builders import prepared
+from builders import CALIBRATION, CARD, prepared
 from torch import nn
 
 from patchad import __version__
 from patchad.core.grid import PatchGrid
 from patchad.core.image import PatchScores
 from patchad.engine.screener import Screener
-from patchad.errors import ModelError, OutputError
+from patchad.errors import ImageError, ModelError, OutputError
 from patchad.model import scoring
-from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.card import ModelCard, TrainingData, card_as_dict, versions
+from patchad.model.card import ModelCard, card_as_dict, versions
 from patchad.model.detector import Detector
 from patchad.model.folder import read_card, read_model, save
 from patchad.model.method import Gives, Method, Needs
-from patchad.model.rarity import Rarity
-from patchad.prepare.preprocess import Preprocessing
-
-CALIBRATION = Calibration(
-    pooling="max",
-    top_k=1,
-    patch_shares=Shares((0.1, 0.3), (0.0, 0.5), (0.5, 1.0)),
-    patient_scores=(0.2, 0.25),
-    patch_threshold=0.3,
-    image_threshold=0.25,
-    display_range=(0.1, 0.35),
-    images=2,
-    patients=2,
-    patches=40,
-    marks=MarkCalibration(0.3, 1.0, False, True, 1, Rarity((0.32,), (0.5, 0.25), (2.0, 1.5), 3, 2)),
-    statements=("at most 1 in 3 negative images, for 2 were held out",),
-)
-CARD = ModelCard(
-    method="fake",
-    config={"method": "fake", "fake": {"gain": 2.0, "layers": [4, 8]}},
-    preprocessing=Preprocessing(body_part="chest", spacing_mm=0.1),
-    patch_size=2,
-    stride=1,
-    weighting="hann",
-    min_foreground=0.5,
-    score_unit="mean pixel × gain",
-    seed=7,
-    data=TrainingData(
-        digest="ab" * 32,
-        images=3,
-        patients=2,
-        split="by patient",
-        modalities=("MG",),
-        spacing_mm=(0.07, 0.07),
-        brightness=(0.25, 0.75),
-    ),
-    calibration=CALIBRATION,
-    notes=("restarted once",),
-    versions={"patchad": "0.1.0"},
-)
 
 
 class Mean(nn.Module):
@@ -266,3 +225,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_versions_are_those_installed():
     assert versions()["patchad"] == __version__
     assert versions()["torch"].startswith(torch.__version__)
+
+
+def test_too_little_memory_says_what_to_do():
+    detector = fake()
+
+    def full(patches):
+        raise torch.OutOfMemoryError
+
+    detector.module.forward = full
+    with pytest.raises(ImageError, match="too little memory for this image.*--device cpu"):
+        scored(
+            detector, np.ones((4, 4), np.float32), np.ones((4, 4), bool), PatchGrid((4, 4), 2, 2)
+        )

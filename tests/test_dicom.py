@@ -7,58 +7,20 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import GREY, RAMP, SECRETS, lut, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import uid
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
 from patchad.errors import ImageError, NotARadiographError
 from patchad.read.dicom import read_dicom
 from patchad.read.read import read_radiograph
 
-RAMP = np.array([[0, 1, 2, 3], [1000, 2047, 2048, 4095]], np.uint16)
-SECRETS = ("Doe^Jane", "SECRET-ID", "19700101")
-
-
-def write(path, stored=RAMP, *, syntax=uid.ExplicitVRLittleEndian, frame=None, drop=(), **elements):
-    """A 12-bit mammogram, unless ``elements`` say otherwise; ``frame`` is a compressed stream."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate = SECRETS
-    ds.SOPClassUID = uid.DigitalMammographyXRayImageStorageForPresentation
-    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3", "1.2.4", "1.2.5"
-    ds.Modality = "MG"
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.Rows, ds.Columns = stored.shape
-    ds.BitsAllocated = 8 * stored.itemsize
-    ds.BitsStored = elements.get("BitsStored", 12 if stored.itemsize == 2 else 8)
-    ds.HighBit = ds.BitsStored - 1
-    ds.PixelRepresentation = int(stored.dtype.kind == "i")
-    big = syntax == uid.ExplicitVRBigEndian
-    native = (stored.byteswap() if big else stored).tobytes()
-    ds.PixelData = encapsulate([frame]) if frame else native
-    ds["PixelData"].VR = "OB" if frame else "OW"
-    for keyword, value in elements.items():
-        setattr(ds, keyword, value)
-    for keyword in drop:
-        delattr(ds, keyword)
-    ds.save_as(path, enforce_file_format=True)
-    return path
-
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "film.dcm"
-
-
-def lut(first, bits, data, *, entries=None):
-    item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(data) if entries is None else entries, first, bits])
-    item.add_new("LUTData", "US", data)
-    return Sequence([item])
 
 
 # --- intensity -----------------------------------------------------------------------------------
@@ -311,8 +273,6 @@ def test_threads_share_the_warning_filters_and_put_them_back(path):
 
 
 # --- transfer syntaxes ---------------------------------------------------------------------------
-
-GREY = (np.arange(32 * 24).reshape(32, 24) * 5 % 4096).astype(np.uint16)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ChestCADSRStorage, MammographyCADSRStorage
-from test_dicom_out import (
+from dicom_builders import (
     CARD,
     CASES,
     KINDS,
@@ -23,6 +22,7 @@ from test_dicom_out import (
     screened,
     write,
 )
+from pydicom.uid import ChestCADSRStorage, MammographyCADSRStorage
 
 from patchad.commands.export import export
 from patchad.errors import ImageError, RequestError

@@ -10,12 +10,12 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import GREY, RAMP, lut, write
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
-from test_dicom import GREY, RAMP, lut, write
 
 from patchad.commands.inspect import inspect
 from patchad.errors import ImageError, NotARadiographError

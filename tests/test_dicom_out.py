@@ -17,16 +17,18 @@ from dicom_builders import (
     SHAPE,
     Written,
     assert_conforms,
+    assert_outlines,
     film,
+    flagged_pixels,
     items,
     no_picture,
+    numbers,
     pixels_of,
     screened,
     write,
 )
 from PIL import Image
 from pydicom.dataset import Dataset
-from skimage.draw import polygon2mask
 
 from patchad.errors import ImageError
 from patchad.export.dicom.header import obstacle
@@ -47,25 +49,6 @@ def written(request, tmp_path_factory) -> Written:
 def breast(tmp_path_factory) -> Written:
     folder = tmp_path_factory.mktemp("breast")
     return write(folder, film(folder / "film.dcm", "R-MLO"))
-
-
-def flagged_pixels() -> np.ndarray:
-    mask = np.zeros(SHAPE, bool)
-    for row, col in ((32, 48), (128, 96)):
-        mask[row : row + 32, col : col + 32] = True
-    return mask
-
-
-def assert_outlines(outlines: list[np.ndarray]) -> None:
-    """The corners of the patches, each by half a pixel at most; (x, y), closed."""
-    first, second = outlines
-    np.testing.assert_array_equal(first[0], first[-1])
-    np.testing.assert_allclose([first.min(0), first.max(0)], [[48, 32], [80, 64]])
-    np.testing.assert_allclose([second.min(0), second.max(0)], [[96, 128], [128, 160]])
-    filled = np.zeros(SHAPE, bool)
-    for outline in outlines:
-        filled |= polygon2mask(SHAPE, outline[:, ::-1] - 0.5)
-    assert np.count_nonzero(filled ^ flagged_pixels()) <= 14  # a pixel a corner
 
 
 def test_whose_and_whence(written: Written) -> None:
@@ -135,14 +118,6 @@ def test_presentation_state_draws_the_marks(written: Written) -> None:
     assert (state.RescaleSlope, state.RescaleIntercept) == (1, 0)
     paired = header.Modality == "MG" or header.BodyPartExamined == "HAND"
     assert state.get("Laterality") == (header.get("ImageLaterality", "") if paired else None)
-
-
-def numbers(data: Dataset, meaning: str) -> list[float]:
-    return [
-        float(item.MeasuredValueSequence[0].NumericValue)
-        for item in items(data, meaning)
-        if "MeasuredValueSequence" in item
-    ]
 
 
 def test_report_says_what_was_measured(written: Written) -> None:

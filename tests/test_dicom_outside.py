@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from test_dicom import write
+from dicom_files import write
 
 from patchad.errors import ImageError
 from patchad.prepare.foreground import find_foreground

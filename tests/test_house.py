@@ -145,6 +145,17 @@ def test_no_file_is_past_400_lines():
     assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
+def test_no_test_imports_a_test():
+    tests = sorted((ROOT / "tests").glob("*.py"))
+    found = [
+        f"{path.name}: {module}"
+        for path in tests
+        for module, _ in imports(path)
+        if module.startswith("test_")
+    ]
+    assert found == []
+
+
 def test_there_is_one_training_loop():
     """Beside it, only the registration of a film takes gradients, of four numbers."""
     found = {module_name(path) for path in SOURCES if ".backward(" in path.read_text("utf-8")}

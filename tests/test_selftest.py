@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from builders import detector_with
+from builders import CARD, detector_with
 from PIL import Image
-from test_detector import CARD
 from typer.testing import CliRunner
 
 from patchad.cli.app import app
