@@ -234,7 +234,7 @@ def test_too_little_memory_says_what_to_do():
         raise torch.OutOfMemoryError
 
     detector.module.forward = full
-    with pytest.raises(ImageError, match="too little memory for this image.*--device cpu"):
+    with pytest.raises(ImageError, match=r"too little memory for this image.*--device cpu"):
         scored(
             detector, np.ones((4, 4), np.float32), np.ones((4, 4), bool), PatchGrid((4, 4), 2, 2)
         )
