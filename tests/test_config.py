@@ -80,7 +80,7 @@ def test_a_wrong_override_is_named(override: str, said: str) -> None:
 
 
 def test_a_table_of_another_method_is_an_unknown_key() -> None:
-    with pytest.raises(RequestError, match="memae: no such option"):
+    with pytest.raises(RequestError, match="memae is not its method"):
         resolve({"method": "wei2018", "memae": {"epochs": 1}})
 
 

@@ -47,6 +47,8 @@ def start(tmp_path: Path, how: str, timeout: int) -> tuple[subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background jobs ignore the signal, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     pid = films / "pid"
     wait_for(lambda: pid.exists() and pid.read_text().endswith("\n"))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from patchad.errors import ModelError, RequestError, TrainingError
 from patchad.learn.checkpoint import Checkpoint, epoch_generator, state_of
-from patchad.learn.loop import Step, cosine, equal_epochs, train
+from patchad.learn.loop import Step, cosine, equal_epochs, shuffled, train
 from patchad.learn.run import GivenUp, Run
 
 
@@ -301,3 +301,17 @@ def test_a_gpu_trains_in_mixed_precision_and_repeats_itself() -> None:
     assert {tensor.dtype for tensor in ends[0].values() if tensor.is_floating_point()} == {
         torch.float32
     }
+
+
+def test_each_example_comes_once_a_pass() -> None:
+    epochs, steps, draw = shuffled(7, 3, 100)  # 3 + 3; one left over is not a batch
+    assert (epochs, steps) == (4, 50)  # 25 passes of 2 steps are one epoch
+    generator = torch.Generator().manual_seed(0)
+    passes = [
+        torch.cat([draw(Step(k, k, 1, generator)) for k in (2 * n, 2 * n + 1)]).tolist()
+        for n in range(25)
+    ]
+    assert all(len(one) == 6 == len(set(one)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 20
+    assert shuffled(8, 3, 100)[1] % 3 == 0
+    assert shuffled(2, 64, 3)[:2] == (1, 3)

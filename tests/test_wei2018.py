@@ -19,6 +19,7 @@ from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods import method_of
 from patchad.methods.configure import read_config
+from patchad.methods.parts.collapse import is_dead
 from patchad.methods.reconstruction import wei2018
 from patchad.methods.reconstruction.wei2018 import Config
 from patchad.prepare.preprocess import Preprocessing
@@ -197,7 +198,7 @@ def test_units_far_below_zero_are_dead_unless_they_leak(
     with torch.no_grad():
         list(network.parameters())[5].fill_(-100)  # biases of the third layer
     patches = patches_of(waves, 4, 0)
-    assert wei2018.is_dead(network, patches) == dead
+    assert is_dead(network, next(network.parameters()), patches) == dead
 
 
 def test_a_short_training_is_undertrained_and_says_so(
@@ -229,7 +230,9 @@ def test_a_long_training_that_is_no_better_than_the_own_mean_is_given_up(
         return network
 
     monkeypatch.setattr(wei2018, "autoencoder", amplified)
-    monkeypatch.setattr(wei2018, "_JUDGED_AFTER", {"dead": 9, "undertrained": 9})  # all steps
+    monkeypatch.setattr(
+        "patchad.methods.parts.collapse._JUDGED_AFTER", {"dead": 9, "undertrained": 9}
+    )  # all steps
     with pytest.raises(TrainingError) as caught:
         fit(config, waves)
     message = str(caught.value)

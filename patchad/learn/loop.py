@@ -22,6 +22,7 @@ from patchad.learn.checkpoint import Checkpoint, epoch_generator, state_of
 from patchad.learn.run import GivenUp, Run
 
 T = TypeVar("T")
+_EPOCH = 50  # steps at least between checkpoints, where passes over the data are shorter
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +157,30 @@ def _epoch(
             if last is not None:
                 total += last.detach()
     return float(total) / max(steps, 1)
+
+
+def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callable[[Step], Tensor]]:
+    """Batches in which each of ``count`` examples comes once a pass, in a new order each time.
+
+    Several short passes make one epoch of the loop, so that checkpoints don't take longer than
+    steps. A last batch of one example is left out, since batch norm can't work with it.
+
+    Returns:
+        The epochs, the steps of an epoch, and a ``draw`` for :func:`train`: (B,) int64 on the CPU.
+    """
+    size = min(batch_size, count)
+    each = count // size + (count % size > 1)
+    divisors = (n for n in range(1, passes) if passes % n == 0)
+    together = next((n for n in divisors if n * each >= _EPOCH), passes)
+    order: list[Tensor] = []
+
+    def draw(step: Step) -> Tensor:
+        number = step.index % each
+        if number == 0:  # steps of an epoch are drawn in their order
+            order[:] = [torch.randperm(count, generator=step.generator)]
+        return order[0][number * size : (number + 1) * size]
+
+    return passes // together, together * each, draw
 
 
 def equal_epochs(steps: int, most: int) -> tuple[int, int]:

@@ -25,6 +25,9 @@ TABLE: Mapping[str, str] = {
     "synthetic_lesions": "synthetic/synthetic_lesions",
     "position_gaussian": "density/position_gaussian",
     "dae": "reconstruction/dae",
+    "ae": "reconstruction/ae",
+    "memae": "reconstruction/memae",
+    "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
 }

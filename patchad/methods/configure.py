@@ -11,7 +11,15 @@ from typing import Any, TypeGuard, get_type_hints
 
 from patchad.errors import RequestError
 from patchad.methods import METHODS, method_of
-from patchad.methods.declared import FUSED, body_parts, declared_options, members, trainable
+from patchad.methods.declared import (
+    FUSED,
+    body_parts,
+    declared_options,
+    members,
+    own_setting,
+    quick_options,
+    trainable,
+)
 from patchad.model.config import Config
 from patchad.model.configurations import (
     did_you_mean,
@@ -26,21 +34,22 @@ from patchad.model.options import parse
 _USES = {"breast": "mammogram", "chest": "chest"}  # by body part: files in configs/use
 
 
-def read_config(name_or_file: str, overrides: Sequence[str] = ()) -> Config:
+def read_config(name_or_file: str, overrides: Sequence[str] = (), *, quick: bool = False) -> Config:
     """Read a configuration, and apply ``KEY=VALUE`` overrides.
 
     It is a packaged name, the name of a method (with the packaged use of its body part), or a file.
     Keys are dotted (``wei2018.epochs=5``); values are TOML (``"text"``, 3, true, [1, 2]), and
-    what is not TOML is taken as text.
+    what is not TOML is taken as text. ``quick`` takes the options that the method declares for two
+    cores in place of its defaults; what the file or an override says stands.
 
     Raises:
         RequestError: no such configuration, an unknown key, a wrong value.
     """
     content, source = _content(name_or_file, overrides)
-    return resolve(content, source)
+    return resolve(_quicker(content, source) if quick else content, source)
 
 
-def check_config(name_or_file: str, overrides: Sequence[str] = ()) -> None:
+def check_config(name_or_file: str, overrides: Sequence[str] = (), *, quick: bool = False) -> None:
     """Refuse most of what :func:`read_config` would, without the libraries that methods need.
 
     Known are the names and plain types of the methods' options, not their ranges.
@@ -49,7 +58,7 @@ def check_config(name_or_file: str, overrides: Sequence[str] = ()) -> None:
         RequestError: as :func:`read_config`.
     """
     content, source = _content(name_or_file, overrides)
-    _check(*_parts(content, source), source)
+    _check(*_parts(_quicker(content, source) if quick else content, source), source)
 
 
 def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -98,7 +107,19 @@ def _of_method(method: str) -> dict[str, Any]:
         )
     parts = body_parts(method)
     use = next(use for part, use in _USES.items() if part in parts)
-    return {**read_use(use), "method": method}
+    return {**merge(read_use(use), own_setting(method), method), "method": method}
+
+
+def _quicker(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The same configuration with its method's options for two cores, where it says no others."""
+    method, own, rest = _parts(content, source)
+    quick = quick_options(method)
+    if not quick:
+        raise RequestError(
+            f"{source}: {method} declares no quick options, since it trains in minutes as it is: "
+            "leave --quick out"
+        )
+    return {**rest, method: {**quick, **own}}
 
 
 def _parts(content: Mapping[str, Any], source: str) -> tuple[str, Any, dict[str, Any]]:

@@ -14,7 +14,10 @@ from patchad.methods import METHODS, TABLE
 
 FUSED = "fused"
 
-_PLAIN: Mapping[str, Any] = {"int": int, "float": float, "bool": bool, "int | None": int | None}
+_PLAIN: Mapping[str, Any] = {
+    "int": int, "float": float, "bool": bool, "int | None": int | None,
+    "Count": int, "Positive": float, "Share": float, "Weight": float,
+}  # fmt: skip
 _EITHER = ("breast", "chest")  # the default of Needs.body_parts
 
 
@@ -37,14 +40,37 @@ def declared_options(method: str, name: str = "Config") -> type:
 @cache
 def body_parts(method: str) -> tuple[str, ...]:
     """``METHOD.needs.body_parts`` of a method: breast, chest or both."""
+    needs = _declared(method, "needs")
+    given = needs.keywords if isinstance(needs, ast.Call) else []
+    parts = next((one.value for one in given if one.arg == "body_parts"), None)
+    return tuple(ast.literal_eval(parts)) if parts else _EITHER
+
+
+@cache
+def own_setting(method: str) -> Mapping[str, Any]:
+    """``METHOD.setting`` of a method: keys of a configuration that differ from the packaged use."""
+    return _literal(method, "setting")
+
+
+@cache
+def quick_options(method: str) -> Mapping[str, Any]:
+    """``METHOD.quick`` of a method: the options that train it in minutes on two cores."""
+    return _literal(method, "quick")
+
+
+def _literal(method: str, name: str) -> Mapping[str, Any]:
+    value = _declared(method, name)
+    found: Mapping[str, Any] = ast.literal_eval(value) if value else {}
+    return found
+
+
+def _declared(method: str, name: str) -> ast.expr | None:
+    """The expression that ``METHOD`` of a method's file has for ``name``."""
     for node in _source(method).body:
         match node:
             case ast.Assign(targets=[ast.Name(id="METHOD")], value=ast.Call(keywords=keywords)):
-                needs = next((one.value for one in keywords if one.arg == "needs"), None)
-                given = needs.keywords if isinstance(needs, ast.Call) else []
-                parts = next((one.value for one in given if one.arg == "body_parts"), None)
-                return tuple(ast.literal_eval(parts)) if parts else _EITHER
-    return _EITHER
+                return next((one.value for one in keywords if one.arg == name), None)
+    return None
 
 
 def purpose_of(method: str) -> str:

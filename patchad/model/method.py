@@ -5,7 +5,7 @@ learnt as parameters and buffers: so its ``state_dict`` is what a model folder k
 alone saves, loads, checkpoints, resumes, reports progress and restarts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -16,7 +16,9 @@ from patchad.prepare.film import Before
 from patchad.prepare.preprocess import Preprocessing
 
 Kind = Literal["patch", "image"]
-Family = Literal["reconstruction", "density", "synthetic", "filters", "distillation", "fusion"]
+Family = Literal[
+    "reconstruction", "adversarial", "density", "synthetic", "filters", "distillation", "fusion"
+]
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ class Method:
             ``pooling`` tells how a patch score is pooled from the map; empty without a map.
         learn: (module, config, data, run) → None: fits the module in place.
         narrow: for a method whose needs hang on its configuration, the needs with that one.
+        setting: where the paper cuts or prepares images other than the packaged use does, the keys
+            of a configuration that differ, such as ``{"patch_size": 64, "stride": 32}``.
+        quick: options that train it in minutes on two cores, where the paper's don't; only what
+            differs from ``config``. Empty if the paper's are quick.
     """
 
     name: str
@@ -127,6 +133,8 @@ class Method:
     build: Callable[[Any, Setting], nn.Module]
     learn: Callable[[Any, Any, Any, Any], None]
     narrow: Callable[[Needs, Any], Needs] = field(default=_same, repr=False)
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    quick: Mapping[str, Any] = field(default_factory=dict)
 
     def needs_with(self, config: Any) -> Needs:
         """What it needs with this configuration."""

@@ -3,12 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AllowInfNan, Field, TypeAdapter, ValidationError
 
 from patchad.errors import RequestError
 from patchad.model.configurations import did_you_mean
+
+# Types of options: a number of 1 or more, a number above 0, one of 0 or more, one from 0 to 1.
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0), AllowInfNan(False)]
+Weight = Annotated[float, Field(ge=0), AllowInfNan(False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,6 @@ ReLU; squared error; Adam with 1e-3 and β 0.9, 0.999; batches of 200, 500 epoch
 its root mean squared error over all pixels.
 """
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from patchad.errors import RequestError
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.loop import Step, train
-from patchad.learn.run import GivenUp, Run
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
+from patchad.methods.parts.collapse import PROBED, is_dead, judge
 from patchad.model.method import Gives, Method, Needs, Setting
 from patchad.prepare.preprocess import Intensity
 
@@ -39,11 +39,8 @@ Activation = Literal["relu", "leaky_relu"]
 _CHANNELS = (2, 4, 8, 16, 32)
 _SHRINKS = 2 ** len(_CHANNELS)  # patch side / side of the code
 _NEGATIVE_SLOPE = 0.01  # of leaky_relu
-_PROBED = 64  # training patches that the checks look at
-_JUDGED_AFTER = {"dead": 300, "undertrained": 1000}  # steps; see learn
 _LEAKY = "use --config wei2018_leaky, whose units cannot die"
 _LONGER = f"raise {NAME}.epochs or {NAME}.learning_rate"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,15 +106,10 @@ def learn(module: Wei2018, config: Config, data: TrainingSet, run: Run) -> None:
     A network whose output no longer depends on its input is dead. With ReLU and so few channels
     that happens to some seeds, at their start or on the way, and no step can mend it, since no
     gradient reaches the first layer: looked for after each epoch. At the end, a network must redraw
-    training patches better than each patch's own mean does; if not it is dead where all its
-    reconstructions are nearly one picture, and undertrained where they aren't. Either way the try
-    is given up.
-
-    Short trainings are judged more mildly at the end: below 300 steps nearly one picture, below
-    1,000 an error above the own means' is no fault. Live networks linger at the picture of the mean
+    training patches better than each patch's own mean does
+    (:func:`patchad.methods.parts.collapse.judge`). Live networks linger at the picture of the mean
     before they learn to tell patches apart, and needed 120 to 285 steps of 50 patches to beat the
     own mean on mini-MIAS (12 seeds), about 400 to 700 on locally normalised films (3 seeds).
-    Another seed would be as short: the card says «undertrained» and the log warns.
 
     Raises:
         GivenUp: the network is dead, or redraws no better than means.
@@ -125,7 +117,7 @@ def learn(module: Wei2018, config: Config, data: TrainingSet, run: Run) -> None:
     bank, network = data.bank.to(run.device), module.network
     patches = config.patches_per_epoch or max(1, data.patches)
     steps = math.ceil(patches / config.batch_size)
-    probe = bank.cut(bank.draw(_PROBED, epoch_generator(run.seed, 0)))
+    probe = bank.cut(bank.draw(PROBED, epoch_generator(run.seed, 0)))
 
     def draw(step: Step) -> Tensor:
         count = min(config.batch_size, patches - step.index * config.batch_size)
@@ -135,7 +127,7 @@ def learn(module: Wei2018, config: Config, data: TrainingSet, run: Run) -> None:
         yield "adam", squared_error(network, bank.cut(drawn))
 
     def health(epoch: int) -> str:
-        if not is_dead(network, probe):
+        if not is_dead(network, next(network.parameters()), probe):
             return ""
         return f"dead after epoch {epoch}: it redraws every patch as the same picture"
 
@@ -150,13 +142,7 @@ def learn(module: Wei2018, config: Config, data: TrainingSet, run: Run) -> None:
         health=health,
         remedy=_LEAKY,
     )
-    shortfall = _compare_with_means(network, probe)
-    if not shortfall:
-        return
-    kind = "dead" if is_flat(network, probe) else "undertrained"
-    if config.epochs * steps >= _JUDGED_AFTER[kind]:
-        raise GivenUp(f"{kind} at the end: {shortfall}", _LEAKY if kind == "dead" else _LONGER)
-    run.note(f"Undertrained, after only {config.epochs * steps} steps: {shortfall}.")
+    judge(run, network, probe, config.epochs * steps, _LEAKY, _LONGER)
 
 
 def autoencoder(activation: Activation) -> nn.Module:
@@ -199,40 +185,6 @@ def squared_error(network: nn.Module, patches: Tensor) -> Tensor:
     """The loss: mean squared error of the reconstructions of ``patches`` (N, 1, S, S)."""
     reconstructions: Tensor = network(patches)
     return (reconstructions.float() - patches).square().mean()
-
-
-def is_dead(network: nn.Module, patches: Tensor) -> bool:
-    """Whether nothing in ``patches`` (N, 1, S, S) can reach the output, so that it is a constant.
-
-    Asked of the gradient at the first layer, which is then exactly zero. Equal pictures alone would
-    not tell: a network that has just started differs between patches by less than float32 shows.
-    """
-    weights = next(network.parameters())
-    (gradient,) = torch.autograd.grad(squared_error(network, patches), weights)
-    return not bool(gradient.any())
-
-
-def is_flat(network: nn.Module, patches: Tensor) -> bool:
-    """Whether reconstructions of ``patches`` (N, 1, S, S) are nearly the same picture.
-
-    That is, whether they differ from their mean by less than 1 % of what the patches do from
-    theirs. So ends a network in which a last unit still answers at a pixel or two; but a live one
-    passes through it too, in its first hundred steps.
-    """
-    with torch.inference_mode():
-        spread = [(x - x.mean(0)).square().mean().sqrt() for x in (network(patches), patches)]
-    return bool(spread[0] < 0.01 * spread[1])
-
-
-def _compare_with_means(network: nn.Module, patches: Tensor) -> str:
-    """What is wrong where each patch's own mean is as good a reconstruction; empty: nothing."""
-    with torch.inference_mode():
-        own = float(squared_error(network, patches)) ** 0.5
-        mean = float((patches - patches.mean((2, 3), keepdim=True)).square().mean()) ** 0.5
-    _log.info("RMSE %.4f on %d training patches; of their own means %.4f", own, len(patches), mean)
-    if own < mean:
-        return ""
-    return f"RMSE {own:.4f} on training patches, not below {mean:.4f} of each patch's own mean"
 
 
 METHOD = Method(
