@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from patchad.cli import console
 from patchad.cli.app import app, main
 from patchad.cli.console import output
+from patchad.methods import all_methods
 from patchad.methods.declared import trainable
 from patchad.model.configurations import packaged, purpose
 from patchad.read.manifest import read_manifest
@@ -103,7 +105,8 @@ train {film} --set epochs=5 | epochs: no such option (did you mean wei2018.epoch
 train {film} --set wei2018.epochs=five | wei2018.epochs: Input should be a valid integer
 train {film} --config fused | fused puts other methods together, and names none itself
 train {film} --config mammography --set steps=5 | fused.members.synthetic_lesions.options.steps?
-train {film} --config ade | no configuration 'ade' (did you mean dae?)
+train {film} --config membae | no configuration 'membae' (did you mean memae?)
+train {film} --config chest --quick | fused has no quick setting, since its own takes minutes
 train {film} --set epochs | --set takes KEY=VALUE, such as wei2018.epochs=5; got 'epochs'
 train {film} --config mammography --set wei2018.epochs=5 | wei2018 is not its method, which is fused
 evaluate nowhere --truth {manifest} | nowhere is not a complete run (it does not exist)
@@ -297,8 +300,8 @@ def test_train_names_packaged_configurations_and_methods() -> None:
     for name, path in packaged().items():
         assert f"{name}: {purpose(path)}" in shown
     for name in trainable():
-        assert f"{name}: " in shown
-    assert " fused: " not in shown
+        assert re.search(rf"\b{name}\b", shown)
+    assert not re.search(r"\bfused,", shown)
 
 
 @pytest.mark.parametrize(
@@ -416,8 +419,25 @@ def test_inspect_shows_what_is_read(study) -> None:
 
 def test_methods_names_papers() -> None:
     shown = patchad("methods").stdout
-    assert "wei2018" in shown
-    assert "10.1117/12.2293408" in shown
+    for name, family in ((one.name, one.family) for one in all_methods()):
+        assert f"\n  {name} " in shown
+        assert shown.index(f"\n{family}: ") < shown.index(f"\n  {name} ")
+    assert "Start with --config mammography" in shown
+    assert "(Wei et al., 2018) [scores patches]" in shown
+    assert "[chest only]" in shown
+
+
+def test_one_method_is_told_with_its_options_and_its_quick_setting() -> None:
+    shown = patchad("methods", "aeu").stdout
+    assert "10.1007/978-3-030-59725-2_51" in shown
+    assert "  epochs: 250\n" in shown
+    assert "quick:\n  epochs: 50\n" in shown
+    told = json.loads(patchad("--json", "methods", "wei2018").stdout)
+    assert told["options"]["batch_size"] == 200
+    assert "10.1117/12.2293408" in told["paper"]
+    wrong = patchad("methods", "aue")
+    assert wrong.exit_code == 2
+    assert "there is no method 'aue' (did you mean aeu?)" in wrong.stderr
 
 
 @pytest.mark.slow

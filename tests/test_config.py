@@ -1,17 +1,20 @@
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
 from patchad.errors import RequestError
-from patchad.methods import METHODS, method_of
+from patchad.methods import METHODS, all_methods, method_of
 from patchad.methods.configure import check_config, read_config, resolve
 from patchad.methods.declared import (
     body_parts,
     declared_options,
     members,
+    own_setting,
     purpose_of,
+    quick_options,
     trainable,
 )
 from patchad.model.configurations import merge, packaged, purpose
@@ -307,3 +310,34 @@ def test_hostile_files_and_settings_are_refused_in_words(tmp_path: Path) -> None
     for override in ("wei2018.x=" + "[" * 3000, ".".join("a" * 3000) + "=1"):
         with pytest.raises(RequestError):
             read_config("wei2018", [override])
+
+
+def test_a_method_stands_for_its_own_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchad.methods.configure.own_setting", lambda _: {"patch_size": 64})
+    assert read_config("ae").patch_size == 64
+    assert read_config("ae").stride == read_config("position_gaussian").stride // 2
+
+
+def test_quick_options_take_the_place_of_the_papers_but_not_of_overrides() -> None:
+    assert read_config("aeu").options.epochs == 250
+    quick = read_config("aeu", ["aeu.batch_size=8"], quick=True).options
+    assert (quick.epochs, quick.batch_size) == (50, 8)
+    assert read_config("aeu", ["aeu.epochs=7"], quick=True).options.epochs == 7
+    assert read_config("wei2018", quick=True).options.epochs == 40  # though its file says 500
+    check_config("wei2018", ["wei2018.epochs=3"], quick=True)
+
+
+@pytest.mark.parametrize("name", ["chest", "convergence"])
+def test_what_is_quick_already_has_no_quick_setting(name: str) -> None:
+    for read in (read_config, check_config):
+        with pytest.raises(RequestError, match=r"no quick setting.*leave --quick out"):
+            read(name, quick=True)
+
+
+def test_what_sources_declare_is_what_methods_are() -> None:
+    for method in all_methods():
+        assert own_setting(method.name) == method.setting
+        assert quick_options(method.name) == method.quick
+        assert set(method.quick) <= {field.name for field in fields(method.config)}
+        if method.quick:
+            assert read_config(method.name, quick=True).options != method.config()

@@ -131,16 +131,14 @@ TwoBreasts = Annotated[
 
 
 def configurations() -> str:
-    """The names that `--config` accepts, a line each, for the end of a help text."""
-    parts = {
-        "Packaged configurations:": _purposes(),
-        "Methods, with the settings of use/mammogram or use/chest:": _methods(),
-    }
-    lines = [
-        [title, *(f"{name}: {what}" for name, what in names.items())]
-        for title, names in parts.items()
-    ]
-    return "\n\n".join(line for part in lines for line in part)
+    """The names that `--config` accepts, for the end of a help text."""
+    return "\n\n".join(
+        [
+            "Packaged configurations:",
+            *(f"{name}: {what}" for name, what in _purposes().items()),
+            f"Methods (see patchad methods): {', '.join(_methods())}.",
+        ]
+    )
 
 
 def _purposes() -> dict[str, str]:

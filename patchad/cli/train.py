@@ -34,6 +34,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. wei2018.epochs=5."),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The method's setting for two cores, not the paper's.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, patches and weights.")] = 0,
     device: Device = "auto",
     spacing: Spacing = None,
@@ -58,14 +61,14 @@ def train(
         from patchad.methods.configure import check_config, read_config
 
         for name in names:
-            check_config(name, overrides)
+            check_config(name, overrides, quick=quick)
         from patchad.commands.calibrate import told_of
         from patchad.commands.select import train_best
         from patchad.device import choose_device
         from patchad.model.card import card_as_dict
         from patchad.prepare.workers import Limits
 
-        configs = {Path(name).stem: read_config(name, overrides) for name in names}
+        configs = {Path(name).stem: read_config(name, overrides, quick=quick) for name in names}
         trained = train_best(
             source,
             model,

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from patchad.commands.negatives import (
     survey,
 )
 from patchad.commands.outlier import find_outliers
+from patchad.commands.pace import announce, quick_note
 from patchad.commands.plan import Plan, plan_calibration, require_patients
 from patchad.commands.training_data import draft_card, find_unlabelled, gather, require_one_kind
 from patchad.commands.training_images import TrainingImages
@@ -149,13 +150,13 @@ def _train(
     config, seed, model = reader.config, reader.seed, claim.folder
     plan = plan_calibration(found.images, config, seed)
     require_one_kind([*plan.training, *plan.held_out], config)  # before anything is trained
-    folder = model / "checkpoint"
+    folder, expect = model / "checkpoint", announce(config, str(device))
 
     def score_fold(
         training: Sequence[Negative], scored: Sequence[Negative], file: Path, progress: Progress
     ) -> FoldScores:
         own = replace(reader, progress=progress)
-        detector, draft = _fit(own, training, (), plan, (), file, device, unlabelled)
+        detector, draft = _fit(own, training, (), plan, (), file, device, unlabelled, expect)
         noted = tuple(note for note in detector.card.notes if note not in draft.notes)
         return FoldScores(tuple(_scored(detector, own, scored)), noted)
 
@@ -171,8 +172,9 @@ def _train(
             progress=reader.progress,
         )
     file = folder / "training.safetensors"
+    notes = (*found.notes, *filter(None, [quick_note(config)]))
     detector, _ = _fit(
-        reader, plan.training, plan.held_out, plan, found.notes, file, device, unlabelled
+        reader, plan.training, plan.held_out, plan, notes, file, device, unlabelled, expect
     )
     if not plan.folds:
         scores = FoldScores(tuple(_scored(detector, reader, plan.held_out or plan.training)), ())
@@ -214,6 +216,7 @@ def _fit(
     checkpoint: Path,
     device: torch.device,
     unlabelled: Sequence[ManifestRow],
+    expect: Callable[[float], None],
 ) -> tuple[Detector, ModelCard]:
     """A detector fitted to ``training``, and the draft of its card that it was given.
 
@@ -230,6 +233,8 @@ def _fit(
         request=digest([asked, data.patches, len(data.bank)]),
         checkpoint=checkpoint,
         progress=reader.progress,
+        expect=expect,
+        repeats=plan.folds + 1,
     )
     fitted = fit(method, config.options, data, run)
     card = replace(

@@ -6,6 +6,7 @@ ran through, bit for bit on a CPU with the same number of threads.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from patchad.learn.checkpoint import Checkpoint, epoch_generator, state_of
 from patchad.learn.run import GivenUp, Run
 
 T = TypeVar("T")
+_LOOKED_AT = 20.0  # seconds of steps that show the pace
 _EPOCH = 50  # steps at least between checkpoints, where passes over the data are shorter
 
 
@@ -91,9 +93,10 @@ def train(
         state.restore(run.checkpoint, networks, optimisers)
         done = state.epoch
         run.tell(stage, done, epochs, state.loss)
+    pace = _Pace(run, (epochs - done) * steps)
     for epoch in range(done + 1, epochs + 1):
         try:
-            mean = _epoch(run, optimisers, epoch, steps, draw, losses, rate)
+            mean = _epoch(run, optimisers, epoch, steps, draw, losses, rate, pace)
         except torch.OutOfMemoryError:
             raise TrainingError(
                 f"{run.device} has too little memory for this training: lower the batch_size, or "
@@ -127,6 +130,7 @@ def _epoch(
     draw: Callable[[Step], T],
     losses: Callable[[T, Step], Iterator[tuple[str, Tensor]]],
     rate: Callable[[int], float] | None,
+    pace: "_Pace",
 ) -> float:
     """One epoch; the mean over its steps of each step's last loss."""
     generator = epoch_generator(run.seed, epoch)
@@ -156,6 +160,7 @@ def _epoch(
                 optimisers[name].step()
             if last is not None:
                 total += last.detach()
+            pace.step()
     return float(total) / max(steps, 1)
 
 
@@ -181,6 +186,22 @@ def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callab
         return order[0][number * size : (number + 1) * size]
 
     return passes // together, together * each, draw
+
+
+class _Pace:
+    """Says once how long the training will take, when its first steps have shown it."""
+
+    def __init__(self, run: Run, steps: int) -> None:
+        self.run, self.steps, self.done, self.begun = run, steps, 0, time.monotonic()
+        self.told = False
+
+    def step(self) -> None:
+        """A step is done; on CUDA perhaps only asked for, which evens out within seconds."""
+        self.done += 1
+        took = time.monotonic() - self.begun
+        if not self.told and took >= _LOOKED_AT:
+            self.told = True
+            self.run.expect(took / self.done * self.steps * self.run.repeats)
 
 
 def equal_epochs(steps: int, most: int) -> tuple[int, int]:

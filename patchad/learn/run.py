@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class Run:
     ``seed`` decides everything random. ``request`` names what was asked for (a digest), so that a
     checkpoint of something else is refused; ``checkpoint`` is the file, None for none. ``attempt``
     counts the restarts, and ``notes`` collect what a reader of the card must know. ``part`` is the
-    name of the member of a fusion, empty otherwise.
+    name of the member of a fusion, empty otherwise. ``expect`` is told once of each training how
+    many seconds it and the ``repeats`` like it will take.
     """
 
     seed: int
@@ -46,6 +48,8 @@ class Run:
     attempt: int = 0
     part: str = ""
     notes: list[str] = field(default_factory=list)
+    expect: Callable[[float], None] = lambda seconds: None
+    repeats: int = 1
 
     def tell(self, stage: str, done: int, total: int, value: float = math.nan) -> None:
         """Tell of ``done`` of ``total`` steps; ``value`` is a loss, NaN for none."""
@@ -57,11 +61,20 @@ class Run:
         _log.warning(text)
         self.notes.append(text)
 
-    def member(self, name: str) -> "Run":
-        """The run of a fusion's member: with its own checkpoint and name, the same notes."""
+    def member(self, name: str, of: int = 1) -> "Run":
+        """The run of a member: with its own checkpoint and name, the same notes.
+
+        ``of`` is how many trainings like this one the method makes.
+        """
         file = self.checkpoint and self.checkpoint.with_name(f"{name}-{self.checkpoint.name}")
         part = f"{self.part}.{name}" if self.part else name
-        return replace(self, part=part, checkpoint=file, request=digest([self.request, name]))
+        return replace(
+            self,
+            part=part,
+            checkpoint=file,
+            request=digest([self.request, name]),
+            repeats=self.repeats * of,
+        )
 
 
 def digest(asked: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchad.errors import ModelError, RequestError
+from patchad.model.configurations import did_you_mean
 
 if TYPE_CHECKING:  # the names of methods are there without torch, which takes seconds to import
     import torch
@@ -41,7 +42,10 @@ def method_of(name: str) -> "Method":
         RequestError: no method has it.
     """
     if name not in TABLE:
-        raise RequestError(f"there is no method {name!r}: use one of {', '.join(METHODS)}")
+        raise RequestError(
+            f"there is no method {name!r}{did_you_mean(name, METHODS)}: use one of "
+            f"{', '.join(METHODS)}"
+        )
     # Imported here: a method may bring in libraries that the others don't need.
     method: Method = import_module(f"patchad.methods.{TABLE[name].replace('/', '.')}").METHOD
     return method

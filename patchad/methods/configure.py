@@ -40,13 +40,13 @@ def read_config(name_or_file: str, overrides: Sequence[str] = (), *, quick: bool
     It is a packaged name, the name of a method (with the packaged use of its body part), or a file.
     Keys are dotted (``wei2018.epochs=5``); values are TOML (``"text"``, 3, true, [1, 2]), and
     what is not TOML is taken as text. ``quick`` takes the options that the method declares for two
-    cores in place of its defaults; what the file or an override says stands.
+    cores in place of the paper's; overrides stand.
 
     Raises:
         RequestError: no such configuration, an unknown key, a wrong value.
     """
-    content, source = _content(name_or_file, overrides)
-    return resolve(_quicker(content, source) if quick else content, source)
+    content, source = _content(name_or_file, overrides, quick)
+    return resolve(content, source)
 
 
 def check_config(name_or_file: str, overrides: Sequence[str] = (), *, quick: bool = False) -> None:
@@ -57,8 +57,8 @@ def check_config(name_or_file: str, overrides: Sequence[str] = (), *, quick: boo
     Raises:
         RequestError: as :func:`read_config`.
     """
-    content, source = _content(name_or_file, overrides)
-    _check(*_parts(_quicker(content, source) if quick else content, source), source)
+    content, source = _content(name_or_file, overrides, quick)
+    _check(*_parts(content, source), source)
 
 
 def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -86,13 +86,18 @@ def _check(method: str, own: Any, rest: Mapping[str, Any], source: str) -> None:
     parse(Config, {**rest, "options": None}, f"{source}: ", keys)
 
 
-def _content(name_or_file: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+def _content(
+    name_or_file: str, overrides: Sequence[str], quick: bool
+) -> tuple[dict[str, Any], str]:
     """What a configuration holds with its overrides, and what errors call it."""
     if name_or_file in METHODS and name_or_file not in packaged():
         content, source = _of_method(name_or_file), name_or_file
     else:
         path = find(name_or_file, trainable())
         content, source = read_file(path), path.name
+    if quick:
+        method, _, _ = _parts(content, source)
+        content = merge(content, {method: _quick(method, source)}, "--quick")
     for override in overrides:
         content = merge(content, _table(override), f"--set {override}")
     return content, source
@@ -110,16 +115,15 @@ def _of_method(method: str) -> dict[str, Any]:
     return {**merge(read_use(use), own_setting(method), method), "method": method}
 
 
-def _quicker(content: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The same configuration with its method's options for two cores, where it says no others."""
-    method, own, rest = _parts(content, source)
-    quick = quick_options(method)
-    if not quick:
+def _quick(method: str, source: str) -> Mapping[str, Any]:
+    """The options with which the method trains in minutes on two cores."""
+    found = quick_options(method)
+    if not found:
         raise RequestError(
-            f"{source}: {method} declares no quick options, since it trains in minutes as it is: "
-            "leave --quick out"
+            f"{source}: {method} has no quick setting, since its own takes minutes: leave --quick "
+            "out"
         )
-    return {**rest, method: {**quick, **own}}
+    return found
 
 
 def _parts(content: Mapping[str, Any], source: str) -> tuple[str, Any, dict[str, Any]]:

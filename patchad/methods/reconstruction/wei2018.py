@@ -201,4 +201,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
+    quick={"epochs": 40},
 )
