@@ -435,9 +435,9 @@ def test_one_method_is_told_with_its_options_and_its_quick_setting() -> None:
     told = json.loads(patchad("--json", "methods", "wei2018").stdout)
     assert told["options"]["batch_size"] == 200
     assert "10.1117/12.2293408" in told["paper"]
-    wrong = patchad("methods", "aue")
+    wrong = patchad("methods", "memea")
     assert wrong.exit_code == 2
-    assert "there is no method 'aue' (did you mean aeu?)" in wrong.stderr
+    assert "there is no method 'memea' (did you mean memae?)" in wrong.stderr
 
 
 @pytest.mark.slow

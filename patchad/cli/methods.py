@@ -74,7 +74,8 @@ def _options(method: "Method") -> dict[str, Any]:
 def _cited(method: "Method") -> str:
     """Authors and year of its paper, in brackets."""
     authors = method.paper.partition(",")[0]
-    years = re.findall(r"\b(?:19|20)\d\d\b", method.paper.partition("doi")[0])
+    words = re.sub(r"(doi|arXiv|https?:)\S* ?\S*", "", method.paper)
+    years = re.findall(r"\b(?:19|20)\d\d\b", words)
     return f"({authors}{', ' + years[-1] if years else ''})" if years else ""
 
 
