@@ -116,3 +116,22 @@ def write_folds(
         parts[name] = folder / f"truth-{name}.csv"
         write_whole(parts[name], tested[chosen].to_csv(index=False))
     return Folds(tuple(written), tables["truth"], tables["regions"], parts, facts, notes)
+
+
+def write_tables(
+    rows: pd.DataFrame, regions: pd.DataFrame, folder: Path, unlabelled: float = 0.0
+) -> None:
+    """Write ``manifest.csv`` and ``regions.csv``, for ``compare.py``.
+
+    ``unlabelled`` is the share of the patients without regions whose rows get this split: as many
+    of those with a positive image as of the others.
+    """
+    marked = set(rows["patient_id"][rows["path"].astype(str).isin(regions["path"].astype(str))])
+    positive = {*rows["patient_id"][rows["label"] == "positive"]}
+    rng, chosen = np.random.default_rng(0), set[str]()
+    for group in (positive - marked, {*rows["patient_id"]} - positive - marked):
+        pool = sorted(group)
+        chosen |= {*rng.permutation(pool)[: round(unlabelled * len(pool))].tolist()}
+    splits = np.where(rows["patient_id"].isin(chosen), "unlabelled", "")
+    write_whole(folder / "manifest.csv", rows.assign(split=splits).to_csv(index=False))
+    write_whole(folder / "regions.csv", regions.to_csv(index=False))

@@ -22,7 +22,7 @@ import pandas as pd
 import typer
 from cross_tables import Column
 from cross_validation import CrossArm, CrossStudy, run_cross_validation
-from folds import Folds, write_folds
+from folds import Folds, write_folds, write_tables
 from study import Arm, Data, Study, read_seeds, run_study, split_patients
 from study_tables import write_table
 
@@ -197,6 +197,20 @@ def deal(
     findings: Sequence[Finding], films: Mapping[str, Path], seed: int, folder: Path, folds: int
 ) -> Folds:
     """Write the tables of a cross-validation; kinds of lesions are grouped by ``GROUPS``."""
+    return write_folds(
+        *tables(findings, films),
+        folder,
+        folds=folds,
+        seed=seed,
+        subsets={},
+        notes=(f"Abnormalities without a region: {'; '.join(_unmarked(findings, films))}.",),
+    )
+
+
+def tables(
+    findings: Sequence[Finding], films: Mapping[str, Path]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a manifest and of its regions, with kinds grouped by ``GROUPS``."""
     rows = [
         {
             "path": films[film],
@@ -209,15 +223,8 @@ def deal(
         if film in films
     ]
     boxes = [(films[f.film], *f.box, GROUPS[f.kind]) for f in findings if f.film in films and f.box]
-    return write_folds(
-        pd.DataFrame(rows),
-        pd.DataFrame(boxes, columns=["path", "x", "y", "width", "height", "kind"]),
-        folder,
-        folds=folds,
-        seed=seed,
-        subsets={},
-        notes=(f"Abnormalities without a region: {'; '.join(_unmarked(findings, films))}.",),
-    )
+    columns = ["path", "x", "y", "width", "height", "kind"]
+    return pd.DataFrame(rows), pd.DataFrame(boxes, columns=columns)
 
 
 def _unmarked(findings: Sequence[Finding], films: Mapping[str, Path]) -> list[str]:
@@ -303,12 +310,18 @@ def main(
         int, typer.Option(help="Folds by patient; every film is then scored. 0: one split.")
     ] = 0,
     arms: Annotated[str, typer.Option(help="Of a cross-validation: a,b; all by default.")] = "",
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Write manifest and regions, for compare.py.")
+    ] = False,
 ) -> None:
     """Train on normal films, screen the others, and print the paper's table next to ours."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         if not data.exists():
             raise RequestError(f"{data} does not exist: give all-mias.tar.gz or its folder")
+        if tables_only:
+            write_tables(*tables(*locate(data, out)), out)
+            return
         if cross_validate:
             cross = CrossStudy(
                 title=f"mini-MIAS, {cross_validate} folds" + (", quick" if quick else ""),

@@ -22,7 +22,7 @@ import pandas as pd
 import typer
 from cross_tables import Column
 from cross_validation import CrossArm, CrossStudy, run_cross_validation
-from folds import Folds, write_folds
+from folds import Folds, write_folds, write_tables
 from nih_release import BOXES, TABLES, Box, Entry, find_images, read_boxes, read_entries
 from study import Arm, Data, Study, read_seeds, run_study, sample, split_patients
 from study_tables import write_table
@@ -101,6 +101,23 @@ def deal(
     As :func:`prepare`, but all patients are divided into folds, and every image is scored.
     """
     chosen = take_part(chosen, boxes, patients, seed)
+    rows, regions = tables(chosen, boxes, images)
+    subsets = {view: rows["view"] == view for view in ("AP", "PA")}
+    dealt = write_folds(
+        rows,
+        regions,
+        folder,
+        folds=folds,
+        seed=seed,
+        subsets={v: own for v, own in subsets.items() if rows["label"][own].nunique() == 2},
+    )
+    return replace(dealt, facts={**dealt.facts, "image AUROC of «PA» alone": view_auroc(chosen)})
+
+
+def tables(
+    chosen: Sequence[tuple[Entry, str]], boxes: Sequence[Box], images: Mapping[str, Path]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a manifest and of its regions; arguments as of :func:`prepare`."""
     rows = pd.DataFrame(
         {
             "path": images[entry.image],
@@ -117,16 +134,7 @@ def deal(
         for b in boxes
         if b.image in positives
     ]
-    subsets = {view: rows["view"] == view for view in ("AP", "PA")}
-    dealt = write_folds(
-        rows,
-        pd.DataFrame(regions, columns=["path", "x", "y", "width", "height", "kind"]),
-        folder,
-        folds=folds,
-        seed=seed,
-        subsets={v: own for v, own in subsets.items() if rows["label"][own].nunique() == 2},
-    )
-    return replace(dealt, facts={**dealt.facts, "image AUROC of «PA» alone": view_auroc(chosen)})
+    return rows, pd.DataFrame(regions, columns=["path", "x", "y", "width", "height", "kind"])
 
 
 def prepare(
@@ -271,6 +279,12 @@ def main(
         int, typer.Option(help="Folds by patient; every image is then scored. 0: one split.")
     ] = 0,
     arms: Annotated[str, typer.Option(help="Of a cross-validation: a,b; all by default.")] = "",
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Write manifest and regions, for compare.py.")
+    ] = False,
+    unlabelled: Annotated[
+        float, typer.Option(help="In these tables: share of patients without boxes, unlabelled.")
+    ] = 0.0,
 ) -> None:
     """Train on adults without finding, screen the others, AP and PA together and separately."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -285,6 +299,10 @@ def main(
         if not any(label == "positive" for _, label in chosen):
             raise RequestError(f"no adult's image has {finding or 'a finding'}: see {table.name}")
         reasons = ", ".join(f"{why}: {count}" for why, count in left_out.items()) or "none"
+        if tables_only:
+            part = take_part(chosen, boxes, patients, 0)
+            write_tables(*tables(part, boxes, images), out, unlabelled)
+            return
         if cross_validate:
             cross = CrossStudy(
                 title=f"NIH ChestX-ray, {finding or 'any finding'}, {cross_validate} folds"

@@ -279,3 +279,22 @@ def test_the_chain_on_phantoms(study, tmp_path: Path) -> None:
     other = replace(whole, title="another")
     with pytest.raises(RequestError, match="title: phantoms then, another now"):
         cross_validation.run_cross_validation(other, tmp_path / "out", device=CPU, resume=True)
+
+
+def test_a_share_of_patients_without_boxes_is_unlabelled(tmp_path: Path) -> None:
+    """Ten patients of two films: 0 to 3 are positive, 0 and 1 have boxes."""
+    rows = pd.DataFrame(
+        {
+            "path": [f"/films/{n}{side}.png" for n in range(10) for side in "ab"],
+            "patient_id": [f"p{n}" for n in range(10) for _ in "ab"],
+            "label": ["positive"] * 8 + ["negative"] * 12,
+        }
+    )
+    regions = pd.DataFrame({"path": ["/films/0a.png", "/films/1b.png"]})
+    folds.write_tables(rows, regions, tmp_path, 0.5)
+    found = pd.read_csv(tmp_path / "manifest.csv")
+    unlabelled = found[found["split"] == "unlabelled"]
+    assert len(found) == 20
+    assert sorted(unlabelled["label"]) == ["negative"] * 6 + ["positive"] * 2
+    assert (unlabelled.groupby("patient_id").size() == 2).all()
+    assert not {"p0", "p1"} & set(unlabelled["patient_id"])
