@@ -60,6 +60,13 @@ QUICK = {
                 "epochs": 2, "batch_size": 8, "patches_per_epoch": 8, "activation": "leaky_relu"}},
         },
     },
+    "fanogan": {"width": 1, "code": 8, "batch_size": 4, "steps": 6, "critic_steps": 1,
+        "encoder_steps": 20, "learning_rate": 1e-3, "encoder_learning_rate": 1e-3},
+    "anogan": {"width": 2, "code": 8, "batch_size": 4, "steps": 10, "iterations": 3, "rate": 0.1},
+    "ali": {"width": 1, "code": 8, "batch_size": 4, "steps": 10, "learning_rate": 1e-3},
+    "advae": {"width": 1, "code": 8, "batch_size": 4, "steps": 10, "critic_steps": 1,
+        "learning_rate": 1e-3},
+    "a_d": {"width": 1, "code": 8, "batch_size": 4, "steps": 10, "critic_steps": 1},
 }  # fmt: skip
 BREAST = setting_with(stride=16)
 
