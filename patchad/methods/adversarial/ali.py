@@ -49,17 +49,20 @@ from patchad.model.options import Count, Positive
 
 NAME = "ali"
 
-_HIDDEN = 512  # units of the discriminator's branch of codes, and of what joins both
 _BOUND = 4.0  # of log σ
 _SLOPE = 0.1  # of leaky units, ALI's is 0.02 to 0.1
 
 
 @dataclass(frozen=True)
 class Config:
-    """How to train; ``width`` and ``code`` are f-AnoGAN's, ``steps`` is chosen."""
+    """How to train; ``width`` and ``code`` are f-AnoGAN's, ``steps`` and ``hidden`` are chosen.
+
+    ``hidden``: units of the discriminator's two layers of codes, and of what joins both branches.
+    """
 
     width: Count = 64
     code: Count = 128
+    hidden: Count = 512
     steps: Count = 20_000
     batch_size: Count = 64
     learning_rate: Positive = 1e-4
@@ -94,11 +97,13 @@ class Pairs(nn.Module):
 class Discriminator(nn.Module):
     """Patches (N, 1, S, S) and codes (N, ``code``) → logits (N, 1): high for encoded pairs."""
 
-    def __init__(self, size: int, width: int, code: int) -> None:
+    def __init__(self, config: Config, size: int) -> None:
         super().__init__()
-        self.down = Down(size, width, layer_norm)
-        self.codes = nn.Sequential(*_dense(code), *_dense(_HIDDEN))
-        self.joint = nn.Sequential(*_dense(self.down.features + _HIDDEN), nn.Linear(_HIDDEN, 1))
+        hidden = config.hidden
+        self.down = Down(size, config.width, layer_norm)
+        self.codes = nn.Sequential(*_dense(config.code, hidden), *_dense(hidden, hidden))
+        features = self.down.features + hidden
+        self.joint = nn.Sequential(*_dense(features, hidden), nn.Linear(hidden, 1))
 
     def forward(self, patches: Tensor, codes: Tensor) -> Tensor:
         """The logit of each pair."""
@@ -106,8 +111,8 @@ class Discriminator(nn.Module):
         return found
 
 
-def _dense(inputs: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Linear(inputs, _HIDDEN), nn.LeakyReLU(_SLOPE)
+def _dense(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Linear(inputs, outputs), nn.LeakyReLU(_SLOPE)
 
 
 class LearnedInference(nn.Module):
@@ -119,7 +124,7 @@ class LearnedInference(nn.Module):
     def __init__(self, config: Config, size: int) -> None:
         super().__init__()
         self.pairs = Pairs(config, size)
-        self.discriminator = Discriminator(size, config.width, config.code)
+        self.discriminator = Discriminator(config, size)
 
     def forward(self, patches: Tensor) -> Tensor:
         """The score of each patch."""
