@@ -31,6 +31,11 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "fanogan": "adversarial/fanogan",
+    "anogan": "adversarial/anogan",
+    "ali": "adversarial/ali",
+    "advae": "adversarial/advae",
+    "a_d": "adversarial/a_d",
 }
 METHODS = tuple(TABLE)
 
