@@ -30,6 +30,12 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "vae": "reconstruction/vae",
+    "ceae": "reconstruction/ceae",
+    "cevae": "reconstruction/cevae",
+    "vanhetreve2023": "reconstruction/vanhetreve2023",
+    "jahan2022": "reconstruction/jahan2022",
+    "kde": "density/kde",
 }
 METHODS = tuple(TABLE)
 
