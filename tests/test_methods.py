@@ -50,6 +50,15 @@ QUICK = {
     "ae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "memae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "aeu": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
+    "vae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
+    "ceae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
+    "cevae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
+    "vanhetreve2023": {"epochs": 100, "batch_size": 3},
+    "jahan2022": {"side": 32, "filters": [4, 4, 8], "code": 8, "kernels": 8, "epochs": 40},
+    "kde": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "kernels": 8, "epochs": 40,
+        "batch_size": 3,
+    },
     "calcification": {"clusters": 2},
     "fused": {
         "smoothing": 0.2,

@@ -36,6 +36,12 @@ TABLE: Mapping[str, str] = {
     "ali": "adversarial/ali",
     "advae": "adversarial/advae",
     "a_d": "adversarial/a_d",
+    "vae": "reconstruction/vae",
+    "ceae": "reconstruction/ceae",
+    "cevae": "reconstruction/cevae",
+    "vanhetreve2023": "reconstruction/vanhetreve2023",
+    "jahan2022": "reconstruction/jahan2022",
+    "kde": "density/kde",
 }
 METHODS = tuple(TABLE)
 
