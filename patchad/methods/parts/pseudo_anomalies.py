@@ -139,12 +139,7 @@ def natural(rng: np.random.Generator, target: Picture, source: Picture, recipe: 
         else:
             here[1:-1, 1:-1] = np.clip(clone(here, patch.pixels, 1, 1), 0, 1)
         mask[place] |= within
-    steps = np.abs(planted - target.pixels) * _STEPS * mask
-    changed = majority(steps > 1, _radius(2, len(mask)))
-    if recipe.label == "binary":
-        return Planted(planted, changed.astype(np.float32))
-    smooth = median(steps * changed, _radius(5, len(mask)))
-    return Planted(planted, logistic_label(smooth, changed, recipe.slope, recipe.middle))
+    return Planted(planted, _graded(planted, target.pixels, mask, recipe))
 
 
 def cut_paste(rng: np.random.Generator, target: Floats, source: Floats) -> Floats:
@@ -219,6 +214,26 @@ def majority(mask: Mask, radius: int) -> Mask:
     side = 2 * radius + 1
     found: Mask = rank.median(_bytes(mask), footprint_rectangle((side, side))) > 0
     return found
+
+
+def _graded(planted: Floats, untouched: Floats, mask: Mask, recipe: Natural) -> Floats:
+    """The label of what was planted in ``mask``; filters see the part around it alone."""
+    label = np.zeros(mask.shape, np.float32)
+    if not mask.any():
+        return label
+    fine, coarse = (_radius(pixels, len(mask)) for pixels in (2, 5))
+    near = tuple(
+        slice(max(int(line[0]) - fine - coarse, 0), int(line[-1]) + 1 + fine + coarse)
+        for line in (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    )
+    steps = np.abs(planted[near] - untouched[near]) * _STEPS * mask[near]
+    changed = majority(steps > 1, fine)
+    if recipe.label == "binary":
+        label[near] = changed
+    else:
+        smooth = median(steps * changed, coarse)
+        label[near] = logistic_label(smooth, changed, recipe.slope, recipe.middle)
+    return label
 
 
 def _bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
