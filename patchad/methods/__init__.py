@@ -30,6 +30,10 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "fpi": "synthetic/fpi",
+    "pii": "synthetic/pii",
+    "nsa": "synthetic/nsa",
+    "cutpaste_e2e": "synthetic/cutpaste_e2e",
 }
 METHODS = tuple(TABLE)
 

@@ -46,7 +46,7 @@ class Block(nn.Module):
 
     ``factor`` of the size: 1; 0.5, by the first convolution's stride; 2, by repetition after it.
     The shortcut is a 1 × 1 convolution where the channels change, of what the first batch norm and
-    ReLU gave; else the input, halved by means.
+    ReLU gave; else the input, halved by means or doubled by repetition.
     """
 
     def __init__(self, inputs: int, outputs: int, factor: float) -> None:
@@ -66,7 +66,8 @@ class Block(nn.Module):
         found = self.convolutions[1](functional.relu(self.norms[1](found)))
         if self.short is not None:
             return found + self._enlarged(self.short(active))
-        return found + (functional.avg_pool2d(given, 2) if self.factor < 1 else given)
+        short = functional.avg_pool2d(given, 2) if self.factor < 1 else self._enlarged(given)
+        return found + short
 
     def _enlarged(self, values: Tensor) -> Tensor:
         return functional.interpolate(values, scale_factor=2.0) if self.factor > 1 else values
