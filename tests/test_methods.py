@@ -54,6 +54,10 @@ QUICK = {
     "fpi": {"side": 32, "width": 1, "epochs": 30, "batch_size": 4},
     "pii": {"side": 32, "width": 1, "epochs": 30, "batch_size": 4},
     "nsa": {"side": 37, "crop": 32, "channels": [4, 8, 8, 8], "epochs": 30, "batch_size": 4},
+    "cutpaste": {
+        "channels": [4, 8, 8, 16], "head": [16, 8], "steps": 30, "batch_size": 4,
+        "density_patches": 60,
+    },
     "cutpaste_e2e": {
         "side": 37, "crop": 32, "channels": [4, 8, 8, 8], "epochs": 30, "batch_size": 4,
     },

@@ -34,6 +34,7 @@ TABLE: Mapping[str, str] = {
     "pii": "synthetic/pii",
     "nsa": "synthetic/nsa",
     "cutpaste_e2e": "synthetic/cutpaste_e2e",
+    "cutpaste": "synthetic/cutpaste",
 }
 METHODS = tuple(TABLE)
 

@@ -9,6 +9,9 @@ from sklearn.covariance import LedoitWolf  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from patchad.core.arrays import wide
+from patchad.learn.run import GivenUp
+
+_LEAST = 1e-12  # of a variance, in float32 features of length 1
 
 
 class LedoitWolfGaussian(nn.Module):
@@ -29,8 +32,14 @@ class LedoitWolfGaussian(nn.Module):
         self.register_buffer("whitening", torch.eye(features))
 
     def learn(self, samples: NDArray[np.floating[Any]]) -> None:
-        """Take mean and covariance from ``samples`` (N, D) of negatives."""
+        """Take mean and covariance from ``samples`` (N, D) of negatives.
+
+        Raises:
+            GivenUp: they are all the same.
+        """
         fitted = LedoitWolf().fit(samples.astype(np.float64))
+        if np.diag(fitted.covariance_).max() < _LEAST:
+            raise GivenUp("all negatives have the same features")
         root = np.linalg.inv(np.linalg.cholesky(fitted.covariance_)).T
         self.mean.copy_(torch.from_numpy(fitted.location_))
         self.whitening.copy_(torch.from_numpy(root))
