@@ -42,6 +42,11 @@ TABLE: Mapping[str, str] = {
     "vanhetreve2023": "reconstruction/vanhetreve2023",
     "jahan2022": "reconstruction/jahan2022",
     "kde": "density/kde",
+    "fpi": "synthetic/fpi",
+    "pii": "synthetic/pii",
+    "nsa": "synthetic/nsa",
+    "cutpaste_e2e": "synthetic/cutpaste_e2e",
+    "cutpaste": "synthetic/cutpaste",
 }
 METHODS = tuple(TABLE)
 
