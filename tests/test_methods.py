@@ -51,6 +51,8 @@ QUICK = {
     "memae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "aeu": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "calcification": {"clusters": 2},
+    "ssim_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
+    "l2_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
     "fused": {
         "smoothing": 0.2,
         "members": {

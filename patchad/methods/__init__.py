@@ -30,6 +30,8 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "ssim_ae": "reconstruction/ssim_ae",
+    "l2_ae": "reconstruction/l2_ae",
 }
 METHODS = tuple(TABLE)
 
