@@ -52,6 +52,10 @@ QUICK = {
     "aeu": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "calcification": {"clusters": 2},
     "ssim_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
+    "vqvae2": {
+        "side": 32, "channels": 8, "blocks": 1, "block_channels": 4, "codes": 16, "length": 4,
+        "epochs": 20, "batch_size": 3, "learning_rate": 3e-3,
+    },
     "l2_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
     "fused": {
         "smoothing": 0.2,

@@ -32,6 +32,7 @@ TABLE: Mapping[str, str] = {
     "fused": "fused",
     "ssim_ae": "reconstruction/ssim_ae",
     "l2_ae": "reconstruction/l2_ae",
+    "vqvae2": "reconstruction/vqvae2",
 }
 METHODS = tuple(TABLE)
 
