@@ -70,6 +70,12 @@ QUICK = {
     "cutpaste_e2e": {
         "side": 37, "crop": 32, "channels": [4, 8, 8, 8], "epochs": 30, "batch_size": 4,
     },
+    "ssim_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
+    "vqvae2": {
+        "side": 32, "channels": 8, "blocks": 1, "block_channels": 4, "codes": 16, "length": 4,
+        "epochs": 20, "batch_size": 3, "learning_rate": 3e-3,
+    },
+    "l2_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
     "fused": {
         "smoothing": 0.2,
         "members": {

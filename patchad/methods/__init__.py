@@ -47,6 +47,9 @@ TABLE: Mapping[str, str] = {
     "nsa": "synthetic/nsa",
     "cutpaste_e2e": "synthetic/cutpaste_e2e",
     "cutpaste": "synthetic/cutpaste",
+    "ssim_ae": "reconstruction/ssim_ae",
+    "l2_ae": "reconstruction/l2_ae",
+    "vqvae2": "reconstruction/vqvae2",
 }
 METHODS = tuple(TABLE)
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from patchad.learn.run import GivenUp, Run
 
 Redraw = Callable[[Tensor], Tensor]
+# Its name, and a function of (reconstructions, pictures) that is 0 where they are equal.
+Measure = tuple[str, Callable[[Tensor, Tensor], Tensor]]
 
 PROBED = 64  # training pictures that the checks look at
 _JUDGED_AFTER = {"dead": 300, "undertrained": 1000}  # steps; see judge
@@ -58,18 +60,32 @@ def is_flat(redraw: Redraw, pictures: Tensor) -> bool:
     return bool(spread[0] < 0.01 * spread[1])
 
 
-def judge(run: Run, redraw: Redraw, pictures: Tensor, steps: int, dead: str, longer: str) -> None:
+def rmse(redrawn: Tensor, pictures: Tensor) -> Tensor:
+    """Root mean squared difference over all pixels of all pictures: a scalar."""
+    return (redrawn.float() - pictures).square().mean().sqrt()
+
+
+def judge(
+    run: Run,
+    redraw: Redraw,
+    pictures: Tensor,
+    steps: int,
+    dead: str,
+    longer: str,
+    measure: Measure = ("RMSE", rmse),
+) -> None:
     """Ask of a network that trained for ``steps`` whether it redraws better than means do.
 
     If not, it is dead where all its reconstructions are nearly one picture, and undertrained where
     they aren't. Short trainings are judged more mildly: below 300 steps nearly one picture, below
     1,000 an error above the own means' is no fault, but noted; another seed would be as short.
-    ``dead`` and ``longer`` say what a user can do in either case.
+    ``dead`` and ``longer`` say what a user can do in either case; ``measure`` is what networks that
+    don't learn by squared error are judged by.
 
     Raises:
         GivenUp: the network redraws no better than each picture's own mean.
     """
-    shortfall = _compare_with_means(redraw, pictures)
+    shortfall = _compare_with_means(redraw, pictures, measure)
     if not shortfall:
         return
     kind = "dead" if is_flat(redraw, pictures) else "undertrained"
@@ -78,12 +94,13 @@ def judge(run: Run, redraw: Redraw, pictures: Tensor, steps: int, dead: str, lon
     run.note(f"Undertrained, after only {steps} steps: {shortfall}.")
 
 
-def _compare_with_means(redraw: Redraw, pictures: Tensor) -> str:
+def _compare_with_means(redraw: Redraw, pictures: Tensor, measure: Measure) -> str:
     """What is wrong where each picture's own mean is as good a reconstruction; empty: nothing."""
+    name, of = measure
     with torch.inference_mode():
-        own = float((redraw(pictures).float() - pictures).square().mean()) ** 0.5
-        mean = float((pictures - pictures.mean((2, 3), keepdim=True)).square().mean()) ** 0.5
-    _log.info("RMSE %.4f on %d training pictures; of their means %.4f", own, len(pictures), mean)
+        own = float(of(redraw(pictures), pictures))
+        mean = float(of(pictures.mean((2, 3), keepdim=True).expand_as(pictures), pictures))
+    _log.info("%s %.4f on %d training pictures; of means %.4f", name, own, len(pictures), mean)
     if own < mean:
         return ""
-    return f"RMSE {own:.4f} on training pictures, not below {mean:.4f} of each picture's own mean"
+    return f"{name} {own:.4f} on training pictures, not below {mean:.4f} of each picture's own mean"
