@@ -1,4 +1,4 @@
-"""The Wasserstein critic's loss, by hand."""
+"""What adversarial methods share: the Wasserstein critic's loss, and signs of collapse."""
 
 import math
 
@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from patchad.methods.parts.adversarial import critic_loss, gradient_penalty, spread
+from patchad.errors import TrainingError
+from patchad.learn.run import GivenUp
+from patchad.methods.parts.adversarial import (
+    collapsed,
+    critic_loss,
+    frozen,
+    given_up_if_lost,
+    gradient_penalty,
+    spread,
+)
 
 
 def test_the_penalty_of_a_linear_critic_is_that_of_its_weights() -> None:
@@ -40,3 +49,51 @@ def test_fakes_get_no_gradient_from_the_critic() -> None:
 
 def test_spread_by_hand() -> None:
     assert spread(torch.tensor([[1.0, 0.0], [3.0, 0.0]])).item() == pytest.approx(math.sqrt(0.5))
+
+
+def slope(steepness: float) -> torch.nn.Linear:
+    """A critic of samples (N, 4): ``steepness`` × their mean, so that ‖∇D‖ = steepness / 2."""
+    critic = torch.nn.Linear(4, 1, bias=False)
+    torch.nn.init.constant_(critic.weight, steepness / 4)
+    return critic
+
+
+@pytest.mark.parametrize(
+    ("fake", "critic", "words"),
+    [
+        (torch.eye(4) * 2, slope(1.0), ""),
+        (torch.ones(4, 4) + 1e-3 * torch.eye(4), slope(1.0), "nearly one picture"),
+        (torch.eye(4) * math.nan, slope(1.0), "no number"),
+        (torch.eye(4) - 200, slope(1.0), "by 200, more than 50"),
+        (torch.eye(4), slope(22.2), r"penalty is 102, more than 100"),  # (11.1 - 1)² = 102.01
+    ],
+)
+def test_a_collapse_is_noticed(fake: torch.Tensor, critic: torch.nn.Linear, words: str) -> None:
+    real, share = torch.eye(4), torch.tensor([0.0, 0.3, 0.6, 0.9])
+    found = collapsed(real, fake, critic, share)
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_without_a_penalty_a_steep_critic_is_no_fault() -> None:
+    assert collapsed(torch.eye(4), torch.eye(4), slope(30.0)) == ""
+
+
+def test_gradients_pass_through_what_is_frozen() -> None:
+    network = torch.nn.Linear(2, 1)
+    network.bias.requires_grad_(False)
+    x = torch.ones(1, 2, requires_grad=True)
+    with frozen(network):
+        (gradient,) = torch.autograd.grad(network(x).sum(), x)
+        assert not any(p.requires_grad for p in network.parameters())
+    assert torch.equal(gradient, network.weight)
+    assert [p.requires_grad for p in network.parameters()] == [True, False]
+
+
+def test_weights_that_are_no_numbers_let_another_seed_try() -> None:
+    sound, lost = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(lost.bias, math.nan)
+    with pytest.raises(TrainingError, match="memory"), given_up_if_lost(sound):
+        raise TrainingError("too little memory")
+    with pytest.raises(GivenUp, match="became nan"), given_up_if_lost(sound, lost):
+        raise TrainingError("the loss became nan")

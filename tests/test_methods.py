@@ -78,7 +78,7 @@ def films_of(setting: Setting) -> TrainingSet:
     for seed in range(4):
         one = mammogram(np.random.default_rng(seed), shape=(320, 256), spacing_mm=0.5)
         films.append(prepared(one.pixels, one.foreground, (0.5, 0.5)))
-    return training_set(films)
+    return training_set(films, setting.patch_size)
 
 
 def config_of(name: str) -> object:
