@@ -60,6 +60,14 @@ QUICK = {
                 "epochs": 2, "batch_size": 8, "patches_per_epoch": 8, "activation": "leaky_relu"}},
         },
     },
+    "aae": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
+        "critic_steps": 2,
+    },
+    "caae": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
+        "critic_steps": 2,
+    },
 }  # fmt: skip
 BREAST = setting_with(stride=16)
 

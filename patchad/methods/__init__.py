@@ -30,6 +30,8 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "aae": "adversarial/aae",
+    "caae": "adversarial/caae",
 }
 METHODS = tuple(TABLE)
 
