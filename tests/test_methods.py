@@ -68,6 +68,10 @@ QUICK = {
         "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
         "critic_steps": 2,
     },
+    "anovaegan": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
+        "critic_steps": 1, "learning_rate": 0.002,
+    },
     "ganomaly": {"side": 32, "width": 4, "code": 8, "epochs": 25, "batch_size": 3},
 }  # fmt: skip
 BREAST = setting_with(stride=16)

@@ -32,6 +32,7 @@ TABLE: Mapping[str, str] = {
     "fused": "fused",
     "aae": "adversarial/aae",
     "caae": "adversarial/caae",
+    "anovaegan": "adversarial/anovaegan",
     "ganomaly": "adversarial/ganomaly",
 }
 METHODS = tuple(TABLE)
