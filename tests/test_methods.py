@@ -73,6 +73,10 @@ QUICK = {
         "critic_steps": 1, "learning_rate": 0.002,
     },
     "ganomaly": {"side": 32, "width": 4, "code": 8, "epochs": 25, "batch_size": 3},
+    "igd": {
+        "side": 32, "width": 2, "code": 8, "levels": 2, "epochs": 8, "batch_size": 2,
+        "refresh": 3, "learning_rate": 0.003,
+    },
 }  # fmt: skip
 BREAST = setting_with(stride=16)
 

@@ -34,6 +34,7 @@ TABLE: Mapping[str, str] = {
     "caae": "adversarial/caae",
     "anovaegan": "adversarial/anovaegan",
     "ganomaly": "adversarial/ganomaly",
+    "igd": "adversarial/igd",
 }
 METHODS = tuple(TABLE)
 
