@@ -108,5 +108,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"epochs": 50},
+    quick={"epochs": 100},
 )
