@@ -91,6 +91,23 @@ QUICK = {
     "ali": {"width": 1, "code": 8, "hidden": 8, "batch_size": 2, "steps": 5},
     "advae": {"width": 1, "code": 8, "batch_size": 2, "steps": 5, "critic_steps": 1},
     "a_d": {"width": 1, "code": 8, "batch_size": 2, "steps": 3, "critic_steps": 1},
+    "aae": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
+        "critic_steps": 2,
+    },
+    "caae": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
+        "critic_steps": 2,
+    },
+    "anovaegan": {
+        "side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 25, "batch_size": 3,
+        "critic_steps": 1, "learning_rate": 0.002,
+    },
+    "ganomaly": {"side": 32, "width": 4, "code": 8, "epochs": 25, "batch_size": 3},
+    "igd": {
+        "side": 32, "width": 2, "code": 8, "levels": 2, "epochs": 8, "batch_size": 2,
+        "refresh": 3, "learning_rate": 0.003,
+    },
 }  # fmt: skip
 BREAST = setting_with(stride=16)
 

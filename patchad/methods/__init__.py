@@ -50,6 +50,11 @@ TABLE: Mapping[str, str] = {
     "ssim_ae": "reconstruction/ssim_ae",
     "l2_ae": "reconstruction/l2_ae",
     "vqvae2": "reconstruction/vqvae2",
+    "aae": "adversarial/aae",
+    "caae": "adversarial/caae",
+    "anovaegan": "adversarial/anovaegan",
+    "ganomaly": "adversarial/ganomaly",
+    "igd": "adversarial/igd",
 }
 METHODS = tuple(TABLE)
 
