@@ -30,6 +30,7 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "ddad": "reconstruction/ddad",
 }
 METHODS = tuple(TABLE)
 
