@@ -17,8 +17,8 @@ from patchad.learn.loop import Step, shuffled, train
 from patchad.learn.run import Run
 from patchad.methods.parts.collapse import PROBED
 from patchad.methods.parts.foreign_patch import ForeignPatches, draw_patches, paste
+from patchad.methods.parts.losses import focal_loss
 
-_GAMMA, _SMOOTHING = 2.0, 1e-5  # of the focal loss, in the released code
 _LEAST_AUROC = 0.6  # of pasted patches against the same places untouched
 _JUDGED_AFTER = 300  # steps: a shorter training that finds nothing is only noted
 
@@ -39,7 +39,7 @@ class RefinerTraining:
 
 
 class Refiner(nn.Module):
-    """Discrepancies (N, C, S, S) → probabilities (N, 2, S, S) of none, and of a foreign patch."""
+    """Discrepancies (N, C, S, S) → logits (N, 2, S, S) of none, and of a foreign patch."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -49,23 +49,14 @@ class Refiner(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 2, 3, 1, 1))
 
     def forward(self, discrepancies: Tensor) -> Tensor:
-        """The probabilities, float32."""
+        """The logits; see :meth:`score`."""
         logits: Tensor = self.layers(discrepancies)
-        return logits.float().softmax(1)
+        return logits
 
-
-def focal(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Focal loss (γ = 2, no class weights) of two classes, a scalar.
-
-    Args:
-        probabilities: (N, 2, S, S) float32.
-        labels: (N, S, S) bool, true for the second class. They are smoothed by 1e-5, which is also
-            added to the probability of what is true, as in the released code.
-    """
-    own, other = probabilities[:, 1], probabilities[:, 0]
-    own, other = torch.where(labels, own, other), torch.where(labels, other, own)
-    likely = (1 - _SMOOTHING) * own + _SMOOTHING * other + _SMOOTHING
-    return -((1 - likely) ** _GAMMA * likely.log()).mean()
+    def score(self, discrepancies: Tensor) -> Tensor:
+        """The share of the softmax that a foreign patch has: (N, S, S) float32."""
+        logits: Tensor = self(discrepancies)
+        return logits.float().softmax(1)[:, 1]
 
 
 def fit_refiner(
@@ -99,7 +90,7 @@ def fit_refiner(
         pasted, inside = paste(pictures, which, patches.to(pictures.device))
         with torch.no_grad():
             seen = discrepancies(pasted)
-        yield "adam", focal(refiner(seen), inside)
+        yield "adam", focal_loss(refiner(seen), inside.long())  # γ = 2, smoothed by 1e-5
 
     adam = torch.optim.Adam(
         refiner.parameters(),
@@ -140,7 +131,7 @@ def found_pasted(
     which = torch.arange(count, device=pictures.device)
     pasted, inside = paste(pictures, which, drawn.to(pictures.device))
     with torch.inference_mode():
-        scores = [refiner(discrepancies(x))[:, 1] for x in (pasted, pictures[which])]
+        scores = [refiner.score(discrepancies(x)) for x in (pasted, pictures[which])]
         inner = [(one * inside).sum((1, 2)) / inside.sum((1, 2)) for one in scores]
         above = inner[0][:, None] - inner[1]
         return float((above > 0).float().mean() + (above == 0).float().mean() / 2)

@@ -175,8 +175,7 @@ class Ddad(nn.Module):
         """Squares (N, 1, S, S) in [0, 1] → (N, S, S) scores."""
         pictures = signed(squares)
         if self.refiner is not None:
-            found: Tensor = self.refiner(self.discrepancies(pictures))[:, 1]
-            return found
+            return self.refiner.score(self.discrepancies(pictures))
         if self.score in ("rec", "ensemble_rec"):
             redrawn, variance = self.normal(pictures)
             return error(pictures[:, 0], redrawn, variance)
