@@ -107,6 +107,8 @@ QUICK = {
     "igd": {
         "side": 32, "width": 2, "code": 8, "levels": 2, "epochs": 8, "batch_size": 2,
         "refresh": 3, "learning_rate": 0.003,
+    "ddad": {
+        "networks": 1, "side": 16, "channels": [4, 8], "hidden": 8, "epochs": 10, "batch_size": 8,
     },
 }  # fmt: skip
 BREAST = setting_with(stride=16)
@@ -120,6 +122,7 @@ def setting_of(name: str) -> Setting:
 
 @cache
 def films_of(setting: Setting) -> TrainingSet:
+    """Negatives, and unlabelled films: others of their kind, of which every second has a spot."""
     if setting is CHEST:
         return training_set([chest_film(seed) for seed in range(6)], CHEST.patch_size)
     films = []
@@ -127,15 +130,41 @@ def films_of(setting: Setting) -> TrainingSet:
         one = mammogram(np.random.default_rng(seed), shape=(320, 256), spacing_mm=0.5)
         films.append(prepared(one.pixels, one.foreground, (0.5, 0.5)))
     return training_set(films, setting.patch_size)
+        films, others = ([chest_film(seed) for seed in seeds] for seeds in (range(6), range(6, 10)))
+    else:
+        films, others = ([breast(seed) for seed in seeds] for seeds in (range(4), range(4, 8)))
+    others[1::2] = [spot(film, setting)[0] for film in others[1::2]]
+    known, unlabelled = (training_set(some, setting.patch_size) for some in (films, others))
+    return replace(known, unlabelled=unlabelled)
+
+
+def breast(seed: int) -> Prepared:
+    one = mammogram(np.random.default_rng(seed), shape=(320, 256), spacing_mm=0.5)
+    return prepared(one.pixels, one.foreground, (0.5, 0.5))
+
+
+class Untouched:
+    """Unlabelled films that nobody may look at."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise AssertionError("a method that does not need unlabelled films looked at them")
 
 
 def config_of(name: str) -> object:
     return parse(method_of(name).config, QUICK.get(name, {}), f"{name}.")
 
 
+def data_of(name: str) -> TrainingSet:
+    """What the method is given: unlabelled films are there, but for those that need them alone."""
+    data = films_of(setting_of(name))
+    if method_of(name).needs_with(config_of(name)).unlabelled:
+        return data
+    return replace(data, unlabelled=Untouched())
+
+
 def fitted(name: str, **rest: object) -> Fitted:
-    setting = setting_of(name)
-    return fit(method_of(name), config_of(name), films_of(setting), run_with(3, setting, **rest))
+    run = run_with(3, setting_of(name), **rest)
+    return fit(method_of(name), config_of(name), data_of(name), run)
 
 
 @cache
@@ -187,6 +216,17 @@ def test_an_unknown_one_is_named() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_one_seed_gives_one_model(name: str) -> None:
     assert same(state(fitted(name).module), state(once(name).module))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_needs_unlabelled_films_is_refused_without(name: str) -> None:
+    method, config, setting = method_of(name), config_of(name), setting_of(name)
+    if method.needs_with(config).unlabelled:
+        without = replace(films_of(setting), unlabelled=None)
+        with pytest.raises(RequestError, match=f"{name} learns from unlabelled films too"):
+            fit(method, config, without, run_with(3, setting))
+    else:  # every other test gives it films that it may not look at
+        assert isinstance(data_of(name).unlabelled, Untouched)
 
 
 def stops(name: str) -> Iterator[int]:
@@ -345,6 +385,7 @@ def test_recommended_members_can_be_set(name: str) -> None:
 BLIND = {
     "calcification": "it seeks specks; its own test plants them",
     "a_d": "a critic tells what its generator makes from tissue, and need not know a bright spot",
+    "ddad": "it compares reconstructions, which lose so small a spot; its own test plants larger",
 }
 
 

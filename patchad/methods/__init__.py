@@ -55,6 +55,7 @@ TABLE: Mapping[str, str] = {
     "anovaegan": "adversarial/anovaegan",
     "ganomaly": "adversarial/ganomaly",
     "igd": "adversarial/igd",
+    "ddad": "reconstruction/ddad",
 }
 METHODS = tuple(TABLE)
 

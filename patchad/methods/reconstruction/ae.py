@@ -94,9 +94,14 @@ def learn(module: Autoencoder, config: Config, data: TrainingSet, run: Run) -> N
     fit_to(module, config, signed(squares(data, run, config.side)), run)
 
 
-def fit_to(module: Autoencoder, config: Config, pictures: Tensor, run: Run) -> None:
-    """As :func:`learn`, of squares (N, 1, S, S) in [-1, 1] on the device."""
-    fit_autoencoder(run, module.network, pictures, config, NAME, loss=module.loss)
+def fit_to(
+    module: Autoencoder, config: Config, pictures: Tensor, run: Run, name: str = NAME
+) -> None:
+    """As :func:`learn`, of squares (N, 1, S, S) in [-1, 1] on the device.
+
+    ``name`` is the method's whose options they are, for remedies.
+    """
+    fit_autoencoder(run, module.network, pictures, config, name, loss=module.loss)
 
 
 METHOD = Method(

@@ -121,7 +121,26 @@ def learn(module: UncertainAutoencoder, config: Config, data: TrainingSet, run: 
     """
     pictures = signed(squares(data, run, config.side))
     fit_to(module, config, pictures, run)
-    inside = foregrounds(data, run, config.side, PROBED) >= 0.5
+    note_certainty(module, pictures, data, run)
+
+
+def fit_to(
+    module: UncertainAutoencoder, config: Config, pictures: Tensor, run: Run, name: str = NAME
+) -> None:
+    """As :func:`learn`, of squares (N, 1, S, S) in [-1, 1] on the device.
+
+    ``name`` is the method's whose options they are, for remedies.
+    """
+    fit_autoencoder(
+        run, module.network, pictures, config, name, loss=module.loss, redraw=module.redraw
+    )
+
+
+def note_certainty(
+    module: UncertainAutoencoder, pictures: Tensor, data: TrainingSet, run: Run
+) -> None:
+    """Note where s is at its bound in more than 1 % of the foreground of ``pictures`` of data."""
+    inside = foregrounds(data, run, module.side, PROBED) >= 0.5
     with torch.inference_mode():
         _, s = module.predict(pictures[:PROBED])
     share = float((s.abs() >= CLAMP)[inside].float().mean())
@@ -130,13 +149,6 @@ def learn(module: UncertainAutoencoder, config: Config, data: TrainingSet, run: 
             f"{share:.0%} of foreground pixels are as certain as is allowed (s at ± {CLAMP:g}): "
             "their scores are extreme where a film differs at all."
         )
-
-
-def fit_to(module: UncertainAutoencoder, config: Config, pictures: Tensor, run: Run) -> None:
-    """As :func:`learn`, of squares (N, 1, S, S) in [-1, 1] on the device."""
-    fit_autoencoder(
-        run, module.network, pictures, config, NAME, loss=module.loss, redraw=module.redraw
-    )
 
 
 METHOD = Method(

@@ -123,10 +123,15 @@ def learn(module: MemoryAutoencoder, config: Config, data: TrainingSet, run: Run
     fit_to(module, config, signed(squares(data, run, config.side)), run)
 
 
-def fit_to(module: MemoryAutoencoder, config: Config, pictures: Tensor, run: Run) -> None:
-    """As :func:`learn`, of squares (N, 1, S, S) in [-1, 1] on the device."""
+def fit_to(
+    module: MemoryAutoencoder, config: Config, pictures: Tensor, run: Run, name: str = NAME
+) -> None:
+    """As :func:`learn`, of squares (N, 1, S, S) in [-1, 1] on the device.
+
+    ``name`` is the method's whose options they are, for remedies.
+    """
     fit_autoencoder(
-        run, module.network, pictures, config, NAME, loss=module.loss, redraw=module.redraw
+        run, module.network, pictures, config, name, loss=module.loss, redraw=module.redraw
     )
     with torch.inference_mode():
         _, weights = module.network.eval()(pictures[:PROBED])
