@@ -51,6 +51,10 @@ QUICK = {
     "memae": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "aeu": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "calcification": {"clusters": 2},
+    "students": {
+        "fields": [17], "side": 48, "width": 4, "students": 2, "teacher_steps": 10, "teacher_batch": 16,
+        "epochs": 10, "learning_rate": 1e-2,
+    },
     "fused": {
         "smoothing": 0.2,
         "members": {

@@ -30,6 +30,7 @@ TABLE: Mapping[str, str] = {
     "aeu": "reconstruction/aeu",
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
+    "students": "distillation/students",
 }
 METHODS = tuple(TABLE)
 
