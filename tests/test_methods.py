@@ -52,8 +52,22 @@ QUICK = {
     "aeu": {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 40, "batch_size": 3},
     "calcification": {"clusters": 2},
     "students": {
-        "fields": [17], "side": 48, "width": 4, "students": 2, "teacher_steps": 10, "teacher_batch": 16,
-        "epochs": 10, "learning_rate": 1e-2,
+        "fields": [17], "side": 48, "width": 4, "students": 2, "teacher_steps": 10,
+        "teacher_batch": 16, "epochs": 10, "learning_rate": 1e-2,
+    },
+    "nearest_neighbour": {
+        "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8, "teacher_rate": 3e-3,
+    },
+    "oc_svm": {
+        "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8, "teacher_rate": 3e-3,
+    },
+    "k_means": {
+        "centres": 5, "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8,
+        "teacher_rate": 3e-3,
+    },
+    "deep_svdd": {
+        "boundary": "soft", "warm_up": 1, "channels": [4, 8, 8], "code": 16, "pretraining": 2,
+        "epochs": 3, "batch_size": 10, "patches_per_epoch": 30, "learning_rate": 1e-3,
     },
     "fused": {
         "smoothing": 0.2,
@@ -82,7 +96,7 @@ def films_of(setting: Setting) -> TrainingSet:
     for seed in range(4):
         one = mammogram(np.random.default_rng(seed), shape=(320, 256), spacing_mm=0.5)
         films.append(prepared(one.pixels, one.foreground, (0.5, 0.5)))
-    return training_set(films)
+    return training_set(films, setting.patch_size)
 
 
 def config_of(name: str) -> object:

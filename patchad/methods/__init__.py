@@ -31,6 +31,10 @@ TABLE: Mapping[str, str] = {
     "synthetic_opacities": "synthetic/synthetic_opacities",
     "fused": "fused",
     "students": "distillation/students",
+    "nearest_neighbour": "density/nearest_neighbour",
+    "oc_svm": "density/oc_svm",
+    "k_means": "density/k_means",
+    "deep_svdd": "density/deep_svdd",
 }
 METHODS = tuple(TABLE)
 

@@ -79,9 +79,7 @@ class Scale(nn.Module):
 
     def __init__(self, field: int, config: Config) -> None:
         super().__init__()
-        self.students = nn.ModuleList(
-            PatchNet(field, config.width) for _ in range(config.students)
-        )
+        self.students = nn.ModuleList(PatchNet(field, config.width) for _ in range(config.students))
         self.descriptors = Moments(config.width, LEAST)
         self.parts = Moments(2, _LEAST)
 
@@ -261,9 +259,9 @@ METHOD = Method(
         "fields": [17, 33],
         "side": 64,
         "width": 32,
-        "teacher_steps": 200,
+        "teacher_steps": 150,
         "teacher_rate": 2e-3,
-        "epochs": 4,
+        "epochs": 2,
         "learning_rate": 1e-3,
     },
 )

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.loop import Step, equal_epochs, train
-from patchad.learn.run import GivenUp, Run
+from patchad.learn.run import Run
 from patchad.methods.parts.collapse import PROBED, probing
 from patchad.methods.parts.dense_patch_nets import PatchNet
 from patchad.methods.parts.weights import put_weights, read_weights
@@ -122,7 +122,8 @@ def teach(run: Run, network: PatchNet, field: int, patches: Patches, config: Tra
     if config.weights:
         option = f"weights, the teacher of {field}"
         prefix, given = f"teachers.{field}.", read_weights(config.weights, option)
-        own = {k.removeprefix(prefix): t for k, t in given.items() if k.startswith(prefix)}
+        names = {key.removeprefix("descriptors."): key for key in given}  # as shallow rows have it
+        own = {k.removeprefix(prefix): given[names[k]] for k in names if k.startswith(prefix)}
         put_weights(network, own, option)
         if alike(network, _probe(run, network, patches)):
             run.note(f"The teacher of {field} pixels from the file describes all patches alike.")
@@ -134,14 +135,18 @@ def teach(run: Run, network: PatchNet, field: int, patches: Patches, config: Tra
         generator = step.generator
         which = patches.draw(batch, generator)
         anchors = torch.rand(batch, 2, generator=generator)
-        shifts = torch.randint(-(reach // _SHIFT), reach // _SHIFT + 1, (batch, 2), generator=generator)
+        shifts = torch.randint(
+            -(reach // _SHIFT), reach // _SHIFT + 1, (batch, 2), generator=generator
+        )
         brighter = (torch.rand(batch, 1, 1, 1, generator=generator) * 2 - 1) * _BRIGHTER
         noise = torch.randn(batch, 1, reach, reach, generator=generator) * _NOISE
         return which, anchors, shifts, brighter, noise
 
     def losses(drawn: tuple[Tensor, ...], step: Step) -> Iterator[tuple[str, Tensor]]:
         cut = patches.cut(drawn[0]) * 2 - 1
-        anchors, shifts, brighter, noise = (part.to(run.device, non_blocking=True) for part in drawn[1:])
+        anchors, shifts, brighter, noise = (
+            part.to(run.device, non_blocking=True) for part in drawn[1:]
+        )
         room = cut.shape[-1] - reach
         places = (anchors * (room + 1)).long()
         near = cropped(cut, (places + shifts).clamp(0, room), reach) + brighter + noise
@@ -158,7 +163,11 @@ def teach(run: Run, network: PatchNet, field: int, patches: Patches, config: Tra
     train(
         run,
         {"network": network},
-        {"adam": torch.optim.Adam(network.parameters(), config.teacher_rate, weight_decay=config.decay)},
+        {
+            "adam": torch.optim.Adam(
+                network.parameters(), config.teacher_rate, weight_decay=config.decay
+            )
+        },
         epochs=epochs,
         steps=steps,
         draw=draw,
