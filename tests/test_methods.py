@@ -65,6 +65,10 @@ QUICK = {
         "centres": 5, "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8,
         "teacher_rate": 3e-3,
     },
+    "cnn_dictionary": {
+        "features": "teacher", "words": 5, "samples": 60, "width": 8, "teacher_steps": 30,
+        "teacher_batch": 8, "teacher_rate": 3e-3,
+    },
     "deep_svdd": {
         "boundary": "soft", "warm_up": 1, "channels": [4, 8, 8], "code": 16, "pretraining": 2,
         "epochs": 3, "batch_size": 10, "patches_per_epoch": 30, "learning_rate": 1e-3,
