@@ -76,6 +76,28 @@ QUICK = {
         "epochs": 20, "batch_size": 3, "learning_rate": 3e-3,
     },
     "l2_ae": {"code": 8, "epochs": 2, "patches_per_epoch": 40, "batch_size": 8},
+    "students": {
+        "fields": [17], "side": 48, "width": 4, "students": 2, "teacher_steps": 10,
+        "teacher_batch": 16, "epochs": 10, "learning_rate": 1e-2,
+    },
+    "nearest_neighbour": {
+        "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8, "teacher_rate": 3e-3,
+    },
+    "oc_svm": {
+        "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8, "teacher_rate": 3e-3,
+    },
+    "k_means": {
+        "centres": 5, "samples": 60, "width": 8, "teacher_steps": 30, "teacher_batch": 8,
+        "teacher_rate": 3e-3,
+    },
+    "cnn_dictionary": {
+        "features": "teacher", "words": 5, "samples": 60, "width": 8, "teacher_steps": 30,
+        "teacher_batch": 8, "teacher_rate": 3e-3,
+    },
+    "deep_svdd": {
+        "boundary": "soft", "warm_up": 1, "channels": [4, 8, 8], "code": 16, "pretraining": 2,
+        "epochs": 3, "batch_size": 10, "patches_per_epoch": 30, "learning_rate": 1e-3,
+    },
     "fused": {
         "smoothing": 0.2,
         "members": {

@@ -56,6 +56,12 @@ TABLE: Mapping[str, str] = {
     "ganomaly": "adversarial/ganomaly",
     "igd": "adversarial/igd",
     "ddad": "reconstruction/ddad",
+    "students": "distillation/students",
+    "nearest_neighbour": "density/nearest_neighbour",
+    "oc_svm": "density/oc_svm",
+    "k_means": "density/k_means",
+    "cnn_dictionary": "density/cnn_dictionary",
+    "deep_svdd": "density/deep_svdd",
 }
 METHODS = tuple(TABLE)
 
