@@ -129,6 +129,7 @@ QUICK = {
     "igd": {
         "side": 32, "width": 2, "code": 8, "levels": 2, "epochs": 8, "batch_size": 2,
         "refresh": 3, "learning_rate": 0.003,
+    },
     "ddad": {
         "networks": 1, "side": 16, "channels": [4, 8], "hidden": 8, "epochs": 10, "batch_size": 8,
     },
@@ -145,13 +146,7 @@ def setting_of(name: str) -> Setting:
 @cache
 def films_of(setting: Setting) -> TrainingSet:
     """Negatives, and unlabelled films: others of their kind, of which every second has a spot."""
-    if setting is CHEST:
-        return training_set([chest_film(seed) for seed in range(6)], CHEST.patch_size)
-    films = []
-    for seed in range(4):
-        one = mammogram(np.random.default_rng(seed), shape=(320, 256), spacing_mm=0.5)
-        films.append(prepared(one.pixels, one.foreground, (0.5, 0.5)))
-    return training_set(films, setting.patch_size)
+    if setting.preprocessing.body_part == "chest":
         films, others = ([chest_film(seed) for seed in seeds] for seeds in (range(6), range(6, 10)))
     else:
         films, others = ([breast(seed) for seed in seeds] for seeds in (range(4), range(4, 8)))
