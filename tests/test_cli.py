@@ -105,7 +105,7 @@ train {film} --set epochs=5 | epochs: no such option (did you mean wei2018.epoch
 train {film} --set wei2018.epochs=five | wei2018.epochs: Input should be a valid integer
 train {film} --config fused | fused puts other methods together, and names none itself
 train {film} --config mammography --set steps=5 | fused.members.synthetic_lesions.options.steps?
-train {film} --config membae | no configuration 'membae' (did you mean memae?)
+train {film} --config calcifcation | no configuration 'calcifcation' (did you mean calcification?)
 train {film} --config chest --quick | fused has no quick setting, since its own takes minutes
 train {film} --set epochs | --set takes KEY=VALUE, such as wei2018.epochs=5; got 'epochs'
 train {film} --config mammography --set wei2018.epochs=5 | wei2018 is not its method, which is fused

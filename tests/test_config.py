@@ -135,7 +135,11 @@ def test_a_packaged_configuration_says_in_a_line_what_it_is_for(name: str) -> No
             "(did you mean fused.members.synthetic_lesions.options.steps?)",
         ),
         ("mammography", "fused.steps=5", "fused.members.synthetic_lesions.options.steps?)"),
-        ("mammography", "fused.members.dea.weight=1", "'dea' for a member (did you mean dae?)"),
+        (
+            "mammography",
+            "fused.members.convergance.weight=1",
+            "'convergance' for a member (did you mean convergence?)",
+        ),
         ("mammography", "fused.members.fused.weight=1", "no method 'fused' for a member"),
         ("wei2018", "epoch=5", "epoch: no such option (did you mean wei2018.epochs?)"),
         ("wei2018", "preprocessing.stride=5", "(did you mean stride?)"),

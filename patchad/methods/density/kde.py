@@ -8,7 +8,7 @@ left out are likeliest.
 
 An image's score is the negative logarithm of its code's density. A density has no map of its own:
 chosen is the size of that score's gradient at each pixel, the pixels whose change would move the
-film most. It tells where to look; the image score is what is published.
+film most. It is grainy, and a spot may not show in it: the image score is the method.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from patchad.core.grid import PatchGrid
+from patchad.core.grid import PatchGrid, batches
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
@@ -31,6 +31,8 @@ from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
 NAME = "kde"
+
+_AT_ONCE = 256  # films whose codes are taken together
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def learn(module: CodeDensity, config: Config, data: TrainingSet, run: Run) -> N
     """
     pictures = signed(squares(data, run, config.side))
     fit_autoencoder(run, module.network, pictures, config, NAME, loss=module.loss)
+    encoder = module.network.encoder
     with torch.inference_mode():
-        codes = torch.cat([module.network.encoder(part) for part in pictures.split(256)])
+        codes = torch.cat([encoder(pictures[part]) for part in batches(len(pictures), _AT_ONCE)])
     module.density.learn(codes, run, epoch_generator(run.seed, 0))
 
 

@@ -20,7 +20,8 @@ def hide(pictures: Tensor, chance: Tensor, share: float) -> Tensor:
     """
     side = pictures.shape[-1]
     size = min(side, max(1, round(math.sqrt(share) * side)))
-    corners = (chance[:, 1:].unflatten(1, (-1, 2)) * (side - size + 1)).floor()  # (N, most, 2)
+    places = chance[:, 1:].reshape(len(chance), -1, 2)  # (N, most, 2)
+    corners = (places * (side - size + 1)).floor()
     most = corners.shape[1]
     used = torch.arange(most, device=chance.device) <= (chance[:, :1] * most).floor()
     lines = torch.arange(side, device=chance.device)

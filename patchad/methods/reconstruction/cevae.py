@@ -94,14 +94,15 @@ class ContextVariational(nn.Module):
         noise, places = chance[:, : self.code], chance[:, self.code :]
         code = network.encode(pictures)
         redrawn = network.decode(sample(*code, noise))
-        completed = network(hide(pictures, places, self.area))
+        completed: Tensor = network(hide(pictures, places, self.area))
         own = (redrawn - pictures).square().mean() + self.weight * divergence(*code).mean()
         return own + self.context * (completed - pictures).square().mean()
 
     def maps(self, squares: Tensor) -> Tensor:
         """Squares (N, 1, S, S) in [0, 1] → (N, S, S) scores."""
         pictures = signed(squares)
-        errors = (pictures - self.network(pictures)).abs()
+        redrawn: Tensor = self.network(pictures)
+        errors = (pictures - redrawn).abs()
         return (errors * input_gradient(self.surprise, pictures).abs())[:, 0]
 
     def surprise(self, pictures: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from patchad.core.grid import PatchGrid
+from patchad.core.grid import PatchGrid, batches
 from patchad.errors import RequestError, TrainingError
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.run import Run
@@ -212,9 +212,11 @@ def learn(module: Jahan2022, config: Config, data: TrainingSet, run: Run) -> Non
     own, held = pictures[trained.to(run.device)], pictures[others.to(run.device)]
     fit_autoencoder(run, module.network, own, config, NAME, loss=module.loss)
     with torch.inference_mode():
-        codes = torch.cat([module.network.encode(part) for part in own.split(_AT_ONCE)])
+        codes = torch.cat(
+            [module.network.encode(own[part]) for part in batches(len(own), _AT_ONCE)]
+        )
         module.density.learn(codes, run, generator)
-        parts = held.split(_AT_ONCE)
+        parts = [held[part] for part in batches(len(held), _AT_ONCE)]
         module.of_errors.learn(torch.cat([module.maps(part).mean((1, 2)) for part in parts]))
         module.of_rarity.learn(torch.cat([module.rarity(part) for part in parts]))
 

@@ -99,7 +99,8 @@ class VariationalAutoencoder(nn.Module):
     def maps(self, squares: Tensor) -> Tensor:
         """Squares (N, 1, S, S) in [0, 1] → (N, S, S) scores."""
         pictures = signed(squares)
-        errors = (pictures - self.network(pictures)).square()
+        redrawn: Tensor = self.network(pictures)
+        errors = (pictures - redrawn).square()
         if self.score == "gradient":
             errors = errors * input_gradient(self.divergences, pictures).abs()
         return errors[:, 0]
