@@ -120,5 +120,4 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"epochs": 50},
 )

@@ -167,5 +167,4 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"epochs": 50},
 )
