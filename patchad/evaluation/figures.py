@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchad.evaluation.estimate import Curve, Section, estimate, per_patient
+from patchad.core.arrays import Curve
+from patchad.evaluation.estimate import Section, estimate, per_patient
 from patchad.evaluation.judged import METHOD, Samples
 from patchad.evaluation.labelling import NEGATIVE, POSITIVE
 from patchad.evaluation.metrics import (

@@ -50,16 +50,19 @@ class Samples:
 
     def of_cases(self, chosen: NDArray[np.bool_]) -> "Samples":
         """The samples of the cases that are ``chosen`` (cases,), with their numbers as before."""
-        patches, lesions = (chosen[table["case"]] for table in (self.patches, self.lesions))
+        patches, lesions, images = (
+            chosen[table["case"].to_numpy(np.int64)]
+            for table in (self.patches, self.lesions, self.images)
+        )
         pairs = self.pairs[patches[self.pairs[:, 0]]]
         places = [np.cumsum(kept) - 1 for kept in (patches, lesions)]
         return Samples(
             patches=self.patches[patches].reset_index(drop=True),
             lesions=self.lesions[lesions].reset_index(drop=True),
             pairs=np.stack([place[pairs[:, k]] for k, place in enumerate(places)], 1),
-            images=self.images[chosen[self.images["case"]]].reset_index(drop=True),
+            images=self.images[images].reset_index(drop=True),
             false_marks={
-                scorer: marks[chosen[marks["case"]]].reset_index(drop=True)
+                scorer: marks[chosen[marks["case"].to_numpy(np.int64)]].reset_index(drop=True)
                 for scorer, marks in self.false_marks.items()
             },
         )
