@@ -57,33 +57,37 @@ def deal_patients(
     return tuple(set(order[start::folds]) for start in range(folds))
 
 
-def set_aside(patients: Iterable[str], seed: int) -> set[str]:
+def set_aside(patients: Iterable[str], seed: int, share: float = CALIBRATION) -> set[str]:
     """The patients whose negatives are for calibration, not training; at least one."""
     pool = sorted(set(patients))
-    count = max(1, round(CALIBRATION * len(pool)))
+    count = max(1, round(share * len(pool)))
     return set(np.random.default_rng(seed).permutation(pool)[:count].tolist())
 
 
 def write_folds(
     rows: pd.DataFrame,
-    regions: pd.DataFrame,
+    regions: pd.DataFrame | Path,
     folder: Path,
     *,
     folds: int,
     seed: int,
     subsets: Mapping[str, "pd.Series[bool]"],
     notes: tuple[str, ...] = (),
+    unlabelled: pd.DataFrame | None = None,
+    aside: float = CALIBRATION,
 ) -> Folds:
     """Divide a data set's patients into folds and write the tables of every fold.
 
     Args:
         rows: of a manifest, without splits.
-        regions: columns as :func:`patchad.read.manifest.read_regions` needs them.
+        regions: columns as :func:`patchad.read.manifest.read_regions` needs them; or such a file.
         folder: to write into.
         folds: the number of folds.
         seed: of the folds, and of the patients for calibration.
         subsets: the ``rows`` to evaluate separately, by name.
         notes: warnings about the data for the reader.
+        unlabelled: rows of other patients, for the training of every fold; never judged.
+        aside: the share of the training patients for calibration.
     """
     positive = rows["label"] == "positive"
     dealt = deal_patients(rows["patient_id"], {*rows["patient_id"][positive]}, folds, seed)
@@ -93,29 +97,37 @@ def write_folds(
         "images": len(rows),
         "positive": int(positive.sum()),
         "patients": rows["patient_id"].nunique(),
-        "regions": len(regions),
     }
+    if isinstance(regions, pd.DataFrame):
+        facts["regions"] = len(regions)
+    if unlabelled is not None:
+        facts["unlabelled"] = len(unlabelled)
     for number, patients in enumerate(dealt, start=1):
         own = rows["patient_id"].isin(patients)
         learnt = rows[~own & ~positive]
-        aside = learnt["patient_id"].isin(set_aside(learnt["patient_id"], seed))
-        splits = np.where(aside, "validation", "train")
+        held = learnt["patient_id"].isin(set_aside(learnt["patient_id"], seed, aside))
+        splits = np.where(held, "validation", "train")
         fold = Fold(folder / f"fold{number}-training.csv", folder / f"fold{number}-test.csv")
-        write_whole(fold.training, learnt.assign(split=splits).to_csv(index=False))
+        training = learnt.assign(split=splits)
+        if unlabelled is not None and len(unlabelled):
+            training = pd.concat([training, unlabelled.assign(split="unlabelled")])
+        write_whole(fold.training, training.to_csv(index=False))
         write_whole(fold.test, tested[own].to_csv(index=False))
         written.append(fold)
         facts |= {
-            f"fold {number}: training": int((~aside).sum()),
-            f"fold {number}: calibration": int(aside.sum()),
+            f"fold {number}: training": int((~held).sum()),
+            f"fold {number}: calibration": int(held.sum()),
         }
-    tables = {name: folder / f"{name}.csv" for name in ("truth", "regions")}
-    write_whole(tables["truth"], tested.to_csv(index=False))
-    write_whole(tables["regions"], regions.to_csv(index=False))
+    truth = folder / "truth.csv"
+    write_whole(truth, tested.to_csv(index=False))
+    if isinstance(regions, pd.DataFrame):
+        table, regions = regions, folder / "regions.csv"
+        write_whole(regions, table.to_csv(index=False))
     parts = {}
     for name, chosen in subsets.items():
         parts[name] = folder / f"truth-{name}.csv"
         write_whole(parts[name], tested[chosen].to_csv(index=False))
-    return Folds(tuple(written), tables["truth"], tables["regions"], parts, facts, notes)
+    return Folds(tuple(written), truth, regions, parts, facts, notes)
 
 
 def write_tables(

@@ -11,6 +11,8 @@ import pandas as pd
 
 from patchad.errors import RequestError
 from patchad.export.tiff import read_heatmap, write_heatmap
+from patchad.files.names import new_id
+from patchad.methods import method_of
 from patchad.methods.fused import Fused
 from patchad.model.calibration import Shares
 from patchad.store.marks_table import read_marks, write_marks_table
@@ -40,6 +42,23 @@ class Scale:
         return cls(own, own, own)
 
     @classmethod
+    def of_any(cls, run: Run) -> "Scale":
+        """The scale of any method's run, from the calibration negatives alone.
+
+        A fusion's scores are on one scale already. An image score of the method's own has another
+        unit than its patches: its scale is that of the patients' highest films.
+        """
+        method = method_of(run.settings["card"]["method"])
+        if method.family == "fusion":
+            return cls()
+        scale = cls.of_negatives(run)
+        if not method.gives.image:
+            return scale
+        highest = np.array(run.settings["card"]["calibration"]["patient_scores"], np.float64)
+        low, middle, high = np.quantile(highest, (0.1587, 0.5, 0.8413)).tolist()
+        return replace(scale, images=(middle, (high - low) / 2 if high > low else 1.0))
+
+    @classmethod
     def of_member(cls, fused: Fused, name: str) -> "Scale":
         """The scale of a member within a fusion, from the negatives it was fitted to."""
         number = [*fused.config.members].index(name)
@@ -55,7 +74,7 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
     """Combine the runs of all folds in one run folder.
 
     Thresholds, which `evaluate` reads from the card, are the medians of the folds'. Marks and their
-    rarity are those of each fold.
+    rarity are those of each fold. Images of several folds that have one id get numbers.
 
     Args:
         parts: the run of each fold.
@@ -63,9 +82,10 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
         scales: of each run's scores.
 
     Raises:
-        RequestError: images of two folds have the same name.
+        RequestError: two folds hold the same image.
     """
     rows, cards, marks = [], [], []
+    taken: set[str] = set()
     for part, scale in zip(parts, scales, strict=True):
         card = json.loads(json.dumps(part.settings["card"]))
         calibration = card["calibration"]
@@ -78,24 +98,31 @@ def pool_runs(parts: Sequence[Run], out: Path, scales: Sequence[Scale]) -> Run:
         drawn["rarity"]["scores"] = [_moved(s, scale.patches) for s in drawn["rarity"]["scores"]]
         shown = scale.maps if drawn["dense"] else scale.patches
         calibration["display_range"] = [_moved(end, shown) for end in calibration["display_range"]]
+        # Each fold's model saw the images of other folds, but scored none of them.
+        calibration["made_on"] = ""
+        if "data" in card:
+            card["data"]["trained_on"] = ""
         cards.append(card)
         own = read_marks(part.folder)
-        marks.append(own.assign(score=_moved(own["score"], scale.patches)))
+        ids = {row.id: new_id(row.id, taken) for row in part.rows}
+        scores = _moved(own["score"], scale.patches)
+        marks.append(own.assign(score=scores, image_id=own["image_id"].map(ids)))
         for row in part.rows:
+            name = ids[row.id]
             if row.score is not None:
                 table = part.patches(row.id)
                 table["score"] = _moved(table["score"], scale.patches).astype(np.float32)
-                path = patches_path(out, row.id)
+                path = patches_path(out, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 table.to_parquet(path, index=False)
                 row = replace(row, score=_moved(row.score, scale.images))
             if part.heatmap_path(row.id).exists():
                 shown = read_heatmap(part.heatmap_path(row.id))
                 values = _moved(shown.values, scale.maps).astype(np.float32)
-                write_heatmap(heatmap_path(out, row.id), replace(shown, values=values))
-            rows.append(row)
-    if len({row.id for row in rows}) < len(rows):
-        raise RequestError("images of two folds share a name: give each image its own name")
+                write_heatmap(heatmap_path(out, name), replace(shown, values=values))
+            rows.append(replace(row, id=name))
+    if len({(row.path, row.frame) for row in rows}) < len(rows):
+        raise RequestError("two folds hold the same image: give each image to one fold")
     write_marks_table(out, pd.concat(marks, ignore_index=True))
     return write_run(out, {**parts[0].settings, "card": _middle(cards)}, rows)
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "screen",
     "evaluate",
+    "compare",
     "selftest",
     "calibrate",
     "export",
@@ -115,6 +116,10 @@ evaluate {run} --truth nowhere.csv | nowhere.csv does not exist: name a manifest
 evaluate {run} --truth {run} | is a run folder: name a manifest with labels
 evaluate {run} --truth {manifest} --regions nowhere.csv | nowhere.csv does not exist: name a table
 evaluate {run} | Missing option '--truth'
+compare {run} --truth {manifest} | a comparison takes two runs or more
+compare {run} nowhere --truth {manifest} | nowhere is not a complete run (it does not exist)
+compare {run} {model} --truth {manifest} | run.json is missing; it is a model folder
+compare {run} {run} --truth nowhere.csv | nowhere.csv does not exist: name a manifest with labels
 export nowhere --write overlay | not a complete run
 export {run} | Missing option '--write'
 push {model} --to A@b:1 | not a complete run
@@ -138,6 +143,7 @@ evaluate {run} --truth {regions} | it looks like a table of regions, for --regio
 evaluate {run} --truth {manifest} --regions {manifest} | it looks like a manifest, for --truth
 evaluate {run} --truth {unlabelled} | has neither a column label
 evaluate {run} --truth {manifest} | or judge the others alone with --only-screened
+compare {run} {run} --truth {manifest} | each run is compared once
 push {run} --to pacs | --to is aet@host:port
 """
 BEFORE, AFTER = (

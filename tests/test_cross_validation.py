@@ -136,7 +136,7 @@ def test_folds_are_pooled_on_one_scale(tmp_path: Path) -> None:
     assert marks["image_id"].tolist() == ["a", "b"]
     assert marks["score"].tolist() == pytest.approx([1, 0])
     assert marks["rarity"].tolist() == [0.25, 0.25]  # each fold's own
-    with pytest.raises(RequestError, match="share a name"):
+    with pytest.raises(RequestError, match="the same image"):
         pooled_run.pool_runs([parts[0], parts[0]], tmp_path / "twice", scales)
 
 

@@ -1,6 +1,5 @@
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,29 +7,19 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from run_builders import SIZE, make_run
 from sklearn import metrics as reference
 
 from patchad.commands.evaluate import evaluate, summary
-from patchad.core.image import Heatmap
 from patchad.errors import OutputError, RequestError
-from patchad.export.stored_marks import stored_marks
-from patchad.export.tiff import write_heatmap
-from patchad.model.calibration import Calibration, MarkCalibration, Shares
-from patchad.model.rarity import Rarity
-from patchad.store.marks_table import write_marks
-from patchad.store.run import ImageRow, heatmap_path, patches_path, write_run
 
 CPU = torch.device("cpu")
-SIZE = 40  # of every image, in stored pixels; it was scored at half of that, in patches of 10
-CORNERS = ((0, 0), (0, 10), (10, 0), (10, 10))
-NAN = math.nan
-
 # image: its patches' scores, by rows; score NaN: not scored
 SCORES = {
     "n1": (1, 2, 3, 4),
     "n2": (0, 0, 1, 5),
     "p1": (2.5, 1, 6, 3),
-    "p2": (2, 7, 4, NAN),
+    "p2": (2, 7, 4, math.nan),
 }
 TRUTH = """path,patient_id,label
 n1.png,A,negative
@@ -45,69 +34,6 @@ p1.png,4,4,6,6,mass
 p2.png,24,4,6,6,mass
 p2.png,24,24,6,6,calcification
 """
-
-
-CALIBRATION = Calibration(
-    pooling="max",
-    top_k=1,
-    patch_shares=Shares((0.0, 5.0), (0.0, 1.0), (0.0, 1.0)),
-    patient_scores=(1.0, 4.0),
-    patch_threshold=3.0,
-    image_threshold=4.5,
-    display_range=(0.0, 5.0),
-    images=2,
-    patients=2,
-    patches=8,
-    marks=MarkCalibration(
-        threshold=3.0,
-        per_film=1.0,
-        dense=False,
-        decides=True,
-        stride=10,
-        rarity=Rarity((4.0, 6.0), (1.0, 0.5, 0.1), (2.0, 1.0, 0.4), 9, 4),
-    ),
-)
-
-
-def make_run(folder, scores, images=None, heatmaps=True, baselines=None):
-    """A run folder by hand; ``images`` is where its images are said to lie."""
-    run, images = folder / "run", images or folder
-    rows = []
-    for name, values in scores.items():
-        values = np.array(values, np.float32)
-        given = baselines(values) if baselines else {}
-        row, col = np.array(CORNERS).T
-        table = pd.DataFrame(
-            {
-                "row": row, "col": col, "size": 10, "foreground": np.float32(1),
-                "score": values, "percentile": values, "x": col * 2.0, "y": row * 2.0,
-                "width": 20.0, "height": 20.0,
-                "patch_mean": np.float32(0.5), "patch_std": np.nan_to_num(values),
-                "gradient_energy": -np.nan_to_num(values), **given,
-            }
-        )  # fmt: skip
-        path = patches_path(run, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(path)
-        if heatmaps:
-            picture = np.kron(values.reshape(2, 2), np.ones((20, 20), np.float32))
-            write_heatmap(heatmap_path(run, name), Heatmap(picture, "RMSE"))
-        rows.append(
-            ImageRow(
-                id=name, path=str(images / f"{name}.png"), status="ok", reason="",
-                score=float(np.nanmax(values)), rows=SIZE, columns=SIZE, n_patches=4,
-                scored_rows=SIZE // 2, scored_columns=SIZE // 2, stride=10, flagged=False,
-            )
-        )  # fmt: skip
-    rows.append(ImageRow("broken", str(images / "broken.png"), "failed", "truncated"))
-    card = {
-        "digest": "d1", "method": "wei2018", "score_unit": "RMSE",
-        "calibration": asdict(CALIBRATION),
-    }  # fmt: skip
-    made = write_run(run, {"card": card}, rows)
-    done = [row for row in made.rows if row.status == "ok"]
-    write_marks(run, {row.id: stored_marks(made, row, CALIBRATION) for row in done})
-    return run
 
 
 def judge(folder, run, truth=TRUTH, regions=REGIONS, **options):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from patchad.commands.compare import compare
 from patchad.commands.evaluate import evaluate
 from patchad.commands.export import export
 from patchad.commands.screen import screen_run
@@ -22,7 +23,16 @@ from patchad.phantoms.phantom import phantom_set
 from patchad.read.manifest import read_manifest
 from patchad.read.read import find_images
 from patchad.store.journal import JOURNAL
-from patchad.store.layouts import _OBJECTS, DEMO, EVALUATION, MODEL, RUN, SELFTEST, open_run
+from patchad.store.layouts import (
+    _OBJECTS,
+    COMPARISON,
+    DEMO,
+    EVALUATION,
+    MODEL,
+    RUN,
+    SELFTEST,
+    open_run,
+)
 
 CPU = torch.device("cpu")
 
@@ -95,9 +105,12 @@ def test_a_model_folder_holds_only_what_its_layout_names(study, tmp_path: Path) 
 def test_the_other_folders_hold_only_what_their_layouts_name(
     study, films, truth, tmp_path: Path
 ) -> None:
-    judged, tested, shown = (tmp_path / name for name in ("judged", "tested", "demo"))
+    names = ("judged", "compared", "tested", "demo")
+    judged, compared, tested, shown = (tmp_path / name for name in names)
     screened = screen_run(films, study.model, tmp_path / "run", ScreenOptions(()), device=CPU)
     evaluate(screened.folder, truth, None, judged, resamples=20, device=CPU)
+    other = screen_run(films, study.model, tmp_path / "other", ScreenOptions(()), device=CPU)
+    compare([screened.folder, other.folder], truth, None, compared, resamples=20, device=CPU)
     selftest(study.model, study.manifest, tested, images=1, device=CPU)
     with claimed(shown, DEMO, {}, command="demo"):
         for part in ("breast", "chest"):
@@ -108,7 +121,12 @@ def test_the_other_folders_hold_only_what_their_layouts_name(
                 test_patients=1,
                 shape=(128, 104),
             )
-    for folder, layout in ((judged, EVALUATION), (tested, SELFTEST), (shown, DEMO)):
+    for folder, layout in (
+        (judged, EVALUATION),
+        (compared, COMPARISON),
+        (tested, SELFTEST),
+        (shown, DEMO),
+    ):
         assert len(left(folder)) > 4
         with locked(folder, "test"):
             clear(folder, layout)

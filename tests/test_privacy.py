@@ -203,14 +203,14 @@ TINY = {
     **{"wei2018.batch_size": 50, "wei2018.patches_per_epoch": 200},
 }
 COMMANDS = {"demo", "train", "screen", "evaluate", "selftest", "export", "push", "inspect",
-            "methods", "manifest", "calibrate"}  # fmt: skip
+            "methods", "manifest", "calibrate", "compare"}  # fmt: skip
 NO_FILMS = {"demo", "methods"}  # they read none that they haven't drawn
 
 
 def chain(films: Films, folder: Path, to: str, switches: list[str], deidentify: list[str]):
     """Every command that reads films, or what was made of them."""
     kinds = ",".join(KINDS)
-    model, run, odd = folder / "model", folder / "run", folder / "odd"
+    model, run, odd, again = (folder / name for name in ("model", "run", "odd", "again"))
     objects = ["--write", kinds, "--invent-geometry", *deidentify]
     tiny = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
     train = ["train", films.manifest, "--model", model, "--config", "wei2018_leaky", *tiny]
@@ -220,6 +220,8 @@ def chain(films: Films, folder: Path, to: str, switches: list[str], deidentify: 
         ["screen", films.manifest, "--model", films.model, "--out", run, *screen],
         ["screen", films.spoilt, "--model", films.model, "--out", odd, *screen],
         ["evaluate", run, "--truth", films.manifest, "--regions", films.regions],
+        ["screen", films.manifest, "--model", films.model, "--out", again, "--allow-mismatch"],
+        ["compare", run, again, "--truth", films.manifest, "--out", folder / "compared"],
         ["export", run, *objects],
         [
             "selftest",
@@ -275,7 +277,7 @@ def test_no_command_says_or_writes_it(films: Films, tmp_path: Path, switches, de
         )
     assert "Traceback" not in done.stdout + done.stderr
     codes = json.loads(done.stdout.rpartition("CODES ")[2])
-    assert codes == [0, 0, 1, 0, 0, 0, 0, 2, 2, 0, 0, 1], done.stderr
+    assert codes == [0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 1], done.stderr
     for said in (done.stdout, done.stderr):
         assert SENTINEL not in said
     rows = pd.read_csv(tmp_path / "odd" / "images.csv")

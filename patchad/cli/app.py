@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from patchad.cli.calibrate import calibrate
+from patchad.cli.compare import compare
 from patchad.cli.console import (
     INTERRUPTED,
     REFUSED,
@@ -127,7 +128,7 @@ def _options(
 
 
 _COMMANDS = (
-    *(demo, manifest, train, calibrate, screen, evaluate),
+    *(demo, manifest, train, calibrate, screen, evaluate, compare),
     *(selftest, export, push, inspect, methods),
 )
 for command in _COMMANDS:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from patchad.core.baselines import BASELINES
 from patchad.errors import RequestError
@@ -26,26 +25,22 @@ from patchad.evaluation.drawn import (
 )
 from patchad.evaluation.estimate import Section
 from patchad.evaluation.figures import (
-    froc_section,
-    image_section,
-    patch_section,
     patch_threshold_section,
-    patient_section,
     pixel_section,
-    pointing_section,
+    sections_of,
     threshold_section,
 )
 from patchad.evaluation.files import as_text, write_pictures, write_tables
 from patchad.evaluation.judged import METHOD, SCORERS, Samples, collect
 from patchad.evaluation.metrics import resample
 from patchad.evaluation.pixels import tally_pixels
-from patchad.evaluation.truth import Truth, match_truth
+from patchad.evaluation.seen import seen_notes
+from patchad.evaluation.truth import match_truth
 from patchad.export.report import write_report
 from patchad.files.claim import claimed
 from patchad.files.clearing import clear
 from patchad.files.whole import write_whole
 from patchad.model.calibration import Calibration
-from patchad.model.trained_on import among
 from patchad.read.manifest import read_manifest, read_regions
 from patchad.store.layouts import EVALUATION, RUN, open_run
 from patchad.store.run import Run, read_run
@@ -139,10 +134,10 @@ def _judge(
     weights = resample(judged.patients, resamples, seed=seed, device=device)
     calibration = run.settings["card"]["calibration"]
 
-    whole = {scorer: _sections(samples, scorer, weights) for scorer in SCORERS}
+    whole = {scorer: sections_of(samples, scorer, weights) for scorer in SCORERS}
     kinds = sorted(set(samples.lesions["kind"]))
     by_kind = {
-        kind: {scorer: _sections(samples, scorer, weights, kind) for scorer in SCORERS}
+        kind: {scorer: sections_of(samples, scorer, weights, kind) for scorer in SCORERS}
         for kind in kinds
     }
     images = samples.images
@@ -171,7 +166,7 @@ def _judge(
     rarity = rarity_table(drawn, images, resolution_of(calibration), weights)
     known = _calibration_of(run)
     pixels = tally_pixels(run, judged, samples.patches[METHOD].to_numpy(), known, device)
-    notes = [*judged.notes, *_seen_notes(run, judged)]
+    notes = [*judged.left_out, *judged.notes, *seen_notes(run, judged)]
     if pixels is None and len(samples.lesions):
         notes.append("No pixel figures: heatmaps are missing (patchad export --write heatmap).")
     result = {
@@ -232,24 +227,6 @@ def summary(result: Mapping[str, Any]) -> list[str]:
     return [*lines, *result["notes"]]
 
 
-def _seen_notes(run: Run, judged: Truth) -> list[str]:
-    """A note on judged images that the model was trained or calibrated on."""
-    card, digests = run.settings["card"], {row.id: row.digest for row in run.rows}
-    known = [digests[case.image_id] for case in judged.cases]
-    notes = []
-    for packed, done in (
-        (card.get("data", {}).get("trained_on", ""), "trained on"),
-        (card["calibration"].get("made_on", ""), "calibrated on"),
-    ):
-        count = sum(among(packed, known))
-        if count:
-            notes.append(
-                f"The model was {done} {count} of the {len(known)} judged images (the same "
-                "pixels), so these figures are too good: judge it on others."
-            )
-    return notes
-
-
 def _marks_summary(marks: Mapping[str, Any]) -> list[str]:
     line = f"marks: {as_text(marks['marks_a_negative_image'])} a negative image"
     if marks["counts"]["lesions"]:
@@ -271,17 +248,6 @@ def _calibration_of(run: Run) -> Calibration:
         raise RequestError(
             f"the card in {run.folder} is not one that patchad {__version__} can read: screen again"
         ) from None
-
-
-def _sections(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> _Sections:
-    """The figures of a scorer: of the method, or of a baseline."""
-    return {
-        "patch": patch_section(samples, scorer, weights, kind),
-        "image": image_section(samples, scorer, weights, kind),
-        "patient": patient_section(samples, scorer, weights, kind),
-        "pointing": pointing_section(samples, scorer, weights, kind),
-        "froc": froc_section(samples, scorer, weights, kind),
-    }
 
 
 def _json(sections: _Sections) -> dict[str, dict[str, Any]]:

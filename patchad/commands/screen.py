@@ -29,7 +29,16 @@ from patchad.model.card import ModelCard, card_as_dict, versions
 from patchad.model.detector import Detector
 from patchad.prepare.frames import every_frame
 from patchad.prepare.preprocess import Preprocessing
-from patchad.prepare.workers import DEFAULT_LIMITS, Fault, How, Limits, Ready, fault_of, read_ahead
+from patchad.prepare.workers import (
+    DEFAULT_LIMITS,
+    Fault,
+    How,
+    Limits,
+    Readers,
+    Ready,
+    fault_of,
+    readers,
+)
 from patchad.progress import Progress, silent
 from patchad.read.manifest import ManifestRow, facts_of
 from patchad.read.read import find_images
@@ -67,12 +76,14 @@ def screen_run(
     resume: bool = False,
     overwrite: bool = False,
     command: Sequence[str] = (),
+    read_with: Readers = readers,
     progress: Progress = silent,
 ) -> Run:
     """Screen images into a run folder; a bad one is a failed row and never stops the run.
 
     ``resume`` continues an equal request: failed images are tried again, finished ones are kept.
-    ``command`` is the command line, for ``run.json``.
+    ``command`` is the command line, for ``run.json``. ``read_with`` reads and prepares images; for
+    studies that do it once for many models.
 
     Raises:
         RequestError: the request is wrong, or not the one that is resumed; nothing was written.
@@ -119,12 +130,13 @@ def screen_run(
         journal.rewrite(entries)
         marked: dict[str, tuple[Mark, ...]] = {}
         how, taken = How(preprocessing, options.spacing_mm, limits), journal.taken
-        for number, (entry, read) in enumerate(read_ahead(todo, how), start=1):
-            one = _screen_entry(entry, read, detector, now, out, taken, journal, marked)
-            if claim.resumed and one.row.status == "ok":
-                _drop_evaluation(claim)
-            journal.add(one)
-            progress("screening", number, len(todo), math.nan)
+        with read_with(how) as ahead:
+            for number, (entry, read) in enumerate(ahead(todo), start=1):
+                one = _screen_entry(entry, read, detector, now, out, taken, journal, marked)
+                if claim.resumed and one.row.status == "ok":
+                    _drop_evaluation(claim)
+                journal.add(one)
+                progress("screening", number, len(todo), math.nan)
         done = [found for entry in entries if (found := journal.of(entry))]
         table = [one.row for one in done]
         pairs = detector.card.calibrated.two_breasts

@@ -37,7 +37,7 @@ from patchad.model.detector import Detector
 from patchad.model.folder import read_card, save
 from patchad.model.method import setting_of
 from patchad.model.trained_on import pack_digests
-from patchad.prepare.workers import DEFAULT_LIMITS, How, Limits, readers
+from patchad.prepare.workers import DEFAULT_LIMITS, How, Limits, Readers, readers
 from patchad.progress import Progress, silent
 from patchad.read.manifest import ManifestRow
 from patchad.store.layouts import MODEL
@@ -66,6 +66,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     leave_out: Collection[Path] = (),
+    read_with: Readers = readers,
     progress: Progress = silent,
 ) -> Trained:
     """Train on the negatives of ``source`` and write the model folder.
@@ -81,6 +82,7 @@ def train(
         resume: continue from the last checkpoint, if the request is the same.
         overwrite: replace a model that is there.
         leave_out: negatives that are for something else.
+        read_with: what reads and prepares images; for studies that do it once for many models.
         progress: called for images read and epochs done.
 
     Raises:
@@ -124,7 +126,7 @@ def train(
             return Trained(read_card(model))
         # Patients' numbers are hashed with a secret that is not kept: only groups remain.
         how = How(config.preprocessing, spacing_mm, limits, secret=secrets.token_bytes(32))
-        with readers(how) as ahead:
+        with read_with(how) as ahead:
             reader = Reader(config, seed, ahead, [], progress)
             found = survey(reader, named)
             if not found.images:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y of its points, (V,) each
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from patchad.core.arrays import Curve
 from patchad.evaluation.metrics import bootstrap, interval
 
 # With fewer patients a percentile interval is too narrow: in simulation (AUROC 0.76, 8 patches a
 # patient, half of their variance between patients, 40 negative patients) its 95 % covered the
 # truth in 61 % of trials at 2 positive patients, 88 % at 5, 92 % at 10 and 94 % at 15.
 MIN_PATIENTS = 10
-
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchad.evaluation.estimate import Curve, Section, estimate, per_patient
+from patchad.core.arrays import Curve
+from patchad.evaluation.estimate import Section, estimate, per_patient
 from patchad.evaluation.judged import METHOD, Samples
 from patchad.evaluation.labelling import NEGATIVE, POSITIVE
 from patchad.evaluation.metrics import (
@@ -29,6 +30,19 @@ from patchad.evaluation.pixels import Pixels
 
 SPECIFICITIES = (80, 90, 95)  # per cent
 FALSE_MARKS = (0.25, 0.5, 1.0, 2.0, 4.0)  # a negative image
+
+
+def sections_of(
+    samples: Samples, scorer: str, weights: Tensor, kind: str = ""
+) -> dict[str, Section]:
+    """The figures of a scorer, the method or a baseline, by level; of a ``kind`` if given."""
+    return {
+        "patch": patch_section(samples, scorer, weights, kind),
+        "image": image_section(samples, scorer, weights, kind),
+        "patient": patient_section(samples, scorer, weights, kind),
+        "pointing": pointing_section(samples, scorer, weights, kind),
+        "froc": froc_section(samples, scorer, weights, kind),
+    }
 
 
 def patch_section(samples: Samples, scorer: str, weights: Tensor, kind: str = "") -> Section:

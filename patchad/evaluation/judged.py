@@ -24,7 +24,9 @@ from patchad.store.run import Run
 METHOD = "score"
 SCORERS = (METHOD, *BASELINES)  # columns of every table here: the method and the baselines
 _BOX = ["y", "x", "height", "width"]
-_NO_MARKS = pd.DataFrame({"patient": np.empty(0, np.int64), "score": np.empty(0)})
+_NO_MARKS = pd.DataFrame(
+    {"patient": np.empty(0, np.int64), "case": np.empty(0, np.int64), "score": np.empty(0)}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Samples:
     hits them, -inf without one; ``pointed_<scorer>`` (bool) says whether the centre of the image's
     highest patch lies in them. ``pairs`` (K, 2) int64 says which row of ``patches`` is positive
     for which row of ``lesions``. ``images``: with ``case`` and ``positive``. ``false_marks``, by
-    scorer: the marks on negative images, with ``patient`` and ``score``.
+    scorer: the marks on negative images, with ``patient``, ``case`` and ``score``.
     """
 
     patches: pd.DataFrame
@@ -45,6 +47,25 @@ class Samples:
     pairs: NDArray[np.int64]
     images: pd.DataFrame
     false_marks: Mapping[str, pd.DataFrame]
+
+    def of_cases(self, chosen: NDArray[np.bool_]) -> "Samples":
+        """The samples of the cases that are ``chosen`` (cases,), with their numbers as before."""
+        patches, lesions, images = (
+            chosen[table["case"].to_numpy(np.int64)]
+            for table in (self.patches, self.lesions, self.images)
+        )
+        pairs = self.pairs[patches[self.pairs[:, 0]]]
+        places = [np.cumsum(kept) - 1 for kept in (patches, lesions)]
+        return Samples(
+            patches=self.patches[patches].reset_index(drop=True),
+            lesions=self.lesions[lesions].reset_index(drop=True),
+            pairs=np.stack([place[pairs[:, k]] for k, place in enumerate(places)], 1),
+            images=self.images[images].reset_index(drop=True),
+            false_marks={
+                scorer: marks[chosen[marks["case"].to_numpy(np.int64)]].reset_index(drop=True)
+                for scorer, marks in self.false_marks.items()
+            },
+        )
 
 
 def collect(run: Run, truth: Truth) -> Samples:
@@ -88,7 +109,7 @@ def collect(run: Run, truth: Truth) -> Samples:
             best[scorer] = np.where(hit, values[marks, None], -np.inf).max(0, initial=-np.inf)
             pointed[f"pointed_{scorer}"] = centred[marks[0]]  # the first mark is the highest patch
             if not case.positive:
-                found = {"patient": case.patient, "score": values[marks]}
+                found = {**owner, "score": values[marks]}
                 false_marks[scorer].append(pd.DataFrame(found))
         kinds = [region.kind or "unspecified" for region in case.regions]
         lesions.append(

@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchad.core.image import Region
@@ -25,9 +25,11 @@ _BY: Mapping[How, str] = {
 class Case:
     """A screened image with its truth: ``patient`` is a number in [0, patients), not an identifier.
 
-    ``regions`` lie inside the image of ``shape`` (rows, columns); ``score`` is the image score.
+    ``row`` is its row in the truth. ``regions`` lie inside the image of ``shape`` (rows, columns);
+    ``score`` is the image score.
     """
 
+    row: int
     image_id: str
     patient: int
     positive: bool
@@ -38,12 +40,28 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The cases to judge, how many patients they come from, with counts and notes."""
+    """The cases to judge, how many patients they come from, with counts and notes.
+
+    ``missing`` are the rows of the truth that have no image in the run, and ``left_out`` the note
+    on them.
+    """
 
     cases: tuple[Case, ...]
     patients: int
     counts: Mapping[str, int]
     notes: tuple[str, ...]
+    missing: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def of_rows(self, rows: Collection[int]) -> "Truth":
+        """The cases of these rows alone, their patients numbered anew, in the order of the rows."""
+        patients: dict[int, int] = {}
+        cases = tuple(
+            replace(case, patient=patients.setdefault(case.patient, len(patients)))
+            for case in self.cases
+            if case.row in rows
+        )
+        return replace(self, cases=cases, patients=len(patients))
 
 
 def match_truth(
@@ -73,15 +91,12 @@ def match_truth(
             image has regions; a region lies outside its image; nothing is left to judge.
     """
     tests = [row for row in rows if row.split in ("", "test")]
-    wanted = [
-        number
-        for number, row in enumerate(rows)
-        if row.split in ("", "test") and row.label in ("negative", "positive")
-    ]
+    wanted = to_judge(rows)
     images, frames = _highest_frames(run.rows)
     found = _match(images, rows, wanted)
     judged = [number for number in wanted if number in found.image]
-    missing = [rows[number] for number in wanted if number not in found.image]
+    absent = [number for number in wanted if number not in found.image]
+    missing = [rows[number] for number in absent]
     if missing and not only_screened:
         raise RequestError(
             f"each row of the truth needs its image in the run, {len(missing)} of {len(wanted)} "
@@ -102,6 +117,7 @@ def match_truth(
         shape = image.rows, image.columns
         cases.append(
             Case(
+                row=number,
                 image_id=image.id,
                 patient=patients.setdefault(row.patient_id, len(patients)),
                 positive=row.label == "positive",
@@ -145,12 +161,21 @@ def match_truth(
         },
     }
     notes = (
-        *_left_out(missing, len(wanted)),
         *_notes(rows, lost),
         *_moves(found, placed, unplaced),
         *frames,
     )
-    return Truth(tuple(cases), len(patients), counts, notes)
+    left_out = _left_out(missing, len(wanted))
+    return Truth(tuple(cases), len(patients), counts, notes, tuple(absent), left_out)
+
+
+def to_judge(rows: Sequence[ManifestRow]) -> list[int]:
+    """The rows of a truth that are to be judged: of the split test or none, of known label."""
+    return [
+        number
+        for number, row in enumerate(rows)
+        if row.split in ("", "test") and row.label in ("negative", "positive")
+    ]
 
 
 def _highest_frames(rows: Sequence[ImageRow]) -> tuple[list[ImageRow], tuple[str, ...]]:

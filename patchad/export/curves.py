@@ -16,6 +16,7 @@ _DPI = 150
 # Okabe & Ito's palette; the dashes distinguish the lines in grey, too.
 _STYLES: tuple[tuple[str, str], ...] = (
     ("#000000", "-"), ("#0072B2", "--"), ("#D55E00", "-."), ("#009E73", ":"),
+    ("#CC79A7", "-"), ("#56B4E9", "--"), ("#E69F00", "-."), ("#999999", ":"),
 )  # fmt: skip
 _NEGATIVE, _POSITIVE = "#56B4E9", "#D55E00"
 
@@ -59,10 +60,15 @@ def plot_roc(path: Path, panels: Mapping[str, Sequence[Line]]) -> None:
     """Draw ROC curves, a panel a key; the first line of each is the method."""
     figure, axes = _panels(panels)
     for axis, lines in zip(axes, panels.values(), strict=True):
-        axis.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, zorder=0)
-        _draw(axis, lines)
-        _unit_square(axis, "1 − specificity", "sensitivity")
-    _write(path, figure)
+        draw_roc(axis, lines)
+    write_figure(path, figure)
+
+
+def draw_roc(axis: Axes, lines: Sequence[Line]) -> None:
+    """Draw ROC curves, and the line of chance."""
+    axis.plot([0, 1], [0, 1], color="0.75", linewidth=0.8, zorder=0)
+    _draw(axis, lines)
+    _unit_square(axis, "1 − specificity", "sensitivity")
 
 
 def plot_pr(
@@ -77,12 +83,18 @@ def plot_pr(
         ]
         _draw(axis, whole, drawstyle="steps-pre")
         _unit_square(axis, "recall (sensitivity)", "precision")
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def plot_froc(path: Path, lines: Sequence[Line], rates: Sequence[float]) -> None:
     """Draw lesion sensitivity over false marks a negative image, up to the last of ``rates``."""
     figure, (axis,) = _panels({"lesions": lines})
+    draw_froc(axis, lines, rates)
+    write_figure(path, figure)
+
+
+def draw_froc(axis: Axes, lines: Sequence[Line], rates: Sequence[float]) -> None:
+    """Draw FROC curves up to the last of ``rates`` false marks a negative image."""
     last = rates[-1]
     drawn = []
     for line in lines:
@@ -96,7 +108,6 @@ def plot_froc(path: Path, lines: Sequence[Line], rates: Sequence[float]) -> None
     axis.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=8)
     axis.set_xlabel("false marks a negative image")
     axis.set_ylabel("lesion sensitivity")
-    _write(path, figure)
 
 
 def plot_histogram(path: Path, panels: Mapping[str, Distribution]) -> None:
@@ -115,7 +126,7 @@ def plot_histogram(path: Path, panels: Mapping[str, Distribution]) -> None:
         axis.set_xlabel(f"score ({scores.unit})")
         axis.set_ylabel("share")
         axis.legend(fontsize=8)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def plot_rarity(
@@ -146,7 +157,7 @@ def plot_rarity(
     axis.set_ylabel("marks this rare a negative image has here")
     if not np.isfinite(value).any():
         axis.text(0.5, 0.5, "not defined", ha="center", color="0.4", transform=axis.transAxes)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def plot_contrast_detail(
@@ -194,7 +205,7 @@ def plot_contrast_detail(
     plural = "s" * (false_marks != 1)
     axes[0, 0].set_ylabel(f"share found at {false_marks:g} false mark{plural} an image")
     axes[1, 0].set_ylabel("contrast at which half are found (local s.d.)")
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def _log_ticks(
@@ -254,5 +265,6 @@ def _unit_square(axis: Axes, x: str, y: str) -> None:
     axis.set_ylabel(y)
 
 
-def _write(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, completely or not at all."""
     write_whole(path, lambda aside: figure.savefig(aside, dpi=_DPI))

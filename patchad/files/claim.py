@@ -95,6 +95,15 @@ def claimed(
         yield claim
 
 
+def require_free(folder: Path, layout: Layout, *, overwrite: bool) -> None:
+    """Refuse a folder that :func:`claimed` would, before anything is computed for it.
+
+    Raises:
+        OutputError: it is not empty, and not to be overwritten or not ours.
+    """
+    _judge(folder, layout, False, overwrite, ["--overwrite"])
+
+
 def _claim(
     folder: Path,
     layout: Layout,

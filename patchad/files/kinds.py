@@ -14,6 +14,7 @@ _MARKED = {
     "run": "a run folder whose screening has not ended",
     "selftest": "a selftest folder",
     "evaluation": "an evaluation folder",
+    "comparison": "a comparison folder",
 }
 
 

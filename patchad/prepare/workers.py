@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -128,6 +128,9 @@ def fault_of(error: BaseException) -> Fault:
 Ahead: TypeAlias = Callable[
     [Sequence[ManifestRow]], Generator[tuple[ManifestRow, Ready | Fault], None, None]
 ]
+
+
+Readers: TypeAlias = Callable[["How"], AbstractContextManager[Ahead]]  # as :func:`readers`
 
 
 def read_ahead(

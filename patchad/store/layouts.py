@@ -16,6 +16,7 @@ _EVALUATION = (
     *("roc.png", "pr.png", "froc.png", "histogram.png", "rarity.png"),
 )
 EVALUATION = Layout("evaluation", _EVALUATION)
+COMPARISON = Layout("comparison", ("comparison.json", "comparison.csv", "comparison.png"))
 SELFTEST = Layout("selftest", ("selftest.json", "detail.csv", "contrast_detail.png"))
 # The same as export.DICOM_KINDS, which is in a higher layer.
 _OBJECTS = ("sc", "gsps", "sr", "seg", "heatmap-seg", "cad-sr", "pm")
