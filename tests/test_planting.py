@@ -213,6 +213,13 @@ def test_one_film_has_nothing_to_exchange(name: str) -> None:
         fitted(name, SMALL[name], films(1))
 
 
+@pytest.mark.parametrize("name", ["fpi", "pii", "nsa"])
+def test_films_in_which_nothing_can_be_planted_are_refused(name: str) -> None:
+    alike = training_set([prepared(np.full((48, 40), 0.5, np.float32)) for _ in range(3)])
+    with pytest.raises(TrainingError, match=f"no patch that {name} planted changed a film"):
+        fitted(name, SMALL[name], alike)
+
+
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_without_unlabelled_films_it_is_refused(name: str) -> None:
     config = replace(SMALL[name], source="unlabelled")

@@ -1,7 +1,7 @@
 """What FPI and PII share: the network, its training, and the map of how foreign each pixel is."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -134,12 +134,14 @@ def fit_interpolator(
             }
         )
 
-    kernels = [p for p in module.network.parameters() if p.ndim > 1]
-    rest = [p for p in module.network.parameters() if p.ndim == 1]
-    optimiser = torch.optim.Adam(
+    groups: list[dict[str, Any]] = [
         # Keras adds decay · w² to the loss, PyTorch half of its weight_decay · w²
-        [{"params": kernels, "weight_decay": 2 * config.decay}, {"params": rest}],
-        config.learning_rate,
-    )
+        {
+            "params": [p for p in module.network.parameters() if p.ndim > 1],
+            "weight_decay": 2 * config.decay,
+        },
+        {"params": [p for p in module.network.parameters() if p.ndim == 1]},
+    ]
+    optimiser = torch.optim.Adam(groups, config.learning_rate)
     counts = (len(targets), len(sources))
     fit_outliner(run, module.network, make, counts, config, optimiser, name)

@@ -178,7 +178,8 @@ def learn(module: CutPaste, config: Config, data: TrainingSet, run: Run) -> None
     def answers() -> Tensor:
         """The probability of each probed patch to be pasted in: first those that are whole."""
         with probing(network), torch.inference_mode():
-            logits = torch.cat([network(part.to(run.device)) for part in probe.split(PROBED)])
+            parts = [probe[part] for part in batches(len(probe), PROBED)]
+            logits = torch.cat([network(part.to(run.device)) for part in parts])
             return 1 - logits.float().softmax(1)[:, 0]
 
     epochs, steps = equal_epochs(config.steps, _EPOCH)
