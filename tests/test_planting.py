@@ -125,12 +125,12 @@ def test_networks_that_find_nothing_are_given_up() -> None:
     assert not twins.constant(torch.rand(4, 8), 300)
     low, high = torch.zeros(5), torch.ones(5)
     run = run_with()
-    twins.judge_twins(run, high, low, 300, "")
+    twins.judge_twins(run, high, low, 2000, "")
     assert not run.notes
-    twins.judge_twins(run, low, high, 299, "")
+    twins.judge_twins(run, low, high, 1999, "")
     assert "AUROC 0.00" in run.notes[0]
     with pytest.raises(GivenUp, match="not told from untouched") as caught:
-        twins.judge_twins(run, low, high, 300, "more")
+        twins.judge_twins(run, low, high, 2000, "more")
     assert caught.value.remedy == "more"
 
 
