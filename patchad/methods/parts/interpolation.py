@@ -20,7 +20,7 @@ from patchad.methods.parts.wide_resnet import HALVINGS, WideResNet
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
-_LEAST = 1e-6  # of a square's standard deviation: a film of one grey stays one
+_LEAST = 1e-3  # of a square's standard deviation, a quarter of an 8-bit step: one grey stays one
 
 
 class Training(Protocol):

@@ -269,7 +269,7 @@ METHOD = Method(
     quick={
         "channels": [16, 32, 64, 128],
         "head": [128, 64],
-        "steps": 600,
+        "steps": 400,
         "batch_size": 16,
         "density_patches": 2000,
     },
