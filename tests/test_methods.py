@@ -403,6 +403,7 @@ BLIND = {
     "calcification": "it seeks specks; its own test plants them",
     "a_d": "a critic tells what its generator makes from tissue, and need not know a bright spot",
     "ddad": "it compares reconstructions, which lose so small a spot; its own test plants larger",
+    "cutpaste_e2e": "edges of pasted parts take hundreds of steps to learn; a disc is none",
 }
 
 

@@ -1,7 +1,7 @@
 """What FPI and PII share: the network, its training, and the map of how foreign each pixel is."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from patchad.methods.parts.wide_resnet import HALVINGS, WideResNet
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
-_LEAST = 1e-6  # of a square's standard deviation: a film of one grey stays one
+_LEAST = 1e-3  # of a square's standard deviation, a quarter of an 8-bit step: one grey stays one
 
 
 class Training(Protocol):
@@ -134,12 +134,14 @@ def fit_interpolator(
             }
         )
 
-    kernels = [p for p in module.network.parameters() if p.ndim > 1]
-    rest = [p for p in module.network.parameters() if p.ndim == 1]
-    optimiser = torch.optim.Adam(
+    groups: list[dict[str, Any]] = [
         # Keras adds decay · w² to the loss, PyTorch half of its weight_decay · w²
-        [{"params": kernels, "weight_decay": 2 * config.decay}, {"params": rest}],
-        config.learning_rate,
-    )
+        {
+            "params": [p for p in module.network.parameters() if p.ndim > 1],
+            "weight_decay": 2 * config.decay,
+        },
+        {"params": [p for p in module.network.parameters() if p.ndim == 1]},
+    ]
+    optimiser = torch.optim.Adam(groups, config.learning_rate)
     counts = (len(targets), len(sources))
     fit_outliner(run, module.network, make, counts, config, optimiser, name)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from patchad.core.grid import batches
 from patchad.errors import TrainingError
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.loop import Step, shuffled, train
@@ -131,6 +132,7 @@ def fit_outliner(
 
     Raises:
         GivenUp: the network answers one number to everything, or doesn't find what was planted.
+        TrainingError: nothing can be planted that changes a film.
     """
     count, sources = counts
     epochs, steps, draw_which = shuffled(count, config.batch_size, config.epochs)
@@ -149,10 +151,15 @@ def fit_outliner(
         yield "adam", cross_entropy(network(pictures), labels)
 
     probe = planted(np.arange(min(count, PROBED)), epoch_generator(run.seed, 0))
+    if not probe.labels.any():
+        raise TrainingError(
+            f"no patch that {name} planted changed a film ({len(probe.labels)} tries): the "
+            "foregrounds are too small, or all films are alike; look at some with `patchad inspect`"
+        )
 
     def answers(pictures: Tensor) -> Tensor:
         with probing(network), torch.inference_mode():
-            parts = pictures.split(config.batch_size)
+            parts = [pictures[part] for part in batches(len(pictures), config.batch_size)]
             return torch.cat([network(part.to(run.device)).float().sigmoid() for part in parts])
 
     train(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import rank  # type: ignore[import-untyped]
-from skimage.morphology import disk, footprint_rectangle  # type: ignore[import-untyped]
+from skimage.filters import rank
+from skimage.morphology import disk, footprint_rectangle
 
 from patchad.core.arrays import Floats, Mask
 from patchad.methods.parts.poisson import clone
@@ -176,10 +176,10 @@ def scar(rng: np.random.Generator, target: Floats, source: Floats) -> Floats:
     # A border of nothing, so that the strip's own edge stays where it is.
     solid = ndimage.rotate(np.pad(np.ones_like(strip), 1), angle, order=1, mode="constant")
     turned = ndimage.rotate(np.pad(strip, 1, mode="edge"), angle, order=1, mode="nearest")
-    turned, solid = turned[:side, :side], solid[:side, :side] >= 0.5
+    turned, inside = turned[:side, :side], solid[:side, :side] >= 0.5
     planted = target.copy()
     here = planted[_anywhere(rng, side, *turned.shape)]
-    here[solid] = turned[solid]
+    here[inside] = turned[inside]
     return planted
 
 
@@ -200,20 +200,22 @@ def alpha_label(changed: Mask, alpha: float) -> Floats:
 def logistic_label(steps: Floats, changed: Mask, slope: float, middle: float) -> Floats:
     """1 / (1 + e^(-slope (Δ - middle))) of the change Δ in 8-bit ``steps``; 0 where unchanged."""
     grade = 1 / (1 + np.exp(-slope * (steps.astype(np.float32) - middle)))
-    return (grade * changed).astype(np.float32)
+    label: Floats = (grade * changed).astype(np.float32)
+    return label
 
 
 def median(steps: Floats, radius: int) -> Floats:
     """The median of whole 8-bit steps (S, S) within a disc around each pixel."""
-    found: Floats = rank.median(_bytes(steps), disk(radius)).astype(np.float32)
-    return found
+    found = rank.median(_bytes(steps), disk(radius))  # type: ignore[no-untyped-call]
+    return np.asarray(found, np.float32)
 
 
 def majority(mask: Mask, radius: int) -> Mask:
     """Whether most pixels of the square of 2 ``radius`` + 1 around are true."""
     side = 2 * radius + 1
-    found: Mask = rank.median(_bytes(mask), footprint_rectangle((side, side))) > 0
-    return found
+    square = footprint_rectangle((side, side))  # type: ignore[no-untyped-call]
+    found = rank.median(_bytes(mask), square)  # type: ignore[no-untyped-call]
+    return np.asarray(found, bool)
 
 
 def _graded(planted: Floats, untouched: Floats, mask: Mask, recipe: Natural) -> Floats:
@@ -236,8 +238,9 @@ def _graded(planted: Floats, untouched: Floats, mask: Mask, recipe: Natural) -> 
     return label
 
 
-def _bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    return np.rint(np.minimum(values, _STEPS)).astype(np.uint8)
+def _bytes(values: Floats | Mask) -> NDArray[np.uint8]:
+    found: NDArray[np.uint8] = np.rint(np.minimum(values, _STEPS)).astype(np.uint8)
+    return found
 
 
 def _radius(pixels: int, side: int) -> int:

@@ -52,7 +52,8 @@ class ResNet18(nn.Module):
 
     def pooled(self, pictures: Tensor) -> Tensor:
         """The means of the maps: (N, C)."""
-        return self(pictures).mean((2, 3))
+        maps: Tensor = self(pictures)
+        return maps.mean((2, 3))
 
 
 class Outliner(nn.Module):

@@ -8,7 +8,9 @@ from torch import Tensor
 from patchad.learn.run import GivenUp, Run
 
 PROBED = 32  # twins that the checks look at
-JUDGED_AFTER = 300  # steps; below, a fault is noted: another seed would be as short
+# Steps, below which a fault is no fault (constant) or is noted (chance): another seed would be as
+# short. On 60 chest films at 64 pixels, NSA's patches were still not told after 960 steps.
+CONSTANT_AFTER, CHANCE_AFTER = 300, 2000
 _CONSTANT = 1e-4  # standard deviation of outputs in [0, 1], below which they are one number
 _CHANCE = 0.6  # AUROC below which planted twins are not told from untouched ones
 
@@ -26,13 +28,13 @@ def constant(outputs: Tensor, steps: int) -> str:
     After fewer than 300 steps nothing is: a live network may pass through that.
     """
     spread = float(outputs.float().std())
-    if steps < JUDGED_AFTER or spread >= _CONSTANT:
+    if steps < CONSTANT_AFTER or spread >= _CONSTANT:
         return ""
     return f"collapsed after {steps} steps: it answers {float(outputs.mean()):.3g} to everything"
 
 
 def judge_twins(run: Run, planted: Tensor, untouched: Tensor, steps: int, remedy: str) -> None:
-    """Require that planted twins score above untouched ones; a short training is only noted.
+    """Require that planted twins score above untouched ones; below 2,000 steps it is only noted.
 
     Raises:
         GivenUp: their AUROC is below 0.6.
@@ -40,7 +42,7 @@ def judge_twins(run: Run, planted: Tensor, untouched: Tensor, steps: int, remedy
     found = float(auroc(planted, untouched))
     if found >= _CHANCE:
         return
-    fault = f"planted twins are not told from untouched ones (AUROC {found:.2f})"
-    if steps >= JUDGED_AFTER:
+    fault = f"planted twins are not told from untouched ones (AUROC {found:.2f} of training films)"
+    if steps >= CHANCE_AFTER:
         raise GivenUp(fault, remedy)
     run.note(f"Undertrained, after only {steps} steps: {fault}.")

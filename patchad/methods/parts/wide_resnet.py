@@ -62,12 +62,14 @@ class Block(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         """(N, inputs, h, w) → (N, outputs, h', w')."""
         active = functional.relu(self.norms[0](given))
-        found = self._enlarged(self.convolutions[0](active))
+        found: Tensor = self._enlarged(self.convolutions[0](active))
         found = self.convolutions[1](functional.relu(self.norms[1](found)))
         if self.short is not None:
-            return found + self._enlarged(self.short(active))
-        short = functional.avg_pool2d(given, 2) if self.factor < 1 else self._enlarged(given)
-        return found + short
+            short = self._enlarged(self.short(active))
+        else:
+            short = functional.avg_pool2d(given, 2) if self.factor < 1 else self._enlarged(given)
+        both: Tensor = found + short
+        return both
 
     def _enlarged(self, values: Tensor) -> Tensor:
         return functional.interpolate(values, scale_factor=2.0) if self.factor > 1 else values

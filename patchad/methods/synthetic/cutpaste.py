@@ -178,7 +178,8 @@ def learn(module: CutPaste, config: Config, data: TrainingSet, run: Run) -> None
     def answers() -> Tensor:
         """The probability of each probed patch to be pasted in: first those that are whole."""
         with probing(network), torch.inference_mode():
-            logits = torch.cat([network(part.to(run.device)) for part in probe.split(PROBED)])
+            parts = [probe[part] for part in batches(len(probe), PROBED)]
+            logits = torch.cat([network(part.to(run.device)) for part in parts])
             return 1 - logits.float().softmax(1)[:, 0]
 
     epochs, steps = equal_epochs(config.steps, _EPOCH)
@@ -268,7 +269,7 @@ METHOD = Method(
     quick={
         "channels": [16, 32, 64, 128],
         "head": [128, 64],
-        "steps": 600,
+        "steps": 400,
         "batch_size": 16,
         "density_patches": 2000,
     },

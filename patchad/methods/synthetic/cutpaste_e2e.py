@@ -86,5 +86,11 @@ METHOD = Method(
     build=build,
     learn=learn,
     narrow=needs_source,
-    quick={"side": 73, "crop": 64, "epochs": 60, "batch_size": 32},
+    quick={
+        "side": 73,
+        "crop": 64,
+        "channels": [16, 32, 64, 128],
+        "epochs": 200,
+        "batch_size": 16,
+    },
 )

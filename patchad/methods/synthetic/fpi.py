@@ -95,5 +95,5 @@ METHOD = Method(
     build=build,
     learn=learn,
     narrow=needs_source,
-    quick={"side": 64, "width": 2, "epochs": 60, "batch_size": 16},
+    quick={"side": 64, "width": 1, "epochs": 100, "batch_size": 16},
 )
