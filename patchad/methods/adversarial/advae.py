@@ -86,7 +86,8 @@ class AdversarialAutoencoder(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """The score of each patch."""
         patches = signed(patches)
-        return (self.network(patches).float() - patches).square().mean((1, 2, 3))
+        redrawn: Tensor = self.network(patches)
+        return (redrawn.float() - patches).square().mean((1, 2, 3))
 
 
 def build(config: Config, setting: Setting) -> AdversarialAutoencoder:
@@ -116,7 +117,7 @@ def learn(module: AdversarialAutoencoder, config: Config, data: TrainingSet, run
         return drawn, torch.rand(turns, size, generator=step.generator)
 
     def losses(drawn: tuple[Tensor, Tensor], step: Step) -> Iterator[tuple[str, Tensor]]:
-        *real, patches = cut_mirrored(bank, drawn[0]).split(size)
+        *real, patches = cut_mirrored(bank, drawn[0]).unflatten(0, (turns + 1, size))
         shares = drawn[1].to(run.device, non_blocking=True)
         if critic is None:
             yield "autoencoder", (network(patches).float() - patches).square().mean()

@@ -127,7 +127,8 @@ class UpBlock(nn.Module):
         found = self.convolutions[0](_doubled(found))
         found = self.convolutions[1](F.relu(self.norms[1](found)))
         # A 1 × 1 convolution of repeated pixels repeats its own.
-        return found + _doubled(self.beside(maps))
+        beside = _doubled(self.beside(maps))
+        return beside + found
 
 
 class DownBlock(nn.Module):
