@@ -213,5 +213,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"epochs": 50},
+    quick={"epochs": 40, "learning_rate": 5e-4},
 )

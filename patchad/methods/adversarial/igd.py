@@ -104,7 +104,9 @@ class Describer(nn.Module):
     def describe(self, pictures: Tensor, batch_size: int) -> None:
         """Find centre and σ of the pictures' codes, in the mode the networks are in."""
         with torch.no_grad():
-            codes = torch.cat([self.encoder(some).float() for some in pictures.split(batch_size)])
+            codes = torch.cat(
+                [self.encoder(some).float() for some in torch.split(pictures, batch_size)]
+            )
             self.centre.copy_(centre_of(codes))
             self.sigma.copy_(width_of(codes, self.centre))
 
@@ -302,5 +304,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"width": 8, "epochs": 60},
+    quick={"width": 8, "epochs": 20, "learning_rate": 1e-3},
 )
