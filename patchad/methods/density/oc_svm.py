@@ -80,13 +80,13 @@ class SupportVectors(nn.Module):
         return self.offset - inside
 
     def keep(self, machine: OneClassSVM) -> None:
-        """Take over a machine that scikit-learn fitted."""
+        """Take over a machine that scikit-learn fitted with a ``gamma`` in numbers."""
         weights = torch.from_numpy(machine.dual_coef_[0])
         self.vectors.zero_()
         self.vectors[: len(weights)].copy_(torch.from_numpy(machine.support_vectors_))
         self.coefficients.zero_()
         self.coefficients[: len(weights)].copy_(weights / weights.sum())
-        self.gamma.fill_(machine._gamma)
+        self.gamma.fill_(machine.gamma)
         self.offset.fill_(float(machine.offset_[0]) / float(weights.sum()))
 
 
@@ -110,7 +110,8 @@ def learn(module: SupportVectors, config: Config, data: TrainingSet, run: Run) -
         RequestError: the file of weights does not hold such a teacher.
     """
     found = module.descriptors.learn(data, config, config.samples, run)
-    module.keep(OneClassSVM(kernel="rbf", gamma="scale", nu=config.nu).fit(found))
+    gamma = 1 / (found.shape[1] * float(found.var()))  # scikit-learn's "scale"
+    module.keep(OneClassSVM(kernel="rbf", gamma=gamma, nu=config.nu).fit(found))
 
 
 METHOD = Method(
