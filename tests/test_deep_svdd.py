@@ -112,11 +112,13 @@ def test_scores_are_squared_distances_of_codes() -> None:
 
 def test_codes_are_drawn_to_the_centre() -> None:
     data = films()
-    module = fitted("deep_svdd", replace(TINY, epochs=1, learning_rate=1e-12), data).module
-    longer = fitted("deep_svdd", replace(TINY, epochs=40, milestone=40), data).module
+    quick = replace(TINY, learning_rate=1e-2, milestone=30)
+    module = fitted("deep_svdd", replace(quick, epochs=1), data).module
+    longer = fitted("deep_svdd", replace(quick, epochs=30), data).module
+    assert torch.equal(module.centre, longer.centre)
     assert (module.centre.abs() >= 0.1).all()
     probe = data.bank.cut(torch.arange(12))
-    assert longer(probe).mean() < 0.5 * module(probe).mean()
+    assert longer(probe).mean() < 0.3 * module(probe).mean()
     scaled = module.scaled(probe)
     assert scaled.min() > -0.3
     assert 0.5 < scaled.max() < 1.3

@@ -89,7 +89,7 @@ def test_components_are_scikit_learns() -> None:
 
 def test_a_support_vector_machine_decides_as_scikit_learns() -> None:
     train, test = points(80, 0).numpy(), points(25, 1)
-    machine = OneClassSVM(nu=0.3, gamma="scale").fit(train)
+    machine = OneClassSVM(nu=0.3, gamma=0.2).fit(train)
     module = oc_svm.build(oc_svm.Config(samples=80, nu=0.3, width=5), SETTING)
     module.keep(machine)
     total = machine.dual_coef_.sum()

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from monai.networks.nets.resnet import resnet18
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from patchad.errors import RequestError
@@ -166,6 +165,8 @@ def learn(module: CnnDictionary, config: Config, data: TrainingSet, run: Run) ->
         GivenUp: the teacher describes all patches alike.
         RequestError: the file of weights does not hold such a network.
     """
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # slow
+
     found = module.descriptors.learn(data, config, config.samples, run)
     fitted = KMeans(config.words, n_init=1, random_state=run.seed).fit(found)
     module.words.copy_(torch.from_numpy(fitted.cluster_centers_))

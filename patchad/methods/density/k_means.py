@@ -10,7 +10,6 @@ descriptors are from memory of the paper, not verified.
 from dataclasses import dataclass
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from patchad.errors import RequestError
@@ -84,6 +83,8 @@ def learn(module: KMeansDistance, config: Config, data: TrainingSet, run: Run) -
         GivenUp: the teacher describes all patches alike.
         RequestError: the file of weights does not hold such a teacher.
     """
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # slow
+
     found = module.descriptors.learn(data, config, config.samples, run)
     fitted = KMeans(config.centres, n_init=1, random_state=run.seed).fit(found)
     module.centres.copy_(torch.from_numpy(fitted.cluster_centers_))

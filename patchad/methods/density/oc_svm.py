@@ -10,9 +10,9 @@ their square. The paper gives neither kernel nor ν: a Gaussian with scikit-lear
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 
 from patchad.errors import RequestError
@@ -79,14 +79,14 @@ class SupportVectors(nn.Module):
         inside = radial_sum(points, self.vectors, self.coefficients, self.gamma)
         return self.offset - inside
 
-    def keep(self, machine: OneClassSVM) -> None:
-        """Take over a machine that scikit-learn fitted."""
+    def keep(self, machine: Any) -> None:
+        """Take over a OneClassSVM of scikit-learn, fitted with a ``gamma`` in numbers."""
         weights = torch.from_numpy(machine.dual_coef_[0])
         self.vectors.zero_()
         self.vectors[: len(weights)].copy_(torch.from_numpy(machine.support_vectors_))
         self.coefficients.zero_()
         self.coefficients[: len(weights)].copy_(weights / weights.sum())
-        self.gamma.fill_(machine._gamma)
+        self.gamma.fill_(machine.gamma)
         self.offset.fill_(float(machine.offset_[0]) / float(weights.sum()))
 
 
@@ -109,8 +109,11 @@ def learn(module: SupportVectors, config: Config, data: TrainingSet, run: Run) -
         GivenUp: the teacher describes all patches alike.
         RequestError: the file of weights does not hold such a teacher.
     """
+    from sklearn.svm import OneClassSVM  # type: ignore[import-untyped]  # slow
+
     found = module.descriptors.learn(data, config, config.samples, run)
-    module.keep(OneClassSVM(kernel="rbf", gamma="scale", nu=config.nu).fit(found))
+    gamma = 1 / (found.shape[1] * float(found.var()))  # scikit-learn's "scale"
+    module.keep(OneClassSVM(kernel="rbf", gamma=gamma, nu=config.nu).fit(found))
 
 
 METHOD = Method(

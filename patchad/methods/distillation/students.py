@@ -120,8 +120,9 @@ class Students(nn.Module):
         return disagreement(scale.guesses(pictures), self.taught(name, pictures))
 
     def taught(self, name: str, pictures: Tensor) -> Tensor:
-        """The teacher's standardised descriptors: (N, width, S, S) float32."""
-        found: Tensor = self.scale(name).descriptors(self.teacher(name).dense(pictures).float())
+        """The teacher's standardised descriptors: (N, width, S, S), float32 in training too."""
+        with torch.autocast(pictures.device.type, enabled=False):
+            found: Tensor = self.scale(name).descriptors(self.teacher(name).dense(pictures))
         return found
 
     def teacher(self, name: str) -> PatchNet:
@@ -165,7 +166,7 @@ def learn(module: Students, config: Config, data: TrainingSet, run: Run) -> None
         teacher.eval().requires_grad_(False)
         pictures = signed(found)
         with torch.inference_mode():
-            each = [moments_of(teacher.dense(one[None])[0].float()) for one in pictures]
+            each = [moments_of(teacher.dense(one[None])[0]) for one in pictures]
         module.scale(name).descriptors.learn(each)
         _train_students(module, name, pictures, config, run.member(f"students_{name}"))
 

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 
@@ -30,6 +28,9 @@ class Components(nn.Module):
 
     def learn(self, samples: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Learn from ``samples`` (n, K), and return them as components (n, K) float32."""
+        from sklearn.decomposition import PCA  # type: ignore[import-untyped]  # slow; for training
+        from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
+
         scaler = StandardScaler().fit(samples.astype(np.float64))
         pca = PCA(svd_solver="full").fit(scaler.transform(samples))
         held = np.cumsum(pca.explained_variance_ratio_)

@@ -54,8 +54,8 @@ class Descriptors(nn.Module):
     def raw(self, patches: Tensor) -> Tensor:
         """The descriptors as the teacher gives them: (N · k, width) float32."""
         spare = (patches.shape[-1] - reach(FIELD)) % _APART // 2
-        found = self.teacher(patches[..., spare:, spare:] * 2 - 1).float()
-        return found.permute(0, 2, 3, 1).flatten(0, 2)
+        found: Tensor = self.teacher(patches[..., spare:, spare:] * 2 - 1)
+        return found.float().permute(0, 2, 3, 1).flatten(0, 2)
 
     def middle(self, patches: Tensor) -> Tensor:
         """The descriptor of the middle of each patch: (N, width) float32."""
@@ -86,7 +86,7 @@ def described(
 ) -> NDArray[np.float32]:
     """What ``describe`` makes of patches drawn with replacement: (``samples``, K)."""
     which = bank.draw(samples, epoch_generator(run.seed, 0))
-    found = []
+    found: list[NDArray[np.float32]] = []
     with torch.inference_mode():
         for part in batches(samples, _AT_ONCE):
             found += to_host(describe(bank.cut(which[part])))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from patchad.core.grid import batches
+
 _MORE = 8  # candidates beyond those asked for
 _AT_ONCE = 512  # rows whose distances to all points are held together
 
@@ -18,7 +20,8 @@ def nearest(points: Tensor, known: Tensor, count: int) -> Tensor:
     """
     wanted, squares = min(count + _MORE, len(known)), known.square().sum(1)
     found = []
-    for part in points.split(_AT_ONCE):
+    for rows in batches(len(points), _AT_ONCE):
+        part = points[rows]
         rough = squares - 2 * part @ known.T  # in the order of distances
         candidates = known[rough.topk(wanted, dim=1, largest=False).indices]
         apart = (candidates - part[:, None]).square().sum(-1).sqrt()
@@ -29,9 +32,8 @@ def nearest(points: Tensor, known: Tensor, count: int) -> Tensor:
 def radial_sum(points: Tensor, centres: Tensor, weights: Tensor, gamma: Tensor) -> Tensor:
     """Σ weight · exp(-gamma · squared distance): (N, K), (n, K), (n,), scalar → (N,)."""
     exact = "donot_use_mm_for_euclid_dist"
-    return torch.cat(
-        [
-            (-gamma * torch.cdist(part, centres, compute_mode=exact).square()).exp() @ weights
-            for part in points.split(_AT_ONCE)
-        ]
-    )
+    found = []
+    for rows in batches(len(points), _AT_ONCE):
+        apart = torch.cdist(points[rows], centres, compute_mode=exact)
+        found.append((-gamma * apart.square()).exp() @ weights)
+    return torch.cat(found)

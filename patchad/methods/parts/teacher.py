@@ -155,8 +155,8 @@ def teach(run: Run, network: PatchNet, field: int, patches: Patches, config: Tra
         yield "adam", triplet(*found.chunk(2)) + correlation(found)
 
     def health(epoch: int) -> str:
-        # A start too describes patches nearly alike: judged in the second half.
-        if 2 * epoch <= epochs - 1 or not alike(network, probe):
+        # At the start patches are described nearly alike too: judged from the middle on.
+        if 2 * epoch < epochs or not alike(network, probe):
             return ""
         return f"after epoch {epoch} the teacher of {field} pixels describes all patches alike"
 
