@@ -313,7 +313,7 @@ def test_packaged_names_are_one_score_each(name: str, score: str) -> None:
     assert config.options == Config(score=score)
     assert config.preprocessing.body_part == "chest"
     quick = read_config(name, quick=True).options
-    assert quick == Config(score=score, epochs=50, asr_epochs=10)
+    assert quick == Config(score=score, epochs=50, asr_channels=32, asr_epochs=50)
 
 
 def by_command(study, folder: Path, score: str) -> Path:

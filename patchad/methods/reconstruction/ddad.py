@@ -67,7 +67,7 @@ class Config:
     A and of B each; ``rec`` has one. ``slots``, ``shrink`` and ``entropy`` are for ``memae``; these
     and the rest as in its file and that of ``ae``. ``asr_…`` are for the refining network:
     ``asr_channels`` of its two hidden layers, and its training by Adam with ``betas``;
-    ``asr_epochs`` may stand beside any score.
+    ``asr_channels`` and ``asr_epochs`` may stand beside any score.
     """
 
     backbone: Literal["ae", "memae", "aeu"] = "ae"
@@ -103,10 +103,10 @@ class Config:
         own: list[tuple[str, bool, tuple[str, ...]]] = [
             ("backbone = memae", self.backbone == "memae", ("slots", "shrink", "entropy")),
             ("any score but rec", self.score != "rec", ("networks",)),
-            (  # not asr_epochs: the quick options set it whatever the score
+            (  # not asr_channels and asr_epochs: the quick options set them whatever the score
                 "score = r_intra or r_dual",
                 self.score in _REFINED,
-                ("asr_channels", "asr_batch_size", "asr_learning_rate", "asr_weight_decay"),
+                ("asr_batch_size", "asr_learning_rate", "asr_weight_decay"),
             ),
         ]
         for place, used, names in own:
@@ -326,5 +326,5 @@ METHOD = Method(
     build=build,
     learn=learn,
     narrow=narrow,
-    quick={"epochs": 50, "asr_epochs": 10},
+    quick={"epochs": 50, "asr_channels": 32, "asr_epochs": 50},
 )
