@@ -33,6 +33,7 @@ TABLE: Mapping[str, str] = {
     "ssim_ae": "reconstruction/ssim_ae",
     "l2_ae": "reconstruction/l2_ae",
     "vqvae2": "reconstruction/vqvae2",
+    "draem": "synthetic/draem",
 }
 METHODS = tuple(TABLE)
 
