@@ -62,6 +62,7 @@ TABLE: Mapping[str, str] = {
     "k_means": "density/k_means",
     "cnn_dictionary": "density/cnn_dictionary",
     "deep_svdd": "density/deep_svdd",
+    "draem": "synthetic/draem",
 }
 METHODS = tuple(TABLE)
 

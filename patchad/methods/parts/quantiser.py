@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-_DEAD = 0.1  # of the mean code's count: a code below is restarted (chosen)
-_SMOOTH = 1e-5  # added to counts, as in public code
+# Of the mean code's count: a code below is restarted, with so much at least (chosen).
+_DEAD, _START = 0.1, 0.05
+_LEAST = 1e-9  # of a count that is divided by
 
 
 class Quantiser(nn.Module):
@@ -72,20 +73,23 @@ class Quantiser(nn.Module):
         chosen = one_hot(which, count).to(flat)
         self.counts.lerp_(chosen.sum(0), 1 - self.decay)
         self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
-        total = self.counts.sum()
-        smoothed = (self.counts + _SMOOTH) / (total + count * _SMOOTH) * total
-        self.codes.copy_(self.sums / smoothed[:, None])
+        self.codes.copy_(self.sums / self.counts.clamp_min(_LEAST)[:, None])
 
     def _restart(self, flat: Tensor, chance: Tensor) -> None:
-        """Put codes that are hardly in use on vectors of this step, spread over all of them."""
+        """Put codes that are hardly in use on vectors of this step, spread over all of them.
+
+        They do so at each step until they keep enough vectors, as in P. Dhariwal et al., Jukebox,
+        https://arxiv.org/abs/2005.00341: their counts start low.
+        """
         count = len(self.codes)
         fair = len(flat) / count  # the mean code's count
         strata = torch.arange(count, device=flat.device)
         places = ((strata + chance) * fair).long().clamp_max(len(flat) - 1)
         dead = self.counts < _DEAD * fair
         self.codes.copy_(torch.where(dead[:, None], flat[places], self.codes))
-        self.counts.masked_fill_(dead, fair)
-        self.sums.copy_(torch.where(dead[:, None], self.codes * fair, self.sums))
+        self.counts.copy_(torch.where(dead, self.counts.clamp_min(_START * fair), self.counts))
+        moved = self.codes * self.counts[:, None]
+        self.sums.copy_(torch.where(dead[:, None], moved, self.sums))
 
 
 def perplexity(which: Tensor, count: int) -> Tensor:

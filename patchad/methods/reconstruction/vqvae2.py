@@ -12,7 +12,8 @@ averages of 0.99; squared error + 0.25 × the distance from the codes; Adam with
 
 How Tan et al. scored it is not known here: a pixel's score is its squared error, an image's the
 mean over the square. Other than published, codes start at vectors of the first step, and those
-that are hardly in use start again from vectors of the step: else most are never chosen.
+that are hardly in use start again from vectors of each step: without that, 2 to 8 of 512 were in
+use after 150 steps on chest films.
 """
 
 from dataclasses import dataclass
@@ -239,5 +240,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"side": 64, "epochs": 24, "batch_size": 8},
+    quick={"side": 64, "epochs": 24, "batch_size": 8, "learning_rate": 1e-3},
 )
