@@ -230,6 +230,7 @@ def test_the_loss_is_the_sum_of_three(monkeypatch):
     assert told[-1] == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_to_find_textures():
     rng = np.random.default_rng(0)
     films = gaussian_filter(rng.random((6, 32, 32)), (0, 6, 6)) - 0.5

@@ -5,6 +5,7 @@ V. Zavrtanik, M. Kristan, D. Skočaj: DRAEM, ICCV 2021, https://arxiv.org/abs/21
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import rotate
 
 from patchad.core.arrays import Floats, Mask
@@ -25,10 +26,9 @@ def perlin(rng: np.random.Generator, side: int, cells: tuple[int, int]) -> Float
     corners = [place.astype(np.int64) for place in places]
     down, across = (place - corner for place, corner in zip(places, corners, strict=True))
 
-    def ramp(row: int, col: int) -> Floats:
+    def ramp(row: int, col: int) -> NDArray[np.float64]:
         slope = slopes[np.ix_(corners[0] + row, corners[1] + col)]
-        found: Floats = slope[..., 0] * (down - row)[:, None] + slope[..., 1] * (across - col)
-        return found
+        return slope[..., 0] * (down - row)[:, None] + slope[..., 1] * (across - col)
 
     rows, cols = (share**3 * (share * (share * 6 - 15) + 10) for share in (down, across))
     left = ramp(0, 0) + (ramp(1, 0) - ramp(0, 0)) * rows[:, None]

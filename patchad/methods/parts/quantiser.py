@@ -95,4 +95,5 @@ class Quantiser(nn.Module):
 def perplexity(which: Tensor, count: int) -> Tensor:
     """e^entropy of how often each of ``count`` codes occurs: a scalar from 1 to ``count``."""
     shares = torch.bincount(which.flatten(), minlength=count) / which.numel()
-    return torch.special.entr(shares).sum().exp()
+    found: Tensor = torch.special.entr(shares).sum().exp()
+    return found

@@ -7,7 +7,6 @@ Here they are parts of other pictures of the training set, or noise with the spe
 from collections.abc import Callable
 
 import numpy as np
-from skimage.exposure import equalize_hist  # type: ignore[import-untyped]
 
 from patchad.core.arrays import Floats
 from patchad.lesions.noise import power_law_field
@@ -32,12 +31,12 @@ def texture(rng: np.random.Generator, pictures: Floats, own: int) -> Floats:
     if count == 1 or rng.random() < _NOISE:
         slope = rng.uniform(*_SLOPES)
         noise = power_law_field(rng, (side, side), (1.0, 1.0), slope=slope, longest_mm=side)
-        found = np.clip(0.5 + _DEVIATION * noise, 0, 1)
+        made: Floats = np.clip(0.5 + _DEVIATION * noise, 0, 1)
     else:
-        found = _part(rng, pictures[(own + int(rng.integers(1, count))) % count])
+        made = _part(rng, pictures[(own + int(rng.integers(1, count))) % count])
     for number in rng.choice(len(CHANGES), _CHANGES, replace=False):
-        found = CHANGES[number](rng, found)
-    return found.astype(np.float32)
+        made = CHANGES[number](rng, made)
+    return made.astype(np.float32)
 
 
 def _part(rng: np.random.Generator, picture: Floats) -> Floats:
@@ -56,7 +55,9 @@ def _gamma(rng: np.random.Generator, picture: Floats) -> Floats:
 
 
 def _brightness(rng: np.random.Generator, picture: Floats) -> Floats:
-    return np.clip(picture * rng.uniform(0.8, 1.2) + rng.uniform(-30, 30) / 255, 0, 1)
+    scaled = picture * rng.uniform(0.8, 1.2) + rng.uniform(-30, 30) / 255
+    found: Floats = np.clip(scaled, 0, 1)
+    return found
 
 
 def _solarised(rng: np.random.Generator, picture: Floats) -> Floats:
@@ -79,12 +80,14 @@ def _inverted(rng: np.random.Generator, picture: Floats) -> Floats:
 def _stretched(rng: np.random.Generator, picture: Floats) -> Floats:
     cutoff = rng.uniform(0, 20)
     low, high = np.percentile(picture, (cutoff, 100 - cutoff))
-    return np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
+    found: Floats = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
+    return found
 
 
 def _equalised(rng: np.random.Generator, picture: Floats) -> Floats:
-    found: Floats = equalize_hist(picture)
-    return found
+    """Each value's rank among the picture's."""
+    ranks = np.searchsorted(np.sort(picture, None), picture, "right") / picture.size
+    return ranks.astype(np.float32)
 
 
 def _turned(rng: np.random.Generator, picture: Floats) -> Floats:
