@@ -60,8 +60,12 @@ QUICK = {
         "batch_size": 3,
     },
     "calcification": {"clusters": 2},
-    "fpi": {"side": 32, "width": 1, "epochs": 30, "batch_size": 4},
-    "pii": {"side": 32, "width": 1, "epochs": 30, "batch_size": 4},
+    "fpi": {
+        "side": 32, "width": 1, "epochs": 60, "batch_size": 4, "learning_rate": 3e-3,
+    },
+    "pii": {
+        "side": 32, "width": 1, "epochs": 60, "batch_size": 4, "learning_rate": 3e-3,
+    },
     "nsa": {"side": 37, "crop": 32, "channels": [4, 8, 8, 8], "epochs": 30, "batch_size": 4},
     "cutpaste": {
         "channels": [4, 8, 8, 16], "head": [16, 8], "steps": 30, "batch_size": 4,
