@@ -172,7 +172,7 @@ METHOD = Method(
     quick={
         "width": 8,
         "batch_size": 16,
-        "steps": 400,
+        "steps": 250,
         "critic_steps": 1,
         "learning_rate": 5e-4,
     },
