@@ -92,5 +92,5 @@ METHOD = Method(
     build=build,
     learn=learn,
     setting={"patch_size": 64, "stride": 32},
-    quick={"width": 8, "batch_size": 16, "steps": 300, "critic_steps": 2},
+    quick={"width": 8, "batch_size": 16, "steps": 150, "critic_steps": 2},
 )

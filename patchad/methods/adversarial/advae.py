@@ -117,7 +117,7 @@ def learn(module: AdversarialAutoencoder, config: Config, data: TrainingSet, run
         return drawn, torch.rand(turns, size, generator=step.generator)
 
     def losses(drawn: tuple[Tensor, Tensor], step: Step) -> Iterator[tuple[str, Tensor]]:
-        *real, patches = cut_mirrored(bank, drawn[0]).unflatten(0, (turns + 1, size))
+        *real, patches = torch.split(cut_mirrored(bank, drawn[0]), size)
         shares = drawn[1].to(run.device, non_blocking=True)
         if critic is None:
             yield "autoencoder", (network(patches).float() - patches).square().mean()
@@ -172,7 +172,7 @@ METHOD = Method(
     quick={
         "width": 8,
         "batch_size": 16,
-        "steps": 400,
+        "steps": 250,
         "critic_steps": 1,
         "learning_rate": 5e-4,
     },

@@ -217,5 +217,5 @@ METHOD = Method(
     build=build,
     learn=learn,
     setting={"patch_size": 64, "stride": 32},
-    quick={"width": 8, "batch_size": 16, "steps": 400},
+    quick={"width": 8, "batch_size": 16, "steps": 250},
 )

@@ -137,7 +137,7 @@ class AnoGan(nn.Module):
         """
         short = -len(patches) % _TOGETHER
         whole = torch.cat([patches, patches[-1:].expand(short, -1, -1, -1)])
-        found = [self._search(part) for part in whole.unflatten(0, (-1, _TOGETHER))]
+        found = [self._search(part) for part in torch.split(whole, _TOGETHER)]
         return torch.cat(found)[: len(patches)]
 
     def _search(self, patches: Tensor) -> Tensor:

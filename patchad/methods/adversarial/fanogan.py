@@ -196,9 +196,9 @@ METHOD = Method(
     quick={
         "width": 8,
         "batch_size": 16,
-        "steps": 200,
+        "steps": 100,
         "critic_steps": 2,
-        "encoder_steps": 400,
+        "encoder_steps": 200,
         "encoder_learning_rate": 5e-4,
     },
 )

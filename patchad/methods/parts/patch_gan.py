@@ -104,7 +104,7 @@ def fit_wgan(
         )
 
     def losses(drawn: tuple[Tensor, Tensor, Tensor], step: Step) -> Iterator[tuple[str, Tensor]]:
-        patches = cut_mirrored(bank, drawn[0]).unflatten(0, (turns, size))
+        patches = torch.split(cut_mirrored(bank, drawn[0]), size)
         codes, shares = (part.to(run.device, non_blocking=True) for part in drawn[1:])
         for turn in range(turns):
             with torch.no_grad():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -128,7 +129,7 @@ class UpBlock(nn.Module):
         found = self.convolutions[1](F.relu(self.norms[1](found)))
         # A 1 × 1 convolution of repeated pixels repeats its own.
         beside = _doubled(self.beside(maps))
-        return beside + found
+        return torch.add(beside, found)
 
 
 class DownBlock(nn.Module):
