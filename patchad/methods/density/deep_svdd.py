@@ -323,6 +323,7 @@ METHOD = Method(
         "milestone": 3,
         "warm_up": 2,
         "learning_rate": 1e-3,
-        "patches_per_epoch": 4000,
+        "patches_per_epoch": 2000,
+        "batch_size": 50,
     },
 )
