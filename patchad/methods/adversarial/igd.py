@@ -304,5 +304,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"width": 8, "epochs": 20, "learning_rate": 1e-3},
+    quick={"width": 8, "epochs": 20, "batch_size": 4, "learning_rate": 1e-3},
 )

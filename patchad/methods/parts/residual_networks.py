@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -127,7 +128,8 @@ class UpBlock(nn.Module):
         found = self.convolutions[0](_doubled(found))
         found = self.convolutions[1](F.relu(self.norms[1](found)))
         # A 1 × 1 convolution of repeated pixels repeats its own.
-        return found + _doubled(self.beside(maps))
+        beside = _doubled(self.beside(maps))
+        return torch.add(beside, found)
 
 
 class DownBlock(nn.Module):
