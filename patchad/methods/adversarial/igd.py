@@ -18,10 +18,11 @@ weights are downloaded; all of it learns. Squares of 64 × 64 in [-1, 1], one sc
 published tables of chest films, and three levels of similarity: the third has 16 pixels, a fourth
 would be smaller than its window. The decoder ends in tanh, as pictures are bounded. The absolute
 error is absolute when films are scored too (in their code for small pictures it isn't, so that dark
-and bright errors cancel). The networks return to training after c and σ are found (theirs stay in
-eval mode), and c is found before σ each time. The critic steps first, since the last loss is what
-progress shows. The map, of one scale, is 0.85 × (1 - structural similarity) + 0.15 × the absolute
-error at each pixel (chosen).
+and bright errors cancel). Batch norm is in training mode while it trains, also where c and σ are
+found (theirs stays in eval mode after the first time, by an accident): where the two modes differ,
+c is not the middle of the codes that the loss sees. c is found before σ each time. The critic steps
+first, since the last loss is what progress shows. The map, of one scale, is 0.85 × (1 - structural
+similarity) + 0.15 × the absolute error at each pixel (chosen).
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods.parts.adversarial import collapsed, frozen, given_up_if_lost, spread
 from patchad.methods.parts.adversarial_autoencoding import adam, watch
-from patchad.methods.parts.collapse import PROBED, judge, probing
+from patchad.methods.parts.collapse import PROBED, judge
 from patchad.methods.parts.losses import most_levels, ms_ssim, ssim_map
 from patchad.methods.parts.residual_networks import Critic, Encoder, Generator
 from patchad.methods.parts.whole_film import POOLING, respond, signed, square, squares
@@ -102,7 +103,7 @@ class Describer(nn.Module):
         return self.decoder(codes).float(), codes
 
     def describe(self, pictures: Tensor, batch_size: int) -> None:
-        """Find centre and σ of the pictures' codes, in the mode the networks are in."""
+        """Find centre and σ of the pictures' codes, in batches and in the mode of the network."""
         with torch.no_grad():
             codes = torch.cat(
                 [self.encoder(some).float() for some in torch.split(pictures, batch_size)]
@@ -228,16 +229,9 @@ def learn(module: InterpolatedGaussian, config: Config, data: TrainingSet, run: 
         which = draw_which(step)
         return which, torch.rand(len(which), 1, generator=step.generator) / 2
 
-    def describe(step: Step) -> None:
-        # At the start batch norm knows nothing of the data but in training mode.
-        if step.number == 0:
-            network.describe(pictures, config.batch_size)
-        elif step.number % between == 0:
-            with probing(network):
-                network.describe(pictures, config.batch_size)
-
     def losses(drawn: tuple[Tensor, ...], step: Step) -> Iterator[tuple[str, Tensor]]:
-        describe(step)
+        if step.number % between == 0:
+            network.describe(pictures, config.batch_size)
         which, shares = (part.to(pictures.device, non_blocking=True) for part in drawn)
         batch = pictures[which]
         with torch.no_grad():
@@ -304,5 +298,5 @@ METHOD = Method(
     config=Config,
     build=build,
     learn=learn,
-    quick={"width": 8, "epochs": 20, "learning_rate": 1e-3},
+    quick={"width": 8, "epochs": 20, "batch_size": 4, "learning_rate": 1e-3},
 )
