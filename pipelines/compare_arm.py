@@ -6,9 +6,12 @@ So its peak memory is its own, and a crash or too little memory costs this confi
 import json
 import logging
 import multiprocessing
+import os
 import resource
+import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -58,13 +61,14 @@ class Task:
 class Done:
     """What came of a task: ``reason`` says why it failed, empty if it didn't.
 
-    ``training`` are seconds of each fold, ``image`` seconds an image to read, score and write,
-    ``peak_mib`` the most memory of the process, ``fold_images`` the images of each fold, ``scored``
-    and ``images`` how many have a score, and how many there are.
+    ``training`` are seconds of each fold, ``training_cpu`` those of the CPU, ``image`` seconds an
+    image to read, score and write, ``peak_mib`` the most memory of the process, ``fold_images`` the
+    images of each fold, ``scored`` and ``images`` how many have a score, and how many there are.
     """
 
     reason: str = ""
     training: tuple[float, ...] = ()
+    training_cpu: tuple[float, ...] = ()
     image: float = float("nan")
     peak_mib: float = float("nan")
     device_mib: float = 0.0
@@ -108,7 +112,8 @@ def read_done(folder: Path) -> Done | None:
 
 def _work(task: Task) -> None:
     """The process: every fold, then all of them pooled."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.ERROR)  # warnings are in the cards
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         done = _all_folds(task)
     except PatchadError as error:
@@ -119,6 +124,14 @@ def _work(task: Task) -> None:
     _write(task.folder, done)
 
 
+def _end_with_parent() -> None:
+    """Wait until the study ends, in any way; then end this process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _all_folds(task: Task) -> Done:
     device = torch.device(task.device)
     runs, training, notes = [], [], []
@@ -126,16 +139,20 @@ def _all_folds(task: Task) -> Done:
         own = task.folder / f"fold{number}"
         told = say(f"{task.name}, seed {task.seed}, fold {number}")
         training.append(_train(task, fold, own, device))
-        run = screen_run(
-            [fold.test],
-            own / "model",
-            own / "run",
-            ScreenOptions(kinds=(), allow_mismatch=True),
-            device=device,
-            resume=True,
-            read_with=task.films.readers,
-            progress=told,
-        )
+        if not (own / "run" / "run.json").exists():  # which is written last
+            screen_run(
+                [fold.test],
+                own / "model",
+                own / "run",
+                ScreenOptions(kinds=(), allow_mismatch=True),
+                device=device,
+                resume=True,
+                read_with=task.films.readers,
+                progress=told,
+            )
+        # Dense maps are always written, and would take hundreds of gigabytes.
+        shutil.rmtree(own / "run" / "heatmaps", ignore_errors=True)
+        run = read_run(own / "run")
         runs.append(run)
         card = run.settings["card"]
         notes += [f"fold {number}: {note}" for note in card["notes"]]
@@ -150,7 +167,8 @@ def _all_folds(task: Task) -> Done:
     own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _PER_MIB
     on_device = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
     return Done(
-        training=tuple(training),
+        training=tuple(wall for wall, _ in training),
+        training_cpu=tuple(cpu for _, cpu in training),
         image=sum(row.seconds or 0.0 for row in rows) / max(len(rows), 1),
         peak_mib=round(own_peak, 1),
         device_mib=round(on_device, 1),
@@ -161,12 +179,16 @@ def _all_folds(task: Task) -> Done:
     )
 
 
-def _train(task: Task, fold: Fold, own: Path, device: torch.device) -> float:
-    """Train a fold's model; the seconds it took, or had taken when it was finished before."""
+def _train(task: Task, fold: Fold, own: Path, device: torch.device) -> tuple[float, float]:
+    """Train a fold's model; the seconds it took or had taken before, by the clock and of the CPU.
+
+    Those of the CPU don't count processes that read new films.
+    """
     clock = own / "training.json"
     if clock.exists() and (own / "model" / "card.json").exists():
-        return float(json.loads(clock.read_text("utf-8"))["seconds"])
-    start = time.monotonic()
+        known = json.loads(clock.read_text("utf-8"))
+        return float(known["seconds"]), float(known["cpu_seconds"])
+    start, worked = time.monotonic(), time.process_time()
     train(
         fold.training,
         own / "model",
@@ -176,8 +198,9 @@ def _train(task: Task, fold: Fold, own: Path, device: torch.device) -> float:
         resume=True,
         read_with=task.films.readers,
     )
-    seconds = round(time.monotonic() - start, 2)
-    write_whole(clock, json.dumps({"seconds": seconds}) + "\n")
+    seconds = round(time.monotonic() - start, 2), round(time.process_time() - worked, 2)
+    took = dict(zip(("seconds", "cpu_seconds"), seconds, strict=True))
+    write_whole(clock, json.dumps(took) + "\n")
     return seconds
 
 

@@ -25,6 +25,7 @@ WHOLE = {  # column: figure
     "at 2": "lesions_found_at_2",
     "points at one": "pointing_hits",
 }
+_SECONDS = ("seconds_to_train", "cpu_seconds_to_train", "seconds_an_image")
 DIFFERENCES = ("image_auroc", "patch_auroc", "lesions_found_at_1")
 
 
@@ -46,8 +47,10 @@ def fact_rows(
         }
     good = [one for one in done if not one.reason]
     trainings = [seconds for one in good for seconds in one.training]
+    cpu = [seconds for one in good for seconds in one.training_cpu]
     row |= {
         "seconds_to_train": sum(trainings) / len(trainings) if trainings else math.nan,
+        "cpu_seconds_to_train": sum(cpu) / len(cpu) if cpu else math.nan,
         "seconds_an_image": sum(one.image for one in good) / len(good) if good else math.nan,
         "peak_mib": max((one.peak_mib for one in good), default=math.nan),
         "device_mib": max((one.device_mib for one in good), default=math.nan),
@@ -80,7 +83,8 @@ def compare_report(
         ]
     parts += [
         "## What each is and costs",
-        "Seconds are a training of one fold, and an image to read, score and write.",
+        "Seconds are a training of one fold, by the clock and of the CPU, and an image to read, "
+        "score and write.",
         _costs(facts),
     ]
     failed = [row for row in facts if row["failed"]]
@@ -158,12 +162,12 @@ def _by_part(means: Sequence[Row]) -> list[str]:
 
 def _costs(facts: Sequence[Mapping[str, Any]]) -> str:
     columns = ["family", "kind", "setting", "needs"]
-    heads = ["", *columns, "s to train", "s an image", "peak MiB"]
+    heads = ["", *columns, "s to train", "of CPU", "s an image", "peak MiB"]
     lines = [
         [
             row["name"],
             *(str(row.get(name, "–")) for name in columns),
-            *(two(row[name]) for name in ("seconds_to_train", "seconds_an_image")),
+            *(two(row[name]) for name in _SECONDS),
             "–" if math.isnan(row["peak_mib"]) else f"{row['peak_mib']:.0f}",
         ]
         for row in facts

@@ -130,13 +130,14 @@ def _kept(file: Path) -> Ready:
         )  # fmt: skip
     # A stand-in for the pixels as read, which take no memory.
     blank = np.broadcast_to(np.float32(0), tuple(facts["shape"]))
+    foreground = Foreground(mask, *facts["foreground"], facts["measures"])
+    mask.flags.writeable = True  # as in a film that another process prepared
     source = _SOURCE.validate_python(facts["source"])
-    method, threshold = facts["foreground"]
     return Ready(
         Radiograph(blank, _pair(facts["image_spacing_mm"]), source),
         Prepared(
             pixels,
-            Foreground(mask, method, threshold, facts["measures"]),
+            foreground,
             facts["brightness"],
             _pair(facts["spacing_mm"]),
             Turn.named(facts["turn"]),
