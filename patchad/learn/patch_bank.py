@@ -167,7 +167,7 @@ def foreground_corners(
     Returns:
         (K, 2) int64 top-left pixels (row, col), in reading order; K = 0 where nothing qualifies.
     """
-    total = integral(torch.from_numpy(mask)).numpy()
+    total = integral(torch.from_numpy(mask.copy())).numpy()  # masks may be read-only
     height, width = (min(size, length) for length in mask.shape)
     inside = total[height:, width:] - total[:-height, width:]
     inside += total[:-height, :-width] - total[height:, :-width]
