@@ -220,7 +220,7 @@ def chain(films: Films, folder: Path, to: str, switches: list[str], deidentify: 
         ["screen", films.manifest, "--model", films.model, "--out", run, *screen],
         ["screen", films.spoilt, "--model", films.model, "--out", odd, *screen],
         ["evaluate", run, "--truth", films.manifest, "--regions", films.regions],
-        ["screen", films.manifest, "--model", films.model, "--out", again, "--allow-mismatch"],
+        ["screen", films.manifest, "--model", films.model, "--out", again, *screen],
         ["compare", run, again, "--truth", films.manifest, "--out", folder / "compared"],
         ["export", run, *objects],
         [
