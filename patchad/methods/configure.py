@@ -110,8 +110,7 @@ def _of_method(method: str) -> dict[str, Any]:
             f"{FUSED} puts other methods together, and names none itself: use mammography or "
             'chest, or a file with base = "mammography" and members of its own'
         )
-    parts = body_parts(method)
-    use = next(use for part, use in _USES.items() if part in parts)
+    use = _USES[body_parts(method)[0]]
     return {**merge(read_use(use), own_setting(method), method), "method": method}
 
 

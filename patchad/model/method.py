@@ -67,7 +67,8 @@ def setting_of(described: _Set) -> Setting:
 class Needs:
     """What a method must be given.
 
-    ``words`` say it to a user. ``unlabelled``: films of ``split = unlabelled`` too. ``spacing``:
+    ``words`` say it to a user. ``body_parts``: those it can be used for, that of its paper first.
+    ``unlabelled``: films of ``split = unlabelled`` too. ``spacing``:
     the pixel spacing of each image. ``before`` are functions of a prepared image that use a library
     of the CPU; their results are on the device when ``forward`` asks for them by
     :meth:`patchad.prepare.film.Film.given`.

@@ -92,7 +92,10 @@ METHOD = Method(
     family="adversarial",
     paper="Makhzani et al., Adversarial autoencoders, arXiv 1511.05644; as a detector in Baur et "
     "al., Medical Image Analysis 69:101952, 2021, doi 10.1016/j.media.2020.101952",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction at each pixel of the film, resized to a square; an "

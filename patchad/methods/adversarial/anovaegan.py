@@ -202,7 +202,10 @@ METHOD = Method(
     family="adversarial",
     paper="Baur et al., Deep autoencoding models for unsupervised anomaly segmentation in brain MR "
     "images, BrainLes 2018, doi 10.1007/978-3-030-11723-8_16",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the absolute error of a reconstruction at each pixel of the film, resized to a square; an "

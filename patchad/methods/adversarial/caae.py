@@ -97,7 +97,10 @@ METHOD = Method(
     family="adversarial",
     paper="Chen and Konukoglu, Unsupervised detection of lesions in brain MRI using constrained "
     "adversarial auto-encoders, MIDL 2018, arXiv 1806.04972",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction at each pixel of the film, resized to a square; an "

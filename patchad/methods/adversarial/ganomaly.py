@@ -293,7 +293,10 @@ METHOD = Method(
     family="adversarial",
     paper="Akçay et al., GANomaly: semi-supervised anomaly detection via adversarial training, "
     "ACCV 2018, arXiv 1805.06725",
-    needs=Needs("negative films, some hundreds at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some hundreds at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the absolute error of a reconstruction at each pixel of the film, resized to a square; an "

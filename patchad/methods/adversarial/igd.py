@@ -286,7 +286,10 @@ METHOD = Method(
     family="adversarial",
     paper="Chen et al., Deep one-class classification via interpolated Gaussian descriptor, AAAI "
     "2022, arXiv 2101.10043",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the structural and absolute error of a reconstruction at each pixel of the film, resized "

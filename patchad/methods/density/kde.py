@@ -114,7 +114,10 @@ METHOD = Method(
     family="density",
     paper="Parzen, On estimation of a probability density function and mode, Ann. Math. Statist. "
     "1962, doi 10.1214/aoms/1177704472; of codes as in Jahan and Hasan, 2022",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "an image score, how rare the code of the film is; for a map, how much each pixel of the "

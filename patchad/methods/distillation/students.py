@@ -245,7 +245,10 @@ METHOD = Method(
     family="distillation",
     paper="Bergmann et al., Uninformed students: student-teacher anomaly detection with "
     "discriminative latent embeddings, CVPR 2020, arXiv 1911.02357",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "how far students are from their teacher, and from one another, at each pixel of the film "

@@ -109,7 +109,10 @@ METHOD = Method(
     family="reconstruction",
     paper="the autoencoder of Cai et al., Dual-distribution discrepancy for anomaly detection in "
     "chest X-rays, MICCAI 2022, arXiv 2206.03935",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction at each pixel of the film, resized to a square; an "

@@ -156,7 +156,10 @@ METHOD = Method(
     family="reconstruction",
     paper="Mao et al., Abnormality detection in chest X-ray images using uncertainty prediction "
     "autoencoders, MICCAI 2020, doi 10.1007/978-3-030-59725-2_51",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction over its predicted variance, at each pixel of the "

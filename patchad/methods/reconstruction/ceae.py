@@ -119,7 +119,10 @@ METHOD = Method(
     family="reconstruction",
     paper="Pathak et al., Context encoders: feature learning by inpainting, CVPR 2016, arXiv "
     "1604.07379; as a detector in Zimmerer et al., arXiv 1812.05941",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction at each pixel of the film, resized to a square; an "

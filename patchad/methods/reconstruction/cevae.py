@@ -149,7 +149,10 @@ METHOD = Method(
     family="reconstruction",
     paper="Zimmerer et al., Context-encoding variational autoencoder for unsupervised anomaly "
     "detection, 2018, arXiv 1812.05941",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the error of a reconstruction times the gradient of the loss at each pixel of the film, "

@@ -312,6 +312,7 @@ METHOD = Method(
     needs=Needs(
         "negative films, some dozens at least, and for the scores inter and r_dual unlabelled ones "
         "(split = unlabelled), of which some are abnormal; no labels of lesions",
+        body_parts=("chest", "breast"),
         unlabelled=True,
     ),
     gives=Gives(

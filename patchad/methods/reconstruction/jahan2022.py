@@ -246,7 +246,10 @@ METHOD = Method(
     family="reconstruction",
     paper="Jahan and Hasan, Autoencoder-based unsupervised anomaly detection for Covid-19 "
     "screening on chest X-ray images, 2022",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction at each pixel of the film, resized to a square; an "

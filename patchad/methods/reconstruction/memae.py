@@ -156,7 +156,10 @@ METHOD = Method(
     family="reconstruction",
     paper="Gong et al., Memorizing normality to detect anomaly: memory-augmented deep autoencoder, "
     "ICCV 2019, arXiv 1904.02639",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction from learnt prototypes, at each pixel of the film "

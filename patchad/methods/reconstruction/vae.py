@@ -144,7 +144,10 @@ METHOD = Method(
     name=NAME,
     family="reconstruction",
     paper="Kingma and Welling, Auto-encoding variational Bayes, ICLR 2014, arXiv 1312.6114",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction (by option times the gradient of the code's "

@@ -156,7 +156,10 @@ METHOD = Method(
     name=NAME,
     family="reconstruction",
     paper="van het Reve, 40th Twente Student Conference on IT, 2023",
-    needs=Needs("negative images, some hundreds at least; no labels of lesions"),
+    needs=Needs(
+        "negative images, some hundreds at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the cross-entropy of a reconstruction at each pixel of the image, resized to 28 × 28; an "

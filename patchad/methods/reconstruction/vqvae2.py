@@ -229,7 +229,10 @@ METHOD = Method(
     family="reconstruction",
     paper="Razavi et al., Generating diverse high-fidelity images with VQ-VAE-2, NeurIPS 2019, "
     "arXiv 1906.00446",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the squared error of a reconstruction from learnt codes, at each pixel of the film "

@@ -73,7 +73,8 @@ METHOD = Method(
     "CVPR 2021, arXiv 2104.04015, end to end as in Schlüter et al., ECCV 2022, arXiv 2109.15222",
     needs=Needs(
         "negative films, some dozens at least; no labels of lesions. With source = unlabelled, "
-        "unlabelled films too"
+        "unlabelled films too",
+        body_parts=("chest", "breast"),
     ),
     gives=Gives(
         "image",

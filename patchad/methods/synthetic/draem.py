@@ -224,7 +224,10 @@ METHOD = Method(
     family="synthetic",
     paper="Zavrtanik et al., DRAEM - A discriminatively trained reconstruction embedding for "
     "surface anomaly detection, ICCV 2021, arXiv 2108.07610",
-    needs=Needs("negative films, some dozens at least; no labels of lesions"),
+    needs=Needs(
+        "negative films, some dozens at least; no labels of lesions",
+        body_parts=("chest", "breast"),
+    ),
     gives=Gives(
         "image",
         "the probability of a foreign texture at each pixel of the film, resized to a square; an "

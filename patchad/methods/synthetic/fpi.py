@@ -82,7 +82,8 @@ METHOD = Method(
     "arXiv 2011.04197",
     needs=Needs(
         "negative films, some dozens at least; no labels of lesions. With source = unlabelled, "
-        "unlabelled films too"
+        "unlabelled films too",
+        body_parts=("chest", "breast"),
     ),
     gives=Gives(
         "image",

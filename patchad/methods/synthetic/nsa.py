@@ -83,7 +83,8 @@ METHOD = Method(
     "localization, ECCV 2022, arXiv 2109.15222",
     needs=Needs(
         "negative films, some dozens at least; no labels of lesions. With source = unlabelled, "
-        "unlabelled films too"
+        "unlabelled films too",
+        body_parts=("chest", "breast"),
     ),
     gives=Gives(
         "image",
