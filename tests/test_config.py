@@ -316,10 +316,10 @@ def test_hostile_files_and_settings_are_refused_in_words(tmp_path: Path) -> None
             read_config("wei2018", [override])
 
 
-def test_a_method_stands_for_its_own_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchad.methods.configure.own_setting", lambda _: {"patch_size": 64})
-    assert read_config("ae").patch_size == 64
-    assert read_config("ae").stride == read_config("position_gaussian").stride // 2
+def test_a_method_stands_for_the_body_part_and_the_patches_of_its_paper() -> None:
+    film, patch = read_config("ae"), read_config("fanogan")
+    assert (film.preprocessing.body_part, film.patch_size, film.stride) == ("chest", 128, 64)
+    assert (patch.preprocessing.body_part, patch.patch_size, patch.stride) == ("breast", 64, 32)
 
 
 def test_quick_options_take_the_place_of_the_papers_but_not_of_overrides() -> None:
