@@ -325,7 +325,7 @@ def test_a_method_stands_for_the_body_part_and_the_patches_of_its_paper() -> Non
 def test_quick_options_take_the_place_of_the_papers_but_not_of_overrides() -> None:
     assert read_config("igd").options.epochs == 256
     quick = read_config("igd", ["igd.batch_size=8"], quick=True).options
-    assert (quick.epochs, quick.batch_size) == (60, 8)
+    assert (quick.epochs, quick.batch_size) == (20, 8)
     assert read_config("igd", ["igd.epochs=7"], quick=True).options.epochs == 7
     assert read_config("wei2018", quick=True).options.epochs == 40  # though its file says 500
     check_config("wei2018", ["wei2018.epochs=3"], quick=True)
