@@ -437,7 +437,7 @@ def test_one_method_is_told_with_its_options_and_its_quick_setting() -> None:
     shown = patchad("methods", "igd").stdout
     assert "arXiv 2101.10043" in shown
     assert "  epochs: 256\n" in shown
-    assert "quick:\n  width: 8\n  epochs: 60\n" in shown
+    assert "quick:\n  width: 8\n  epochs: 20\n" in shown
     told = json.loads(patchad("--json", "methods", "wei2018").stdout)
     assert told["options"]["batch_size"] == 200
     assert "10.1117/12.2293408" in told["paper"]
