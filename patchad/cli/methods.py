@@ -76,7 +76,7 @@ def _cited(method: "Method") -> str:
     authors = method.paper.partition(",")[0]
     words = re.sub(r"(doi|arXiv|https?:)\S* ?\S*", "", method.paper)
     years = re.findall(r"\b(?:19|20)\d\d\b", words)
-    return f"({authors}{', ' + years[-1] if years else ''})" if years else ""
+    return f"({authors}, {years[0]})" if years else ""
 
 
 def _also(method: "Method") -> str:

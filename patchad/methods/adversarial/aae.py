@@ -90,8 +90,8 @@ def learn(module: AdversarialAutoencoder, config: Config, data: TrainingSet, run
 METHOD = Method(
     name=NAME,
     family="adversarial",
-    paper="Makhzani et al., Adversarial autoencoders, arXiv 1511.05644; as a detector in Baur et "
-    "al., Medical Image Analysis 69:101952, 2021, doi 10.1016/j.media.2020.101952",
+    paper="Makhzani et al., Adversarial autoencoders, 2015, arXiv 1511.05644; as a detector in "
+    "Baur et al., Medical Image Analysis 69:101952, 2021, doi 10.1016/j.media.2020.101952",
     needs=Needs(
         "negative films, some dozens at least; no labels of lesions",
         body_parts=("chest", "breast"),
