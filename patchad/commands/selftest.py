@@ -114,7 +114,13 @@ def measure(
     Raises:
         RequestError: no image can be used.
     """
-    kinds = RECIPES[detector.card.preprocessing.body_part] if kinds is None else kinds
+    part = detector.card.preprocessing.body_part
+    if part not in RECIPES:
+        raise RequestError(
+            f"lesions are drawn into breasts and chests, the model's body part is {part}: evaluate "
+            "it on images of known label instead"
+        )
+    kinds = RECIPES[part] if kinds is None else kinds
     images = min(images, len(rows))
     trials = try_images(
         detector,
