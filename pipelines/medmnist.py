@@ -130,8 +130,8 @@ def _read_idx(folder: Path) -> Pictures:
 def _check(path: Path, pictures: NDArray[np.generic]) -> None:
     if pictures.shape[1:] != (SIDE, SIDE) or pictures.dtype != np.uint8:
         raise RequestError(
-            f"{path} holds {pictures.dtype} pictures of {pictures.shape[1:]}: the paper's are grey, "
-            "8-bit, 28 × 28"
+            f"{path} holds {pictures.dtype} pictures of {pictures.shape[1:]}: the paper's are "
+            "grey, 8-bit, 28 × 28"
         )
 
 
@@ -158,7 +158,9 @@ def prepare(
             for split, own in data.images.items()}  # fmt: skip
     learnt = [(s, n) for s in held if s != "test" for n in np.flatnonzero(~held[s]).tolist()]
     if not learnt:
-        raise RequestError(f"{data.name} has no picture of label {normal}: give another by --normal")
+        raise RequestError(
+            f"{data.name} has no picture of label {normal}: give another by --normal"
+        )
     if data.name in ("mnist", "octmnist") and len(learnt) > MOST:
         learnt = [learnt[n] for n in sorted(rng.permutation(len(learnt))[:MOST].tolist())]
     judged = [("test", n) for n in np.flatnonzero(~held["test"]).tolist()]
@@ -195,7 +197,7 @@ def prepare(
         table,
         folder,
         name=data.name,
-        tests={test: kind == test for test in (REAL, NOISY, OTHER_SET)},
+        tests={test: {*table["path"][kind == test]} for test in (REAL, NOISY, OTHER_SET)},
         notes=[f"{data.name}, {note}" for note in count_notes(found, wanted)],
     )
     return [part]
@@ -213,8 +215,7 @@ def _write(
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.astype(np.uint8)).save(path)
-    row = {"path": str(path.resolve()), "patient_id": name, "label": label, "split": split}
-    return row
+    return {"path": str(path.resolve()), "patient_id": name, "label": label, "split": split}
 
 
 def cross_entropy(method: str, model: Path) -> dict[str, float]:

@@ -217,7 +217,7 @@ def _run(
     rows = []
     for test, manifest in part.tests.items():
         run = folder / _folder(f"run-{test}" if test else "run")
-        marked = part.regions is not None and test in part.marked
+        marked = part.regions is not None
         # All are judged, also those that a user would be warned about.
         options = ScreenOptions(kinds=("heatmap",) if marked else (), allow_mismatch=True)
         screened = screen_run(

@@ -1,7 +1,7 @@
 """The tables of a paper's split: which pictures train, which are unlabelled, which are judged."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +22,13 @@ class Part:
 
     ``training`` is a manifest of negatives and unlabelled pictures; ``tests`` are manifests of test
     pictures by name, "" the paper's own. A test set without negatives gives the flagged share
-    alone. ``regions`` are lesions of the test sets in ``marked``; ``facts`` are counts.
+    alone. ``regions`` are lesions of test pictures; ``facts`` are counts.
     """
 
     name: str
     training: Path
     tests: Mapping[str, Path]
     regions: Path | None = None
-    marked: tuple[str, ...] = ("",)
     facts: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -42,21 +41,23 @@ def write_part(
     regions: pd.DataFrame | None = None,
     limit: int = 0,
     seed: int = 0,
-    tests: Mapping[str, "pd.Series[bool]"] | None = None,
+    tests: Mapping[str, Collection[object]] | None = None,
+    published: Mapping[str, int] | None = None,
     grey: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Part:
     """Write the tables of one part.
 
     Args:
-        rows: path, patient_id, label, split (train, unlabelled or test), and other columns of a
-            manifest. Of the split train only negatives are used.
+        rows: path, patient_id, label, split (train, validation, unlabelled or test), and other
+            columns of a manifest. Only negatives train and calibrate.
         folder: to write into.
         name: of the part.
         regions: path, x, y, width, height, mask and kind (or some of them) of lesions.
         limit: the most pictures of each split and label, 0 for all.
         seed: of the choice of these.
-        tests: the test rows to judge separately, by name; all together by default.
+        tests: the paths of test pictures to judge separately, by name; all together by default.
+        published: counts, by the names of the part's facts; a note says where they differ.
         grey: where grey copies of colour pictures go; None if there are none.
         notes: about the data.
 
@@ -64,54 +65,63 @@ def write_part(
         RequestError: a split is empty.
     """
     rows = limit_rows(rows, limit, seed)
-    learnt = rows[(rows["split"] == "train") & (rows["label"] == "negative")]
+    learnt = rows[rows["split"].isin(["train", "validation"]) & (rows["label"] == "negative")]
     loose = rows[rows["split"] == "unlabelled"]
     judged = rows[rows["split"] == "test"]
     if learnt.empty or judged.empty:
         which = "negatives to train on" if learnt.empty else "pictures to test on"
-        raise RequestError(f"{name or 'the data'}: no {which} found: check the folder and its lists")
+        raise RequestError(
+            f"{name or 'the data'}: no {which} found: check the folder and its lists"
+        )
+    # a patient is never in two splits of a manifest
+    own = loose["patient_id"].isin(learnt["patient_id"])
+    if own.any():
+        notes = [*notes, f"{own.sum()} unlabelled pictures of training patients were left out."]
+        loose = loose[~own]
     crossing = {*learnt["patient_id"], *loose["patient_id"]} & {*judged["patient_id"]}
-    facts: dict[str, float] = {
-        "training, normal": len(learnt),
+    if crossing:
+        notes = [*notes, f"{len(crossing)} patients have pictures in training and in the test set."]
+    facts = {
+        "training, normal": int((learnt["split"] == "train").sum()),
+        "validation, normal": int((learnt["split"] == "validation").sum()),
         "unlabelled, normal": int((loose["label"] == "negative").sum()),
         "unlabelled, abnormal": int((loose["label"] == "positive").sum()),
         "test, normal": int((judged["label"] == "negative").sum()),
         "test, abnormal": int((judged["label"] == "positive").sum()),
     }
-    if crossing:
-        notes = [*notes, f"{len(crossing)} patients have pictures in training and in the test set."]
-    paths: dict[object, Path] = {}
-    if grey is not None:
-        paths = {path: as_grey(Path(path), grey) for path in {*rows["path"]}}
+    if not limit:
+        of = f"{name}, " if name else ""
+        notes = [*notes, *(of + note for note in count_notes(facts, published or {}))]
+    used = pd.concat([learnt, loose, judged])["path"].astype(str)
+    copies = {} if grey is None else {path: as_grey(Path(path), grey) for path in {*used}}
 
     def table(part: pd.DataFrame, file: str) -> Path:
-        shown = part.assign(path=[paths.get(path, path) for path in part["path"]])
+        paths = part["path"].astype(str)
+        shown = part.assign(path=[copies.get(path, path) for path in paths])
         write_whole(folder / file, shown.to_csv(index=False))
         return folder / file
 
-    training = pd.concat([learnt, loose.assign(label="unknown")])
-    # A patient in two splits would be refused: the manifest of training names each use apart.
-    training = training[~((training["split"] == "unlabelled")
-                          & training["patient_id"].isin(learnt["patient_id"]))]  # fmt: skip
-    lost = len(learnt) + len(loose) - len(training)
-    if lost:
-        notes = [*notes, f"{lost} unlabelled pictures of patients with training pictures left out."]
     sets = {"": judged}
     if tests is not None:
-        sets = {test: judged[chosen.reindex(judged.index)] for test, chosen in tests.items()}
+        sets = {test: judged[judged["path"].isin(paths)] for test, paths in tests.items()}
+    for test, own in sets.items():
+        if test:
+            facts[f"{test}, abnormal"] = int((own["label"] == "positive").sum())
+    if "" in sets:
+        facts["test, abnormal"] = int((sets[""]["label"] == "positive").sum())
     manifests = {
-        test: table(part, f"test-{number}.csv" if number else "test.csv")
-        for number, (test, part) in enumerate(sets.items())
-        if len(part)
+        test: table(own, f"test-{number}.csv" if number else "test.csv")
+        for number, (test, own) in enumerate(sets.items())
+        if len(own)
     }
     marks = None
-    if regions is not None and len(regions):
-        kept = regions[regions["path"].astype(str).isin(judged["path"].astype(str))]
-        if len(kept):
-            marks = table(kept, "regions.csv")
-            facts["regions"] = len(kept)
-    marked = (*manifests,) if marks else ()
-    return Part(name, table(training, "training.csv"), manifests, marks, marked, facts, (*notes,))
+    if regions is not None:
+        ill = judged["path"][judged["label"] == "positive"].astype(str)
+        kept = regions[regions["path"].astype(str).isin(ill)]
+        facts["regions"] = len(kept)
+        marks = table(kept, "regions.csv") if len(kept) else None
+    training = table(pd.concat([learnt, loose.assign(label="unknown")]), "training.csv")
+    return Part(name, training, manifests, marks, facts, (*notes,))
 
 
 def limit_rows(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
@@ -155,7 +165,7 @@ def count_notes(found: Mapping[str, int], published: Mapping[str, int]) -> list[
 
 
 def read_rows(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """A table as text, with the columns that are needed.
+    """A table as text, its columns in small letters, with those that are needed.
 
     Raises:
         RequestError: it is missing or lacks one.
@@ -163,13 +173,15 @@ def read_rows(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     if not path.is_file():
         raise RequestError(f"{path} is missing: give the data as their owner distributes them")
     table = read_table(path)
-    missing = [name for name in columns if name.lower() not in table.columns]
+    found = pd.DataFrame([record for _, record in table.records], columns=[*table.columns])
+    found.columns = found.columns.str.lower()
+    missing = [name for name in columns if name not in found.columns]
     if missing:
         raise RequestError(
             f"{path} lacks {', '.join(missing)}; it names {', '.join(table.columns)}: give the "
             "table as it is distributed"
         )
-    return pd.DataFrame([record for _, record in table.records], columns=[*table.columns])
+    return found
 
 
 @dataclass(frozen=True)
@@ -202,35 +214,6 @@ def read_lists(path: Path) -> Lists:
             f"{path} is not a split with train.0, train.unlabeled.0/1 and test.0/1 "
             f"({type(error).__name__}: {error}): give DDAD's data.json"
         ) from None
-
-
-def from_lists(
-    lists: Lists, files: Mapping[str, Path], *, rate: float = 0.6, most: int = 0
-) -> tuple[pd.DataFrame, list[str]]:
-    """The rows that the lists name, and a note on names without a file.
-
-    Args:
-        lists: of names.
-        files: by name, without suffix.
-        rate: the share of abnormal pictures among the unlabelled.
-        most: the number of unlabelled pictures, fewer if the lists are too short; 0 for none.
-    """
-    named = [("train", "negative", name) for name in lists.train]
-    named += [("test", label, name) for key, label in enumerate(("negative", "positive"))
-              for name in lists.test[key]]  # fmt: skip
-    abnormal = [name for name in lists.unlabelled[1] if name in files]
-    normal = [name for name in lists.unlabelled[0] if name in files]
-    count = largest(len(normal), len(abnormal), [rate], most)
-    chosen = nested(normal, abnormal, rate, count)
-    named += [("unlabelled", label, name) for label, names in chosen.items() for name in names]
-    missing = sum(name not in files for _, _, name in named)
-    rows = [
-        {"path": files[name], "patient_id": name, "label": label, "split": split}
-        for split, label, name in named
-        if name in files
-    ]
-    notes = [f"{missing} pictures that the lists name have no file."] if missing else []
-    return pd.DataFrame(rows, columns=["path", "patient_id", "label", "split"]), notes
 
 
 def largest(normal: int, abnormal: int, rates: Iterable[float], most: int) -> int:

@@ -38,7 +38,8 @@ LEGEND = (
     "Published figures stand in italics under ours. Precision, recall, specificity, F1, accuracy "
     "and Dice are at the card's threshold, from negatives held out of training; flagged shares are "
     "by the method's own rule where its paper has one (vanhetreve2023: 2 standard deviations, to "
-    "both sides), else by the card's. † chosen on the test data, as papers often do: too good. "
+    "both sides), else by the card's. Seconds to train are of the whole command: with reading and "
+    "calibrating. † chosen on the test data, as papers often do: too good. "
     "AP depends on the share of positives, so compare it only where that is the same. Ours: mean "
     "over the seeds (lowest–highest)."
 )
