@@ -96,7 +96,7 @@ def benchmark_rows(data: str) -> tuple[PublishedRow, ...]:
 
 def rate_rows(rates: Sequence[float], data: str) -> tuple[PublishedRow, ...]:
     """The published rows of the ablation of the anomaly rate; other sets than RSNA have none."""
-    known = _RATES if data == "rsna" else {}
+    known = _RATES if data == "rsna" else {}  # the ablation was on RSNA alone
     rows = [
         PublishedRow("A_inter, AE", "ddad", {"AUROC": known[rate]}, "DDAD's README",
                      rate_name(rate))

@@ -51,7 +51,7 @@ _NOTES = (
     "Published: 11,041 normal films to train on, 4,732 to calibrate, 200 + 200 to test on. Their "
     "15,773 normal films are more than COVIDx's 13,992; they may be those with the test's 200 and "
     "1,583 of Kermany's, less 2, so that test films may have been trained on (our guess).",
-    "Here 30 % of the patients with normal films calibrate, and none of the test's patients trains.",
+    "Here 30 % of the patients with normal films calibrate; none of the test's patients trains.",
     "Negative in COVIDx is anything but COVID-19: pneumonia of other kinds too.",
 )
 

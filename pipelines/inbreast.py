@@ -57,6 +57,7 @@ _PATIENT_NOTES = (
     "half of the others. Published: 67 films of BI-RADS 1 against 49 of BI-RADS 5, patches split "
     "at random, so neighbours of judged patches were trained on.",
 )
+# wei2018 keeps its own preparation: the pixels as stored, as published.
 _PATCH_NOTES = (
     "As published: 36,013 patches of the 67 films of BI-RADS 1, nine tenths to train on, and 321 "
     "patches of the 49 films of BI-RADS 5. LEAKS: a film's patches are on both sides. Here all "

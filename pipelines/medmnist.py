@@ -115,8 +115,8 @@ def _read_idx(folder: Path) -> Pictures:
             content = gzip.decompress(file.read_bytes())
         except (OSError, EOFError) as error:
             raise RequestError(
-                f"{file} can't be read ({error}): give a folder with train-images-idx3-ubyte.gz and "
-                "t10k-images-idx3-ubyte.gz"
+                f"{file} can't be read ({error}): give a folder with train-images-idx3-ubyte.gz "
+                "and t10k-images-idx3-ubyte.gz"
             ) from None
         head = np.frombuffer(content[:16], ">i4")
         if len(head) < 4 or head[0] != 2051 or len(content) != 16 + int(head[1:].prod()):

@@ -66,8 +66,8 @@ _NOTES = (
     "Grey pictures: published methods saw three channels, and teachers and dictionary were trained "
     "on ImageNet; ours learn from the category's own normal pictures.",
     "Published figures are means over the 15 categories; the limit of the false positive rate, "
-    "0.3, is that of later code. The row of field 33 averages 0.905 over its categories, 0.900 is the "
-    "printed mean.",
+    "0.3, is that of later code. The row of field 33 averages 0.905 over its categories, 0.900 is "
+    "the printed mean.",
     "A tenth of the training pictures calibrates the card's threshold and isn't trained on.",
 )
 
@@ -136,7 +136,7 @@ def prepare(
 
 
 def _resized(path: Path, copy: Path, *, mask: bool = False) -> str:
-    """A grey copy of 256 × 256; a mask's pixel is lesion if any part of it is."""
+    """A grey copy of 256 × 256; of a mask made smaller, a pixel is lesion if any part is."""
     if not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:

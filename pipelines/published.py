@@ -100,6 +100,7 @@ def arm_config(
 ) -> Config:
     """The configuration that ``name`` stands for, with the data's use in place of its own.
 
+    A packaged one for the same body part, such as wei2018 on mammograms, keeps what it says.
     ``ddad_intra+backbone=memae`` sets options of its method. ``sets`` apply where their table is
     the method's own, or no method's. A tenth of the training negatives calibrates.
 
@@ -115,8 +116,11 @@ def arm_config(
         quick=quick and bool(quick_options(method)),
     )
     use = merge(read_use(study.use), own_setting(method), name)
-    content = {**config.as_dict(), "preprocessing": use["preprocessing"]}
-    content |= {key: use[key] for key in ("patch_size", "stride", "min_foreground")}
+    content = config.as_dict()
+    own = base in packaged() and config.preprocessing.body_part == use["preprocessing"]["body_part"]
+    if not own:
+        content["preprocessing"] = use["preprocessing"]
+        content |= {key: use[key] for key in ("patch_size", "stride", "min_foreground")}
     content = merge(content, study.overrides or {}, name)
     return resolve(content, name)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_unlabelled_sets_of_two_rates_share_all_they_can() -> None:
     sets = [published_data.nested(normal, ill, rate, count) for rate in rates]
     assert [len(own["positive"]) for own in sets] == [0, 1, 3, 6]
     assert [len(own["negative"]) for own in sets] == [6, 5, 3, 0]
-    for less, more in zip(sets, sets[1:], strict=False):
+    for less, more in pairwise(sets):
         assert {*less["positive"]} <= {*more["positive"]}
         assert {*more["negative"]} <= {*less["negative"]}
     # the published numbers: LAG has just enough of both lists for 1500 at 0.6
@@ -224,7 +225,7 @@ def test_the_usual_split_has_the_papers_sizes(tmp_path: Path) -> None:
     assert len(found["train"]) == 10
     assert sum(name[0] == "a" for name in found["unlabelled"]) == 6  # 0.6 of 10
     assert sum(name[0] == "n" for name in found["unlabelled"]) == 4
-    test = [row for row in read_manifest(part.tests[""])]
+    test = read_manifest(part.tests[""])
     assert sorted(row.label for row in test) == ["negative"] * 5 + ["positive"] * 5
     assert not {row.path.stem for row in test} & (found["train"] | found["unlabelled"])
     assert not part.notes  # all counts are the paper's

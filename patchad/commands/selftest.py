@@ -16,6 +16,7 @@ from patchad.commands.selftest_figures import figures
 from patchad.commands.selftest_files import draw, table
 from patchad.commands.selftest_images import negatives, try_images
 from patchad.commands.selftest_lesions import all_wanted
+from patchad.errors import RequestError
 from patchad.files.claim import claimed
 from patchad.files.whole import write_whole
 from patchad.lesions.recipes import SELFTEST as RECIPES

@@ -28,9 +28,10 @@ class Preprocessing:
     """How a radiograph is prepared before it is cut into patches; stored in the card.
 
     ``body_part`` chooses how the foreground is found: of a ``breast``, of a ``chest``, or, of
-    ``other`` pictures (OCT, brain, fundus, textures), all of it. ``intensity``: ``voi`` keeps the pixels as
-    read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local`` subtracts the
-    local mean and divides by the local standard deviation, both Gaussian with ``local_radius_mm``.
+    ``other`` pictures (OCT, brain, fundus, textures), all of it. ``intensity``: ``voi`` keeps the
+    pixels as read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local``
+    subtracts the local mean and divides by the local standard deviation, both Gaussian with
+    ``local_radius_mm``.
     ``spacing_mm`` is the pixel spacing that images are resampled to; None keeps their own pixels.
     ``canonical_side`` mirrors breasts whose chest wall is on the right, so that a method sees all
     of them on one side; see :func:`patchad.prepare.orientation.chest_wall`. ``voi`` is how the grey
