@@ -21,6 +21,7 @@ import benchmark
 import covidx
 import inbreast
 import nih_cxr
+import nih_pii
 import published
 import rsna
 import typer
@@ -327,3 +328,25 @@ def test_findings_of_nih_for_the_ablations(tmp_path: Path) -> None:
         benchmark.SEEN_TEST,
         benchmark.UNSEEN_TEST,
     }
+
+
+def test_the_lists_of_pii(tmp_path: Path) -> None:
+    names = [f"0000000{k}_000.png" for k in range(6)]
+    entries = {n: Entry(n, n[:8], ("No Finding",), 50, "PA", (0.4, 0.4)) for n in names}
+    images = {name: tmp_path / name for name in names}
+    for group in nih_pii.GROUPS:
+        table(tmp_path / "train_lists" / f"norm_{group}_train_list.txt", "\n".join(names[:3]))
+        table(tmp_path / "test_lists" / f"norm_{group}_test_list.txt", f"{names[3]}\ngone.png\n")
+        table(tmp_path / "test_lists" / f"Mass_{group}_test_list.txt", f"{names[4]}\n{names[5]}")
+        table(tmp_path / "test_lists" / f"Hernia_{group}_test_list.txt", names[4])  # both
+        table(tmp_path / "test_lists" / f"anomaly_{group}_bbox_list.txt", names[0])
+    male, female = nih_pii.prepare(entries, images, tmp_path, 0, tmp_path / "out")
+    assert (male.name, female.name) == nih_pii.GROUPS
+    assert len(read_manifest(male.training)) == 3
+    labels = [row.label for row in read_manifest(male.tests[""])]
+    assert sorted(labels) == ["negative", "positive", "positive"]
+    assert "MaleAdultPA: 1 films of the lists aren't in the release's folder." in male.notes
+    assert "MaleAdultPA, training, normal: 3 here, 17852 published." in male.notes
+    (tmp_path / "train_lists" / "norm_MaleAdultPA_train_list.txt").unlink()
+    with pytest.raises(RequestError, match=r"norm_MaleAdultPA_train_list\.txt can't be read"):
+        nih_pii.prepare(entries, images, tmp_path, 0, tmp_path / "out")
