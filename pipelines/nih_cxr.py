@@ -268,7 +268,7 @@ def stock_of(
     """The images with their findings, for DDAD's ablations; arguments as of :func:`prepare`."""
     rows, regions = tables(chosen, boxes, images)
     kinds = [() if label == "negative" else entry.findings for entry, label in chosen]
-    return Stock(rows.assign(kinds=kinds), regions, _NOTES)
+    return Stock(rows.assign(kinds=kinds), regions, _NOTES[:1])
 
 
 def _included(patients: int, left_out: str) -> str:

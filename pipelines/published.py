@@ -35,7 +35,7 @@ from patchad.methods.configure import read_config, resolve
 from patchad.methods.declared import own_setting, quick_options
 from patchad.model.config import Config
 from patchad.model.configurations import merge, packaged, read_use
-from patchad.read.manifest import read_manifest
+from patchad.read.manifest import read_manifest, read_regions
 
 Out = Annotated[Path, typer.Option(help="The folder to work in.")]
 Configs = Annotated[str, typer.Option(help="a,b; by default those of the paper's table.")]
@@ -218,23 +218,28 @@ def _run(
         "training images a second": card.data.images / known["training"],
         **study.measure(config.method, model),
     }
+    # All are judged, also those that a user would be warned about.
+    kinds = () if part.regions is None else ("heatmap",)
+    screened = screen_run(
+        [part.images],
+        model,
+        folder / "run",
+        ScreenOptions(kinds=kinds, allow_mismatch=True),
+        device=device,
+        resume=True,
+        progress=progress,
+    )
+    marked = {} if part.regions is None else read_regions(part.regions)
     rows = []
     for test, manifest in part.tests.items():
-        run = folder / _folder(f"run-{test}" if test else "run")
-        marked = part.regions is not None
-        # All are judged, also those that a user would be warned about.
-        options = ScreenOptions(kinds=("heatmap",) if marked else (), allow_mismatch=True)
-        screened = screen_run(
-            [manifest], model, run, options, device=device, resume=True, progress=progress
-        )
         labels = {row.path: row.label for row in read_manifest(manifest)}
         judged = None
         if {*labels.values()} >= {"negative", "positive"}:
             done = folder / _folder(f"evaluation-{test}" if test else "evaluation")
             if not (done / "evaluation.json").exists():  # which is written last
                 shutil.rmtree(done, ignore_errors=True)
-                regions = part.regions if marked else None
-                evaluate(run, manifest, regions, done, seed=seed, device=device)
+                regions = part.regions if labels.keys() & marked.keys() else None
+                evaluate(screened.folder, manifest, regions, done, seed=seed, device=device)
             judged = json.loads((done / "evaluation.json").read_text("utf-8"))
         rows += [
             {"test": test, **row}

@@ -20,13 +20,15 @@ REGIONS = ("path", "x", "y", "width", "height", "mask", "kind")
 class Part:
     """A data set, or a part of it, that is trained and tested on its own.
 
-    ``training`` is a manifest of negatives and unlabelled pictures; ``tests`` are manifests of test
-    pictures by name, "" the paper's own. A test set without negatives gives the flagged share
-    alone. ``regions`` are lesions of test pictures; ``facts`` are counts.
+    ``training`` is a manifest of negatives and unlabelled pictures, ``images`` one of all test
+    pictures; ``tests`` are manifests of those judged together, by name, "" the paper's own. Of a
+    set without negatives there is the flagged share alone. ``regions`` are lesions of test
+    pictures; ``facts`` are counts.
     """
 
     name: str
     training: Path
+    images: Path
     tests: Mapping[str, Path]
     regions: Path | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -110,10 +112,11 @@ def write_part(
     if "" in sets:
         facts["test, abnormal"] = int((sets[""]["label"] == "positive").sum())
     manifests = {
-        test: table(own, f"test-{number}.csv" if number else "test.csv")
+        test: table(own, f"test-{number}.csv")
         for number, (test, own) in enumerate(sets.items())
         if len(own)
     }
+    together = judged[judged["path"].isin({*pd.concat([*sets.values()])["path"]})]
     marks = None
     if regions is not None:
         ill = judged["path"][judged["label"] == "positive"].astype(str)
@@ -121,7 +124,8 @@ def write_part(
         facts["regions"] = len(kept)
         marks = table(kept, "regions.csv") if len(kept) else None
     training = table(pd.concat([learnt, loose.assign(label="unknown")]), "training.csv")
-    return Part(name, training, manifests, marks, facts, (*notes,))
+    images = table(together, "test.csv")
+    return Part(name, training, images, manifests, marks, facts, (*notes,))
 
 
 def limit_rows(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:

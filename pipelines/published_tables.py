@@ -50,8 +50,9 @@ class PublishedRow:
     """A row of a paper's table.
 
     ``config`` is ours for the same system, such as ``ddad+backbone=memae``, empty if patchad has
-    none; ``part`` and ``test`` are those the row is about; ``figures`` by our columns; ``source``
-    is the paper.
+    none; ``part`` and ``test`` are those the row is about, both empty for a mean over the parts;
+    ``figures`` by our columns; ``source`` is the paper. Without figures a row only names what is
+    run by default.
     """
 
     label: str
@@ -72,13 +73,13 @@ def figures_of(
     """The figures of one run as rows: scorer, figure, value, low, high.
 
     Args:
-        run: of one test set.
-        labels: of its pictures.
+        run: of all test pictures.
+        labels: of those to judge.
         judged: the content of evaluation.json; None if a class is missing.
         card: of the model.
         model: figures of the model itself.
     """
-    images = run.images
+    images = run.images[[Path(path) in labels for path in run.images["path"]]]
     done = images[images["status"] == "ok"]
     scores = done["score"].to_numpy(np.float64)
     positive = np.array([labels[Path(path)] == "positive" for path in done["path"]], bool)
@@ -156,14 +157,15 @@ def published_report(
     ]
     tests = [*results["test"].unique()]
     parts = [*results["part"].unique()]
-    if average and len(parts) > 1:
+    if average:
         keys = ["seed", "config", "test", "scorer", "figure"]
         mean = results.groupby(keys, sort=False, as_index=False)["value"].mean()
         for test in tests:
             here = mean[mean["test"] == test]
             about = [row for row in published if not row.part and row.test == test]
-            blocks += [f"### Mean of the {len(parts)} parts{_of(test)}", _figures(here, about)]
-    for part in parts:
+            of = f"the {len(parts)} parts" if len(parts) > 1 else parts[0]
+            blocks += [f"### Mean of {of}{_of(test)}", _figures(here, about)]
+    for part in parts if len(parts) > 1 or not average else ():
         for test in tests:
             here = results[(results["part"] == part) & (results["test"] == test)]
             if here.empty:
@@ -184,6 +186,7 @@ def published_report(
 
 def _figures(results: pd.DataFrame, published: Sequence[PublishedRow]) -> str:
     """A table: each configuration, with the published row below, then the baselines."""
+    published = [row for row in published if row.figures]
     own = results[results["scorer"] == ""]
     columns = [*own["figure"].unique()]
     columns += [c for row in published for c in row.figures if c not in columns]

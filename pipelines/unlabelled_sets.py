@@ -100,6 +100,14 @@ def divide_by_lists(stock: Stock, lists: Lists) -> tuple[Pools, list[str]]:
     return pools, [f"{missing} pictures of the split's lists have no file."] if missing else []
 
 
+def _by_view(tested: pd.DataFrame) -> dict[str, set[object]] | None:
+    """Views too, where they are known: what differs between films may be no more than the view."""
+    if "view" not in tested.columns:
+        return None
+    views = {view: own for view, own in tested.groupby("view") if own["label"].nunique() == 2}
+    return {"": {*tested["path"]}, **{f"{v} views": {*own["path"]} for v, own in views.items()}}
+
+
 def _loose(normal: pd.DataFrame, ill: pd.DataFrame, rate: float, count: int) -> pd.DataFrame:
     chosen = nested([*normal.index], [*ill.index], rate, count)
     return pd.concat([ill.loc[[*chosen["positive"]]], normal.loc[[*chosen["negative"]]]])
@@ -155,7 +163,7 @@ def parts_of(
         }
         named = dict(zip(UNSEEN_PARTS, (0.0, UNSEEN_RATE), strict=True))
     else:
-        tests = None
+        tests = _by_view(pools.test)
         named = {rate_name(rate): rate for rate in rates} or {"": RATE}
     count = largest(len(normal), len(ill), named.values(), sizes.unlabelled)
     if limit and len(named) > 1:  # a limit by label would undo the rates

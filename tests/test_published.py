@@ -194,6 +194,31 @@ def test_the_report_lays_published_rows_below_ours() -> None:
     assert "* x: why" in lines
 
 
+def test_published_means_stand_beside_the_mean_of_the_parts() -> None:
+    results = pd.DataFrame(
+        [
+            {"seed": 0, "config": "vae", "part": part, "test": "", "scorer": "", "figure": "PRO",
+             "value": value}
+            for part, value in (("carpet", 0.5), ("zipper", 0.8))
+        ]
+    )  # fmt: skip
+    rows = [
+        published_tables.PublishedRow("VAE", "vae", {"PRO": 0.639}, "them"),
+        published_tables.PublishedRow("no figures", "vae", {}, "them"),
+    ]
+    facts = pd.DataFrame([{"seed": 0, "part": "carpet"}])
+    text = published_tables.published_report(results, facts, rows, [], average=True)
+    lines = text.splitlines()
+    at = lines.index("| `vae` | 0.650 |")
+    assert lines[at + 1] == "| *VAE (them)* | *0.639* |"
+    assert "| `vae` | 0.500 |" in lines  # carpet alone
+    assert "no figures" not in text
+    one = results[results["part"] == "carpet"]
+    text = published_tables.published_report(one, facts, rows, [], average=True)
+    assert "### Mean of carpet" in text
+    assert "*0.639*" in text
+
+
 def stock_of(normal: int, ill: int) -> unlabelled_sets.Stock:
     names = [f"n{k}" for k in range(normal)] + [f"a{k}" for k in range(ill)]
     kinds = [() if name[0] == "n" else (("A",) if k % 2 else ("A", "B"))
@@ -284,3 +309,14 @@ def test_the_lists_of_ddad_give_the_split(tmp_path: Path) -> None:
     assert found["unlabelled"] == {f"a{k}" for k in range(6)} | {f"n{k}" for k in range(2, 6)}
     assert {row.path.stem for row in read_manifest(part.tests[""])} == {"n9", "a7"}
     assert "1 pictures of the split's lists have no file." in part.notes
+
+
+def test_views_are_judged_apart_where_they_are_known(tmp_path: Path) -> None:
+    stock = stock_of(30, 20)
+    views = ["AP" if k % 2 else "PA" for k in range(50)]
+    stock = unlabelled_sets.Stock(stock.rows.assign(view=views))
+    (part,) = unlabelled_sets.parts_of(stock, SIZES, 0, tmp_path)
+    together = {row.path for row in read_manifest(part.tests[""])}
+    apart = [{row.path for row in read_manifest(part.tests[f"{v} views"])} for v in ("AP", "PA")]
+    assert apart[0] | apart[1] == together == {row.path for row in read_manifest(part.images)}
+    assert not apart[0] & apart[1]
