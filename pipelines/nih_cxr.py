@@ -6,6 +6,8 @@ database and benchmarks … CVPR 2017, 2097-2106. Provided by the NIH Clinical C
     python pipelines/nih_cxr.py DATA --out studies/nih_cxr --quick --finding Pneumonia
     python pipelines/nih_cxr.py DATA --out studies/nih-cross --quick --finding Pneumonia \
         --cross-validate 3
+    python pipelines/nih_cxr.py DATA --anomaly-rate 0,0.2,0.4,0.6,0.8,1 --out studies/nih-rate
+    python pipelines/nih_cxr.py DATA --unseen Mass,Nodule --out studies/nih-unseen
 
 DATA is the release's folder: ``images/`` or ``images_001/images/`` …, ``Data_Entry_2017_v2020.csv``
 (or ``Data_Entry_2017.csv``) and ``BBox_List_2017.csv``.
@@ -20,12 +22,15 @@ from typing import Annotated
 
 import pandas as pd
 import typer
+from benchmark import AnomalyRate, Unseen, read_rates, rows_for
 from cross_tables import Column
 from cross_validation import CrossArm, CrossStudy, run_cross_validation
 from folds import Folds, write_folds, write_tables
 from nih_release import BOXES, TABLES, Box, Entry, find_images, read_boxes, read_entries
+from published import Asked, Configs, Limit, Replication, replicate
 from study import Arm, Data, Study, read_seeds, run_study, sample, split_patients
 from study_tables import write_table
+from unlabelled_sets import Sizes, Stock, parts_of
 
 from patchad.device import choose_device
 from patchad.errors import PatchadError, RequestError
@@ -254,6 +259,18 @@ _NOTES = (
 )
 
 
+SIZES = Sizes(4000, 4000, 1000)  # as DDAD's on VinDr-CXR; there is no paper's on this release
+
+
+def stock_of(
+    chosen: Sequence[tuple[Entry, str]], boxes: Sequence[Box], images: Mapping[str, Path]
+) -> Stock:
+    """The images with their findings, for DDAD's ablations; arguments as of :func:`prepare`."""
+    rows, regions = tables(chosen, boxes, images)
+    kinds = [() if label == "negative" else entry.findings for entry, label in chosen]
+    return Stock(rows.assign(kinds=kinds), regions, _NOTES[:1])
+
+
 def _included(patients: int, left_out: str) -> str:
     return f"At most {patients} patients, those with boxes first. Images left out: {left_out}."
 
@@ -285,6 +302,10 @@ def main(
     unlabelled: Annotated[
         float, typer.Option(help="In these tables: share of patients without boxes, unlabelled.")
     ] = 0.0,
+    anomaly_rate: AnomalyRate = "",
+    unseen: Unseen = "",
+    configs: Configs = "",
+    limit: Limit = 0,
 ) -> None:
     """Train on adults without finding, screen the others, AP and PA together and separately."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -302,6 +323,23 @@ def main(
         if tables_only:
             part = take_part(chosen, boxes, patients, 0)
             write_tables(*tables(part, boxes, images), out, unlabelled)
+            return
+        if anomaly_rate or unseen:
+            rates = read_rates(anomaly_rate) if anomaly_rate else ()
+            published = rows_for("nih", rates, unseen)
+            stock = stock_of(take_part(chosen, boxes, patients, 0), boxes, images)
+            ablation = Replication(
+                title="NIH ChestX-ray, "
+                + (f"unseen: {unseen}" if unseen else "anomaly rate")
+                + (", quick" if quick else ""),
+                use="chest",
+                prepare=lambda seed, folder: parts_of(
+                    stock, SIZES, seed, folder, rates=rates, unseen=unseen, limit=limit
+                ),
+                published=published,
+                notes=(_included(patients, reasons),),
+            )
+            print(replicate(ablation, Asked(out, configs, seeds, quick, limit, resume, device)))
             return
         if cross_validate:
             cross = CrossStudy(

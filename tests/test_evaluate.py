@@ -226,6 +226,10 @@ def test_pixels_against_scikit_learn(judged):
             "average_precision": reference.average_precision_score(truth, scores),
             # 36 lesion pixels above 3 of 108, one lesion not having been scored; above: 5 patches
             "dice": 2 * 36 / (108 + 5 * 400),
+            # over a threshold that only the patch of 7 reaches
+            "dice_chosen_on_test": 2 * 36 / (108 + 400),
+            # at 7 a third of the lesions and 364 of 5928 negative pixels; more only beyond 0.3
+            "pro": (364 / 5928 / 6 + (0.3 - 364 / 5928) / 3) / 0.3,
         }
     )
     assert result["pixel"]["counts"]["lesion_pixels_not_scored"] == 36

@@ -27,7 +27,7 @@ def half_disc(shape=(120, 100), tissue=0.5):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"body_part": "knee"}, "breast or chest, not 'knee'"),
+        ({"body_part": "knee"}, "breast, chest or other, not 'knee'"),
         ({"intensity": "log"}, "not 'log'"),
         ({"percentiles": (99.0, 1.0)}, r"\(99.0, 1.0\)"),
         ({"percentiles": (0.0, 101.0)}, "within 0..100"),

@@ -16,6 +16,7 @@ from patchad.commands.selftest_figures import figures
 from patchad.commands.selftest_files import draw, table
 from patchad.commands.selftest_images import negatives, try_images
 from patchad.commands.selftest_lesions import all_wanted
+from patchad.errors import RequestError
 from patchad.files.claim import claimed
 from patchad.files.whole import write_whole
 from patchad.lesions.recipes import SELFTEST as RECIPES
@@ -114,7 +115,13 @@ def measure(
     Raises:
         RequestError: no image can be used.
     """
-    kinds = RECIPES[detector.card.preprocessing.body_part] if kinds is None else kinds
+    part = detector.card.preprocessing.body_part
+    if part not in RECIPES:
+        raise RequestError(
+            f"lesions are drawn into breasts and chests, the model's body part is {part}: evaluate "
+            "it on images of known label instead"
+        )
+    kinds = RECIPES[part] if kinds is None else kinds
     images = min(images, len(rows))
     trials = try_images(
         detector,

@@ -142,7 +142,7 @@ def draft_card(
                 [f"{len(unlabelled)} unlabelled images were used for training too."]
                 * bool(unlabelled)
             ),
-            *fit_note(data.fit),
+            *fit_note(data.fit, config.preprocessing.body_part),
             *depth_note(negative.source.guessed_bits for negative in training),
         ),
         versions=versions(),

@@ -22,11 +22,12 @@ def mismatches(radiograph: Radiograph, prepared: Prepared, card: ModelCard) -> l
         found.append(f"{named[raw]}, trained on {named[data.for_processing]}")
     if card.preprocessing.spacing_mm is None:
         found += _spacing_mismatch(radiograph.spacing_mm, data.spacing_mm)
+    part = card.preprocessing.body_part if card.preprocessing.body_part != "other" else "picture"
     low, high = data.brightness
     slack = max(0.15, high - low)  # of the full range; few training images span too little
     if not low - slack <= prepared.brightness <= high + slack:
         found.append(
-            f"median brightness of the {card.preprocessing.body_part} {prepared.brightness:.2f}, "
+            f"median brightness of the {part} {prepared.brightness:.2f}, "
             f"trained on {low:.2f} to {high:.2f}: inverted, or windowed otherwise?"
         )
     if data.fit is not None and prepared.look is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from patchad.evaluation.estimate import MIN_PATIENTS
 from patchad.evaluation.pixels import LEVELS
+from patchad.evaluation.region_overlap import LIMIT
 
 
 def definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
@@ -51,7 +52,12 @@ def definitions(calibration: Mapping[str, Any]) -> dict[str, str]:
         "the pixel's centre lies in a region; negative: all others of these images. AUROC and "
         f"average precision of heatmap values rounded down to {LEVELS} levels, quantiles of the "
         "patch scores, or of the values of a dense map; Dice, exact, over all these pixels: marked "
-        "or not, against lesion or not.",
+        "or not, against lesion or not. dice_chosen_on_test: of the best threshold on these same "
+        "data, so it is too good, and no threshold to use.",
+        "pixel.pro": "Per-region overlap (Bergmann et al., CVPR 2020): the mean, over connected "
+        "parts of the lesions, of the share above a threshold; the area under it against the share "
+        f"of negative pixels above, up to {LIMIT:g}, divided by {LIMIT:g}. Pixels that were not "
+        "scored are not covered.",
         "by_kind": "Positives of this kind of lesion against the same negatives.",
         "baselines": "Unchanged, higher = more anomalous; never inverted to fit the data. "
         "'beaten': the ci95 of the paired difference in patch AUROC lies above 0.",

@@ -27,6 +27,7 @@ from patchad.evaluation.metrics import (
     weighted_mean,
 )
 from patchad.evaluation.pixels import Pixels
+from patchad.evaluation.region_overlap import best_dice, region_overlap
 
 SPECIFICITIES = (80, 90, 95)  # per cent
 FALSE_MARKS = (0.25, 0.5, 1.0, 2.0, 4.0)  # a negative image
@@ -211,15 +212,20 @@ def patch_threshold_section(samples: Samples, threshold: float, weights: Tensor)
 
 
 def pixel_section(pixels: Pixels, weights: Tensor) -> Section:
-    """AUROC and average precision of pixels, and Dice of the marked pixels."""
+    """AUROC and average precision of pixels, PRO, and Dice of the marked pixels.
+
+    ``dice_chosen_on_test`` is that of the best threshold on these same pixels.
+    """
 
     def statistic(w: Tensor) -> Tensor:
         counts = pixels.ranking.counts(w)
         hit, lesion, above = (w @ pixels.overlaps).unbind(1)
         dice = 2 * hit / (lesion + above)
-        return torch.stack([auroc(counts), average_precision(counts), dice], 1)
+        best = best_dice(counts, lesion)
+        pro = region_overlap(pixels.components, w)
+        return torch.stack([auroc(counts), average_precision(counts), dice, best, pro], 1)
 
-    names = ["auroc", "average_precision", "dice"]
+    names = ["auroc", "average_precision", "dice", "dice_chosen_on_test", "pro"]
     with_lesion = int((pixels.overlaps[:, 1] > 0).sum())
     carriers = min(with_lesion, pixels.negative_patients)
     return Section(estimate(names, statistic, weights, carriers), pixels.counts, {})

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from patchad.errors import RequestError
 from patchad.evaluation.labelling import region_pixels
 from patchad.evaluation.metrics import Ranking, rank
+from patchad.evaluation.region_overlap import Components, component_levels
 from patchad.evaluation.truth import Case, Truth
 from patchad.export.stored_marks import stored_marks
 from patchad.export.tiff import read_heatmap
@@ -25,12 +26,13 @@ class Pixels:
 
     ``ranking`` has heatmap values rounded down to ``LEVELS`` levels; ``overlaps`` (patients, 3)
     float64 counts, exactly, the pixels that are lesion and marked, all lesion pixels, and all
-    marked pixels. ``negative_patients`` have scored pixels outside lesions; ``counts`` is
-    informative only.
+    marked pixels. ``components`` are the connected parts of lesions, as PRO counts them.
+    ``negative_patients`` have scored pixels outside lesions; ``counts`` is informative only.
     """
 
     ranking: Ranking
     overlaps: torch.Tensor
+    components: Components
     negative_patients: int
     counts: dict[str, int]
 
@@ -65,6 +67,7 @@ def tally_pixels(
     edges = np.unique(np.quantile(known, np.linspace(0, 1, LEVELS - 1))).astype(np.float32)
     tally = np.zeros((truth.patients, 2, len(edges) + 1), np.int64)
     overlaps = np.zeros((truth.patients, 3))
+    parts: list[tuple[int, NDArray[np.int64], int]] = []
     unscored = 0
     for case in cases:
         heatmap = read_heatmap(run.heatmap_path(case.image_id))
@@ -81,6 +84,9 @@ def tally_pixels(
         for kind, chosen in enumerate((~inside, inside)):
             found = np.bincount(level[chosen], minlength=len(edges) + 1)
             tally[case.patient, kind] += found
+        whole = np.full(case.shape, -1)
+        whole[scored] = level
+        parts += [(case.patient, *one) for one in component_levels(whole, lesion, len(edges) + 1)]
         above = np.zeros(case.shape, np.bool_)
         for mark in stored_marks(run, rows[case.image_id], calibration, heatmap):
             height, width = mark.mask.shape
@@ -102,7 +108,8 @@ def tally_pixels(
         "lesion_pixels_not_scored": unscored,
     }
     without = int(tally[:, 0].any(1).sum())
-    return Pixels(ranking, torch.from_numpy(overlaps).to(device), without, counts)
+    components = Components.of(parts, tally[:, 0], device)
+    return Pixels(ranking, torch.from_numpy(overlaps).to(device), components, without, counts)
 
 
 def _sampled(run: Run, cases: Sequence[Case]) -> NDArray[np.float32]:

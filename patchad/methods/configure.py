@@ -66,7 +66,14 @@ def resolve(content: Mapping[str, Any], source: str = "configuration") -> Config
     method, own, rest = _parts(content, source)
     _check(method, own, rest, source)
     options: Any = parse(method_of(method).config, own, f"{source}: {method}.")
-    return parse(Config, {**rest, "options": options}, f"{source}: ")
+    config = parse(Config, {**rest, "options": options}, f"{source}: ")
+    parts = method_of(method).needs_with(config.options).body_parts
+    if config.preprocessing.body_part == "other" and len(parts) == 1:
+        raise RequestError(
+            f"{source}: {method} is for the body part {parts[0]} alone, preprocessing.body_part "
+            "is other: take a method that is for any, see patchad methods"
+        )
+    return config
 
 
 def _check(method: str, own: Any, rest: Mapping[str, Any], source: str) -> None:

@@ -145,10 +145,15 @@ def fit_of(negatives: Sequence[tuple[Look | None, str]]) -> Fit | None:
     )
 
 
-def fit_note(fit: Fit | None) -> tuple[str, ...]:
-    """The card's note about a missing fit, or none."""
+def fit_note(fit: Fit | None, part: str = "") -> tuple[str, ...]:
+    """The card's note about a missing fit, or none; ``part`` is the body part."""
     if fit is not None:
         return ()
+    if part == "other":
+        return (
+            "Of pictures of other than breast or chest it is not known what they must look like, "
+            "so a wrong one may pass.",
+        )
     return (
         f"Fewer than {_FEWEST} negatives, or negatives of fewer than {_FEWEST_PATIENTS} patients: "
         "too few to learn what a film must look like, so a wrong one may pass.",

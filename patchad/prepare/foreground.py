@@ -15,10 +15,11 @@ from patchad.core.image import Foreground, Radiograph
 from patchad.errors import ImageError
 from patchad.prepare.resize import resize
 
-BodyPart = Literal["breast", "chest"]
+BodyPart = Literal["breast", "chest", "other"]
 WORK_SIDE = 512  # longest side of the small copy, in pixels
 SMOOTH = 0.02  # radius of the opening / longest side: the strokes of letters are thinner
 SMALLEST = 0.01  # share of the image; a smaller object is no breast or chest
+_NOTHING = {"breast": "no breast", "chest": "no chest", "other": "nothing"}
 
 
 def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
@@ -33,11 +34,13 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     straight line, level or slanted by up to 10°; ``threshold`` is the upper end of black. Air next
     to the body and letters within the field stay. Without margins the field is the whole image.
 
-    Pixels outside the film (``Radiograph.outside``) are in neither.
+    ``other`` is any other picture, such as an OCT scan or a fundus: all of it is foreground.
+
+    Pixels outside the film (``Radiograph.outside``) are in none.
 
     Args:
         radiograph: the image as read.
-        body_part: ``breast`` or ``chest``.
+        body_part: ``breast``, ``chest`` or ``other``.
 
     Raises:
         ImageError: the image is constant, or nothing in it could be a breast or a chest.
@@ -46,9 +49,11 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
     low, high = float(pixels.min()), float(pixels.max())
     if not high > low:
         raise ImageError(
-            f"every pixel is {low:g}, so there is no {body_part} to find: check that "
+            f"every pixel is {low:g}, so there is {_NOTHING[body_part]} to find: check that "
             "the file holds an image, and its window"
         )
+    if body_part == "other":
+        return _picture(radiograph)
     scale = min(1.0, WORK_SIDE / max(pixels.shape))
     rows, cols = (max(1, round(length * scale)) for length in pixels.shape)
     small = resize(pixels, (rows, cols))
@@ -64,7 +69,7 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
             method = "chest: straight black or white margins cut off"
             measures = {}
         case _:
-            raise ValueError(f"body_part is breast or chest, not {body_part!r}")
+            raise ValueError(f"body_part is breast, chest or other, not {body_part!r}")
     if scale < 1:  # the outermost pixels of the copy blend with those beyond the edge
         mask = ndimage.binary_erosion(mask, np.ones((3, 3), bool), border_value=1)
     if mask.mean() < SMALLEST:
@@ -82,6 +87,17 @@ def find_foreground(radiograph: Radiograph, body_part: BodyPart) -> Foreground:
                 f"padding, shutter or collimator cover all of the {body_part}: export it again"
             )
     return Foreground(whole, method, threshold, {"area_fraction": float(whole.mean()), **measures})
+
+
+def _picture(radiograph: Radiograph) -> Foreground:
+    """The whole picture, but for padding, shutter and collimator."""
+    mask = np.ones(radiograph.shape, bool)
+    if radiograph.outside is not None:
+        mask &= ~radiograph.outside
+    if not mask.any():
+        raise ImageError("padding, shutter or collimator cover all of the picture: export it again")
+    area = {"area_fraction": float(mask.mean())}
+    return Foreground(mask, "other: the whole picture", np.nan, area)
 
 
 def _breast(pixels: NDArray[np.float32]) -> tuple[NDArray[np.bool_], float]:

@@ -47,8 +47,10 @@ def lie_of(
     A breast is upright if rows run to anterior or posterior and columns to the feet, or from
     lateral to medial. A chest is upright if columns run to the feet and, seen from the front, rows
     to the patient's left; a mirrored one is mirrored back. A picture that clearly is upright stays
-    as it is, with a caution, whatever the header says.
+    as it is, with a caution, whatever the header says. Other pictures are never turned.
     """
+    if body_part == "other":
+        return Lie(AS_STORED, source)
     turn = _upright(source, body_part)
     if turn in (AS_STORED, MIRRORED):
         return Lie(turn, turned(source, turn))

@@ -27,9 +27,11 @@ MOST_PIXELS = 2**28  # of one image after resampling: 1 GiB of float32
 class Preprocessing:
     """How a radiograph is prepared before it is cut into patches; stored in the card.
 
-    ``body_part`` chooses how the foreground is found. ``intensity``: ``voi`` keeps the pixels as
-    read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local`` subtracts the
-    local mean and divides by the local standard deviation, both Gaussian with ``local_radius_mm``.
+    ``body_part`` chooses how the foreground is found: of a ``breast``, of a ``chest``, or, of
+    ``other`` pictures (OCT, brain, fundus, textures), all of it. ``intensity``: ``voi`` keeps the
+    pixels as read; ``percentiles`` maps these foreground percentiles to 0 and 1; ``local``
+    subtracts the local mean and divides by the local standard deviation, both Gaussian with
+    ``local_radius_mm``.
     ``spacing_mm`` is the pixel spacing that images are resampled to; None keeps their own pixels.
     ``canonical_side`` mirrors breasts whose chest wall is on the right, so that a method sees all
     of them on one side; see :func:`patchad.prepare.orientation.chest_wall`. ``voi`` is how the grey
@@ -52,7 +54,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.body_part not in get_args(BodyPart):
-            raise RequestError(f"body_part is breast or chest, not {self.body_part!r}")
+            raise RequestError(f"body_part is breast, chest or other, not {self.body_part!r}")
         if self.intensity not in get_args(Intensity):
             raise RequestError(f"intensity is voi, percentiles or local, not {self.intensity!r}")
         if self.voi not in get_args(Voi):
@@ -114,7 +116,7 @@ class Prepared:
     assumed_mm: tuple[float, float] | None = (
         None  # the assumed spacing (row, col) of the image as read
     )
-    look: Look | None = None  # of the whole film; None if this was not prepared from one
+    look: Look | None = None  # of the whole film; None of other pictures, or parts
 
     def __post_init__(self) -> None:
         self.pixels.flags.writeable = False
@@ -185,7 +187,8 @@ def prepare(radiograph: Radiograph, preprocessing: Preprocessing) -> Prepared:
     spacing = spacing and turn.pair(spacing)
     step = spacing or turn.pair(radiograph.step)
     scale: Scale = "unknown" if spacing is None else "known" if assumed is None else "assumed"
-    look = look_at(pixels, mask, body_part, step, scale)
+    # other pictures may be of anything, so there is no look that they must have
+    look = None if body_part == "other" else look_at(pixels, mask, body_part, step, scale)
     shape, target = turn.pair(radiograph.shape), preprocessing.spacing_mm
     if target is not None:
         spacing = require_spacing(spacing, f"to resample to {target:g} mm")

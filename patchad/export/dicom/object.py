@@ -158,8 +158,9 @@ class Finding:
 
     @property
     def body_part(self) -> str:
-        """Body Part Examined of the source, else the model's body part."""
-        part = text_of(self.header, "BodyPartExamined") or self.card.preprocessing.body_part
+        """Body Part Examined of the source, else the model's body part; empty if unknown."""
+        own = self.card.preprocessing.body_part
+        part = text_of(self.header, "BodyPartExamined") or (own if own != "other" else "")
         return part.upper()
 
     def locate(self, dataset: Dataset) -> None:
