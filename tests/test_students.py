@@ -1,6 +1,7 @@
 """Nets of patches, the teacher that is trained on negatives, and the students."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,6 +244,25 @@ def test_a_file_without_the_teacher_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"PK\x03\x04 pickled by torch")
     with pytest.raises(RequestError, match=r"not a safetensors file.*convert them by safetensors"):
         fitted("students", replace(TINY, weights=str(file)), films())
+    whole = state(students.build(TINY, setting_with()))
+    first = "teachers.17.convolutions.0.weight"
+    for changed, said in (
+        (whole[first] * torch.nan, "NaN or infinity"),
+        (whole[first].to(torch.complex64), "is of complex64"),
+    ):
+        save_file({**whole, first: changed}, file)
+        with pytest.raises(RequestError, match=rf"convolutions\.0\.weight .*{said}"):
+            fitted("students", replace(TINY, weights=str(file)), films())
+    header = b'{"a":{"dtype":"F8_E8M0","shape":[2],"data_offsets":[0,2]}}'  # which torch can't name
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(RequestError, match=r"not a safetensors file that can be read"):
+        fitted("students", replace(TINY, weights=str(file)), films())
+    with pytest.raises(RequestError, match=r"not a safetensors file that can be read"):
+        fitted("students", replace(TINY, weights="a\0b"), films())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(RequestError, match="is not a file"):
+        fitted("students", replace(TINY, weights=str(pipe)), films())
     with pytest.raises(RequestError, match=r"cannot be read \(No such file"):
         fitted("students", replace(TINY, weights=str(tmp_path / "none")), films())
 
