@@ -24,6 +24,7 @@ from patchad.learn.run import GivenUp, Run
 
 T = TypeVar("T")
 _LOOKED_AT = 20.0  # seconds of steps that show the pace
+_OF_ONE = "Expected more than 1 value per channel"  # what PyTorch's batch norm says
 _EPOCH = 50  # steps at least between checkpoints, where passes over the data are shorter
 
 
@@ -79,7 +80,8 @@ def train(
 
     Raises:
         GivenUp: ``health`` found a fault.
-        TrainingError: the loss is no longer a number, or the device has too little memory.
+        TrainingError: the loss is no longer a number, the device has too little memory, or batch
+            norm was given one example.
         ModelError: the checkpoint cannot be used.
         RequestError: the checkpoint is of another training.
     """
@@ -101,6 +103,13 @@ def train(
             raise TrainingError(
                 f"{run.device} has too little memory for this training: lower the batch_size, or "
                 "train with --device cpu"
+            ) from None
+        except ValueError as error:
+            if _OF_ONE not in str(error):
+                raise
+            raise TrainingError(
+                f"{stage} came to a step of one example, and batch norm needs two at least: raise "
+                "the batch_size, or give more films"
             ) from None
         if not math.isfinite(mean):
             raise TrainingError(
@@ -168,7 +177,8 @@ def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callab
     """Batches in which each of ``count`` examples comes once a pass, in a new order each time.
 
     Several short passes make one epoch of the loop, so that checkpoints don't take longer than
-    steps. A last batch of one example is left out, since batch norm can't work with it.
+    steps. A last batch of one example is left out, since batch norm can't work with it; batches
+    of one throughout are as asked for.
 
     Returns:
         The epochs, the steps of an epoch, and a ``draw`` for :func:`train`: (B,) int64 on the CPU.

@@ -92,6 +92,7 @@ def fit_autoencoder(
         draw=draw,
         losses=losses,
         health=check,
+        remedy=f"lower {name}.learning_rate, or give more films",
     )
     longer = f"raise {name}.epochs or {name}.learning_rate"
     judge(run, redrawn, probe, epochs * steps, longer, longer)
