@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import fitted, on_cpu, prepared, setting_with, training_set
+from builders import fitted, on_cpu, prepared, run_with, setting_with, training_set
 
 from patchad.errors import RequestError, TrainingError
+from patchad.learn.run import GivenUp
 from patchad.methods import method_of
 from patchad.methods.configure import read_config
 from patchad.methods.parts.backbone import Backbone, check_side
@@ -120,6 +121,22 @@ def test_dead_networks_are_given_up(method, monkeypatch: pytest.MonkeyPatch) -> 
     config = method.Config(side=16, channels=(2,) * 4, hidden=4, code=2, epochs=1, restarts=2)
     with pytest.raises(TrainingError, match=r"Try 2 of 2.*redraws every film as the same picture"):
         fitted(method.NAME, config, training_set(films))
+
+
+@pytest.mark.parametrize("steps", [999, 1000])
+def test_an_idle_memory_starts_again(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long training; another seed of a short one would be as idle."""
+    monkeypatch.setattr(memae, "fit_autoencoder", lambda *_, **__: steps)
+    config = memae.Config(side=16, channels=(2, 2), hidden=4, code=3, slots=5)
+    module = memae.build(config, setting_with())
+    torch.nn.init.zeros_(module.network.memory.prototypes)
+    pictures, run = torch.rand(6, 1, 16, 16), run_with()
+    if steps >= 1000:
+        with pytest.raises(GivenUp, match="the memory does little: all of 6 films"):
+            memae.fit_to(module, config, pictures, run)
+        return
+    memae.fit_to(module, config, pictures, run)
+    assert "after only 999 steps: the memory does little" in run.notes[0]
 
 
 TINY: dict[str, object] = {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 2}

@@ -163,11 +163,23 @@ def test_small_patches_are_refused(method) -> None:
     method.build(method.Config(**enough), replace(SETTING, patch_size=60))
 
 
+def test_any_seed_finds_centres() -> None:
+    seed = 2**32 + 5  # which scikit-learn doesn't take
+    for name, config in (
+        ("k_means", k_means.Config(**SMALL, centres=3)),
+        ("cnn_dictionary", cnn_dictionary.Config(**SMALL, features="teacher", words=3)),
+    ):
+        assert fitted(name, config, films(), run_with(seed, SETTING)).seed == seed
+
+
 def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(RequestError, match=r"oc_svm\.nu must be more than 0"):
         oc_svm.build(oc_svm.Config(nu=0.0), SETTING)
     with pytest.raises(RequestError, match=r"k_means\.centres or more, got 5 and 6"):
         k_means.build(k_means.Config(samples=5, centres=6), SETTING)
+    alone = k_means.Config(**{**SMALL, "teacher_batch": 1}, centres=3)
+    with pytest.raises(RequestError, match="teacher_batch must be 2 or more, got 1"):
+        fitted("k_means", alone, films(), run_with(0, SETTING))
     teacher = cnn_dictionary.Config(features="teacher", words=3, nearest=4)
     with pytest.raises(RequestError, match=r"got 4, 3 and 50000"):
         cnn_dictionary.build(teacher, SETTING)

@@ -282,8 +282,9 @@ def _fit_ensemble(
             aeu.note_certainty(member, pictures, data, run)
 
     method = replace(backbone.METHOD, learn=learn_one)
+    kinds = 2 if config.score in _DUAL else 1
     for number, seed in enumerate(seeds):
-        own = replace(run.member(f"{name}{number + 1}"), seed=seed)
+        own = replace(run.member(f"{name}{number + 1}", kinds * len(seeds)), seed=seed)
         ensemble.members[number] = fit(method, backbone_config(config), data, own).module
 
 

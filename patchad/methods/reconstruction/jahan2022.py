@@ -135,9 +135,9 @@ class Ranks(nn.Module):
 
     def learn(self, sample: Tensor) -> None:
         """Take a sample (n,)."""
-        sample = sample.double()
-        shares = torch.linspace(0, 1, _POINTS, dtype=sample.dtype, device=sample.device)
-        self.quantiles.copy_(sample.quantile(shares))
+        sample = sample.cpu().double()  # not every device has float64
+        shares = torch.linspace(0, 1, _POINTS, dtype=sample.dtype)
+        self.quantiles.copy_(sample.quantile(shares).float())
         self.spread.copy_(sample.std(correction=0).clamp_min(1e-12))
 
     def forward(self, values: Tensor) -> Tensor:

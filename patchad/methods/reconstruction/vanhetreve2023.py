@@ -143,7 +143,8 @@ def learn(module: VanHetReve2023, config: Config, data: TrainingSet, run: Run) -
     )
     with torch.inference_mode():
         each = batches(len(pictures), _AT_ONCE)
-        errors = torch.cat([module.maps(pictures[part]).mean((1, 2)) for part in each]).double()
+        errors = torch.cat([module.maps(pictures[part]).mean((1, 2)) for part in each])
+    errors = errors.cpu().double()  # not every device has float64
     module.mean.copy_(errors.mean())
     module.deviation.copy_(errors.std(correction=0).clamp_min(1e-12))  # of one film it is 0
 
