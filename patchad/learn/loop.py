@@ -26,6 +26,7 @@ T = TypeVar("T")
 _LOOKED_AT = 20.0  # seconds of steps that show the pace
 _OF_ONE = "Expected more than 1 value per channel"  # what PyTorch's batch norm says
 _EPOCH = 50  # steps at least between checkpoints, where passes over the data are shorter
+_LONGEST = 5  # times as many at most, where fewer steps can be had
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +186,7 @@ def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callab
     """
     size = min(batch_size, count)
     each = count // size + (count % size > 1)
-    divisors = (n for n in range(1, passes) if passes % n == 0)
-    together = next((n for n in divisors if n * each >= _EPOCH), passes)
+    together = _together(each, passes)
     order: list[Tensor] = []
 
     def draw(step: Step) -> Tensor:
@@ -196,6 +196,19 @@ def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callab
         return order[0][number * size : (number + 1) * size]
 
     return passes // together, together * each, draw
+
+
+def _together(each: int, passes: int) -> int:
+    """How many passes of ``each`` steps make an epoch: a divisor of ``passes``.
+
+    As few as give an epoch enough steps; fewer where that would be many times as many, as with a
+    prime number of passes: a training that is stopped loses its epoch.
+    """
+    divisors = [n for n in range(1, passes + 1) if passes % n == 0]
+    enough = next((n for n in divisors if n * each >= _EPOCH), passes)
+    if enough * each <= _LONGEST * _EPOCH:
+        return enough
+    return max((n for n in divisors if n < enough), default=enough)
 
 
 class _Pace:
