@@ -139,6 +139,24 @@ def test_an_image_score_of_its_own_has_a_scale_of_its_own(tmp_path: Path) -> Non
     assert pooled_run.Scale.of_any(own) == pooled_run.Scale()
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_the_scale_is_that_of_the_scores_whatever_their_unit(unit: float, tmp_path: Path) -> None:
+    """Such as squared errors of a good network, or distances of codes drawn to one point."""
+    run = read_run(make_run(tmp_path, {"a": (1, 2, 3, 4)}))
+    card = run.settings["card"]
+    card["calibration"]["patch_shares"] = {
+        "values": [0.0, 5.0 * unit], "below": [0.0, 1.0], "at_most": [0.0, 1.0],
+    }  # fmt: skip
+    centre, spread = pooled_run.Scale.of_negatives(run).patches
+    assert (centre / unit, spread / unit) == pytest.approx((2.5, 1.7065))
+    card["calibration"]["patch_shares"]["values"] = [unit, unit]
+    centre, spread = pooled_run.Scale.of_negatives(run).patches
+    assert centre == unit
+    assert spread > 0
+    card["calibration"]["patch_shares"]["values"] = [0.0, 0.0]
+    assert pooled_run.Scale.of_negatives(run).patches == (0.0, 1.0)
+
+
 def test_what_another_configuration_gave_is_not_taken_over(tmp_path: Path) -> None:
     """A study begun with the paper's options can't go on as one of quick ones."""
     long, quick = (read_config("wei2018", ["calibration.folds=0"], quick=q) for q in (False, True))
