@@ -19,7 +19,7 @@ from typing import Annotated
 import pandas as pd
 import torch
 import typer
-from compare_arm import Done, Task, run_task
+from compare_arm import Done, Task, require_same, run_task
 from compare_judged import Arm, Judged, clock, judge
 from compare_tables import compare_report
 from film_store import FilmStore
@@ -176,7 +176,8 @@ def run_comparison(
         The report, as written to ``results.md``.
 
     Raises:
-        PatchadError: the manifest or the regions are wrong, or ``out`` holds another study.
+        PatchadError: the manifest or the regions are wrong, or ``out`` holds another study, or
+            what an arm of the same name gave with another configuration.
     """
     films = read_films(manifest)
     if regions is not None:
@@ -205,6 +206,7 @@ def run_comparison(
         for arm in arms
         if arm.config is not None
     ]
+    require_same(tasks)
     done = run_tasks(tasks, jobs)
     result = judge(arms, tasks, done, dealt[seeds[0]], regions, seeds, device)
     trained = sum(seconds for one in done.values() for seconds in one.training_cpu)

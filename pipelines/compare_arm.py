@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from film_store import FilmStore
@@ -27,7 +28,7 @@ from study import say
 from patchad.commands.screen import screen_run
 from patchad.commands.train import train
 from patchad.engine.screener import ScreenOptions
-from patchad.errors import PatchadError
+from patchad.errors import PatchadError, RequestError
 from patchad.files.whole import write_whole
 from patchad.model.config import Config
 from patchad.model.trained_on import among
@@ -98,6 +99,39 @@ def run_task(task: Task) -> Done:
     done = Done(reason=f"its process {how}: perhaps there was too little memory")
     _write(task.folder, done)
     return done
+
+
+def require_same(tasks: Sequence[Task]) -> None:
+    """Refuse to take over what was finished with another configuration of the same name.
+
+    Raises:
+        RequestError: a finished task had another.
+    """
+    for task in tasks:
+        done = read_done(task.folder)
+        if done is None or done.reason:
+            continue
+        then = _flat(read_run(task.pooled).settings["card"]["config"])
+        now = _flat(json.loads(json.dumps(task.config.as_dict())))
+        apart = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+        if apart:
+            key = apart[0]
+            raise RequestError(
+                f"{task.name} of seed {task.seed} was finished with another configuration "
+                f"({key}: {then.get(key)} then, {now.get(key)} now): give it another name, or "
+                "choose another --out"
+            )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables as one, keys dotted."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def read_done(folder: Path) -> Done | None:

@@ -20,6 +20,7 @@ from patchad.store.run import Run, heatmap_path, patches_path, write_run
 
 Shift = tuple[float, float]  # centre and spread
 AS_IS: Shift = (0.0, 1.0)
+_LEAST = 1e-6  # of the scores: a spread below that is rounding
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Scale:
         """
         shares = Shares(**run.settings["card"]["calibration"]["patch_shares"])
         low, middle, high = (shares.quantile(share) for share in (0.1587, 0.5, 0.8413))
-        own = middle, max((high - low) / 2, 1e-6)
+        least = _LEAST * max(abs(low), abs(high))  # scores are in units of any size
+        own = middle, max((high - low) / 2, least) or 1.0
         return cls(own, own, own)
 
     @classmethod

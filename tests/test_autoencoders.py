@@ -5,14 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import fitted, on_cpu, prepared, setting_with, training_set
+from builders import fitted, on_cpu, prepared, run_with, setting_with, training_set
 
 from patchad.errors import RequestError, TrainingError
+from patchad.learn.run import GivenUp
+from patchad.methods import method_of
+from patchad.methods.configure import read_config
 from patchad.methods.parts.backbone import Backbone, check_side
 from patchad.methods.parts.memory import Memory, address, entropy
 from patchad.methods.parts.whole_film import respond, square
 from patchad.methods.reconstruction import ae, aeu, memae
 from patchad.methods.reconstruction.aeu import discounted
+from patchad.model.options import parse
 
 
 def test_the_network_has_as_many_parameters_as_published() -> None:
@@ -117,3 +121,58 @@ def test_dead_networks_are_given_up(method, monkeypatch: pytest.MonkeyPatch) -> 
     config = method.Config(side=16, channels=(2,) * 4, hidden=4, code=2, epochs=1, restarts=2)
     with pytest.raises(TrainingError, match=r"Try 2 of 2.*redraws every film as the same picture"):
         fitted(method.NAME, config, training_set(films))
+
+
+@pytest.mark.parametrize("steps", [999, 1000])
+def test_an_idle_memory_starts_again(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long training; another seed of a short one would be as idle."""
+    monkeypatch.setattr(memae, "fit_autoencoder", lambda *_, **__: steps)
+    config = memae.Config(side=16, channels=(2, 2), hidden=4, code=3, slots=5)
+    module = memae.build(config, setting_with())
+    torch.nn.init.zeros_(module.network.memory.prototypes)
+    pictures, run = torch.rand(6, 1, 16, 16), run_with()
+    if steps >= 1000:
+        with pytest.raises(GivenUp, match="the memory does little: all of 6 films"):
+            memae.fit_to(module, config, pictures, run)
+        return
+    memae.fit_to(module, config, pictures, run)
+    assert "after only 999 steps: the memory does little" in run.notes[0]
+
+
+TINY: dict[str, object] = {"side": 32, "channels": [4, 8, 8, 8], "hidden": 32, "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "films"),
+    [
+        ("ae", TINY, 1),
+        ("vae", {**TINY, "batch_size": 1}, 3),
+        ("deep_svdd", {"pretraining": 1, "epochs": 1, "patches_per_epoch": 1}, 3),
+        ("aae", {**TINY, "batch_size": 1}, 3),
+    ],
+)
+def test_steps_of_one_example_are_refused_in_words(
+    name: str, options: dict[str, object], films: int
+) -> None:
+    rng = np.random.default_rng(0)
+    data = training_set([prepared(rng.random((64, 48))) for _ in range(films)])
+    config = parse(method_of(name).config, options, f"{name}.")
+    with pytest.raises(TrainingError, match=r"step of one example.*raise the batch_size"):
+        fitted(name, config, data)
+
+
+@pytest.mark.parametrize("name", ["ae", "memae", "aeu", "ceae", "cevae", "vae", "kde", "ddad"])
+def test_options_that_no_network_has_are_refused(name: str) -> None:
+    for wrong in ("channels=[]", "betas=[0.5, 1.0]", "betas=[-0.1, 0.9]", "betas=[nan, 0.9]"):
+        with pytest.raises(RequestError, match=rf"{name}\.{wrong.partition('=')[0]}"):
+            read_config(name, [f"{name}.{wrong}"])
+    with pytest.raises(RequestError, match=r"jahan2022\.filters"):
+        read_config("jahan2022", ["jahan2022.filters=[]"])
+
+
+def test_a_network_that_is_given_up_has_a_remedy() -> None:
+    rng = np.random.default_rng(0)
+    data = training_set([prepared(rng.random((64, 48))) for _ in range(4)])
+    config = parse(memae.Config, {**TINY, "shrink": 0.9, "restarts": 1}, "memae.")
+    with pytest.raises(TrainingError, match=r"same picture\. Lower memae\.learning_rate, or give"):
+        fitted("memae", config, data)

@@ -327,6 +327,31 @@ def test_what_does_not_fit_together_is_refused(tmp_path, second, message):
     assert not (tmp_path / "comparison").exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("calibration", {"pooling": "median"}),
+        ("calibration", {"pooling": ["max"]}),
+        ("calibration", {"pooling": "top_mean", "top_k": "3"}),
+        ("calibration", {"made_on": 5}),
+        ("config", {"wei2018": {"epochs": math.nan}}),
+        ("data", {"trained_on": 5}),
+        ("data", ["ab"]),
+        ("settings", [1]),
+    ],
+)
+def test_a_card_of_another_kind_is_refused(tmp_path, part, changed):
+    """As another version may have written it, or a hand."""
+    first, other = (make_run(tmp_path, ONE, called=name) for name in ("a", "other"))
+    settings = json.loads((other / "run.json").read_text())
+    place = settings if part == "settings" else settings["card"]
+    own = place.get(part, {})
+    place[part] = {**own, **changed} if isinstance(changed, dict) else changed
+    (other / "run.json").write_text(json.dumps(settings))
+    with pytest.raises(RequestError, match=r"the card in .*other is not one that patchad"):
+        judge(tmp_path, [first, other])
+
+
 def test_one_run_is_no_comparison(tmp_path):
     with pytest.raises(RequestError, match="two runs or more"):
         judge(tmp_path, [make_run(tmp_path, ONE)])

@@ -1,6 +1,8 @@
 """Comparing configurations: what is dealt, kept and pooled, and the whole chain on phantoms."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from patchad.errors import RequestError
 from patchad.evaluation.common import match_runs
 from patchad.evaluation.comparison import ALL, mean_row, rows_of
 from patchad.evaluation.metrics import resample
+from patchad.methods.configure import read_config
+from patchad.model.config import Config
 from patchad.prepare.preprocess import Preprocessing
 from patchad.prepare.workers import Fault, How, Ready, read_ahead
 from patchad.read.manifest import ManifestRow, read_manifest
@@ -133,6 +137,44 @@ def test_an_image_score_of_its_own_has_a_scale_of_its_own(tmp_path: Path) -> Non
         assert scale.images == pytest.approx(expected)
     own.settings["card"]["method"] = "fused"
     assert pooled_run.Scale.of_any(own) == pooled_run.Scale()
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_the_scale_is_that_of_the_scores_whatever_their_unit(unit: float, tmp_path: Path) -> None:
+    """Such as squared errors of a good network, or distances of codes drawn to one point."""
+    run = read_run(make_run(tmp_path, {"a": (1, 2, 3, 4)}))
+    card = run.settings["card"]
+    card["calibration"]["patch_shares"] = {
+        "values": [0.0, 5.0 * unit], "below": [0.0, 1.0], "at_most": [0.0, 1.0],
+    }  # fmt: skip
+    centre, spread = pooled_run.Scale.of_negatives(run).patches
+    assert (centre / unit, spread / unit) == pytest.approx((2.5, 1.7065))
+    card["calibration"]["patch_shares"]["values"] = [unit, unit]
+    centre, spread = pooled_run.Scale.of_negatives(run).patches
+    assert centre == unit
+    assert spread > 0
+    card["calibration"]["patch_shares"]["values"] = [0.0, 0.0]
+    assert pooled_run.Scale.of_negatives(run).patches == (0.0, 1.0)
+
+
+def test_what_another_configuration_gave_is_not_taken_over(tmp_path: Path) -> None:
+    """A study begun with the paper's options can't go on as one of quick ones."""
+    long, quick = (read_config("wei2018", ["calibration.folds=0"], quick=q) for q in (False, True))
+    folder = tmp_path / "seed0" / "wei2018"
+    made = make_run(folder, {"a": (1, 2, 3, 4)}, called="pooled", config=long.as_dict())
+    assert read_run(made).settings["card"]["config"]["wei2018"]["epochs"] == 500
+    (folder / compare_arm.DONE).write_text(json.dumps(asdict(compare_arm.Done(scored=1))))
+
+    def task(config: Config) -> compare_arm.Task:
+        return compare_arm.Task("wei2018", config, 0, (), folder, film_store.FilmStore(folder), "")
+
+    compare_arm.require_same([task(long)])
+    with pytest.raises(RequestError, match=r"wei2018\.epochs: 500 then, 40 now"):
+        compare_arm.require_same([task(quick)])
+    (folder / compare_arm.DONE).write_text(json.dumps(asdict(compare_arm.Done(reason="memory"))))
+    compare_arm.require_same([task(quick)])  # what failed is tried again
+    (folder / compare_arm.DONE).unlink()
+    compare_arm.require_same([task(quick)])
 
 
 def run_card(run: Path, **changes) -> dict:

@@ -11,6 +11,7 @@ from patchad.methods.configure import check_config, read_config, resolve
 from patchad.methods.declared import (
     body_parts,
     declared_options,
+    defaults,
     members,
     own_setting,
     purpose_of,
@@ -329,6 +330,21 @@ def test_quick_options_take_the_place_of_the_papers_but_not_of_overrides() -> No
     assert read_config("igd", ["igd.epochs=7"], quick=True).options.epochs == 7
     assert read_config("wei2018", quick=True).options.epochs == 40  # though its file says 500
     check_config("wei2018", ["wei2018.epochs=3"], quick=True)
+
+
+@pytest.mark.parametrize("field", [17, 33, 65])
+def test_quick_leaves_what_a_file_has_other_than_the_paper(field: int) -> None:
+    quick = read_config(f"students_{field}", quick=True).options
+    assert quick.fields == (field,)
+    assert (quick.width, quick.epochs) == (32, 2)
+    assert read_config("students", quick=True).options.fields == (17, 33)
+
+
+def test_defaults_read_from_the_source_are_the_methods_own() -> None:
+    for method in all_methods():
+        for key, value in defaults(method.name).items():
+            assert value == getattr(method.config, key), (method.name, key)
+    assert defaults("students")["fields"] == (17, 33, 65)
 
 
 @pytest.mark.parametrize("name", ["chest", "convergence"])

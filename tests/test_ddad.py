@@ -14,12 +14,15 @@ from builders import CPU, fitted, prepared, run_with, same, setting_with, state,
 import patchad
 from patchad.commands.train import train
 from patchad.errors import RequestError, TrainingError
+from patchad.learn.fitting import Fitted, build
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods import load
 from patchad.methods.configure import read_config
 from patchad.methods.parts.refining import Refiner, RefinerTraining, fit_refiner, found_pasted
-from patchad.methods.reconstruction import aeu
+from patchad.methods.reconstruction import aeu, ddad
 from patchad.methods.reconstruction.ddad import METHOD, Config, Ddad, error, inter, intra
+from patchad.model.method import Method
 from patchad.model.options import parse
 
 SIDE = 16
@@ -342,3 +345,19 @@ def test_a_manifest_with_unlabelled_films_trains_by_command(
     result = patchad.screen(film, detector)
     assert np.isfinite(result.heatmap.values).any()
     assert np.isfinite(result.score)
+
+
+@pytest.mark.parametrize(("score", "trainings"), [("rec", 1), ("intra", 3), ("inter", 6)])
+def test_the_pace_counts_all_networks(
+    score: str, trainings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    def fit(method: Method, config: object, _: TrainingSet, run: Run) -> Fitted:
+        told.append(run.repeats)
+        return Fitted(build(method, config, run.setting, run.seed), run.seed)
+
+    monkeypatch.setattr(ddad, "fit", fit)
+    config = config_with(score=score, networks=3)
+    ddad.learn(ddad.build(config, setting_with()), config, films(), run_with(0, repeats=2))
+    assert told == [2 * trainings] * trainings

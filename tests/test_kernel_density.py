@@ -10,11 +10,15 @@ from sklearn.neighbors import KernelDensity as Estimate
 
 from patchad.errors import RequestError, TrainingError
 from patchad.learn.checkpoint import epoch_generator
+from patchad.learn.fitting import build
 from patchad.learn.run import GivenUp
+from patchad.methods import method_of
+from patchad.methods.configure import read_config
 from patchad.methods.density import kde
 from patchad.methods.parts.kernel_density import _BANDWIDTHS, KernelDensity, choose_bandwidth
 from patchad.methods.reconstruction import jahan2022
 from patchad.methods.reconstruction.jahan2022 import Ranks, split
+from patchad.model.method import setting_of
 
 FIRST = np.random.default_rng(0).normal(3, 2, (40, 5))
 
@@ -64,6 +68,10 @@ def test_the_bandwidth_is_the_likeliest_for_codes_left_out() -> None:
 
 
 def test_codes_without_a_density_are_refused() -> None:
+    for name in ("kde", "jahan2022"):  # before anything is trained
+        config = read_config(name, [f"{name}.kernels=1"])
+        with pytest.raises(RequestError, match="2 kernels at least, got kernels = 1"):
+            build(method_of(name), config.options, setting_of(config), 0)
     with pytest.raises(GivenUp, match="the codes of all training films are the same"):
         choose_bandwidth(np.ones((5, 3)))
     with pytest.raises(TrainingError, match="needs two training films at least, got 1"):

@@ -315,3 +315,16 @@ def test_each_example_comes_once_a_pass() -> None:
     assert len({tuple(one) for one in passes}) > 20
     assert shuffled(8, 3, 100)[1] % 3 == 0
     assert shuffled(2, 64, 3)[:2] == (1, 3)
+
+
+def test_a_prime_number_of_passes_is_not_one_epoch() -> None:
+    """Whose end would be the first checkpoint."""
+    assert shuffled(640, 64, 251)[:2] == (251, 10)
+    assert shuffled(3136, 64, 997)[:2] == (997, 49)
+    assert shuffled(640, 64, 2 * 251)[:2] == (251, 20)
+    assert shuffled(3200, 64, 997)[:2] == (997, 50)  # a pass may be as long as it is
+    assert shuffled(64_000, 64, 3)[:2] == (3, 1000)
+    for count in (60, 100, 640, 4000):  # the published 250 passes have steps enough
+        epochs, steps, _ = shuffled(count, 64, 250)
+        assert epochs * steps == 250 * (count // 64 + (count % 64 > 1))
+        assert 50 <= steps <= 125

@@ -47,6 +47,16 @@ def test_a_card_says_that_it_was_quick() -> None:
     assert not quick_note(read_config("convergence"))
 
 
+def test_a_quick_card_lists_what_is_not_the_papers_whatever_else_was_set() -> None:
+    mixed = read_config("students", ["students.epochs=3", "students.side=256"], quick=True)
+    note = quick_note(mixed)
+    assert "width 32 for 128" in note
+    assert "epochs 3 for 100" in note
+    assert "side" not in note
+    assert "fields [17]" in quick_note(read_config("students_17", quick=True))
+    assert not quick_note(read_config("students_17"))
+
+
 @pytest.mark.parametrize("repeats", [1, 6])
 def test_the_loop_tells_once_how_long_it_will_take(
     repeats: int, monkeypatch: pytest.MonkeyPatch

@@ -17,9 +17,10 @@ from sklearn.svm import OneClassSVM
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchad.errors import RequestError
+from patchad.errors import RequestError, TrainingError
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.training_set import TrainingSet
+from patchad.methods import method_of
 from patchad.methods.configure import read_config
 from patchad.methods.density import cnn_dictionary, k_means, nearest_neighbour, oc_svm
 from patchad.methods.parts.components import Components
@@ -162,14 +163,42 @@ def test_small_patches_are_refused(method) -> None:
     method.build(method.Config(**enough), replace(SETTING, patch_size=60))
 
 
+def test_any_seed_finds_centres() -> None:
+    seed = 2**32 + 5  # which scikit-learn doesn't take
+    for name, config in (
+        ("k_means", k_means.Config(**SMALL, centres=3)),
+        ("cnn_dictionary", cnn_dictionary.Config(**SMALL, features="teacher", words=3)),
+    ):
+        assert fitted(name, config, films(), run_with(seed, SETTING)).seed == seed
+
+
 def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(RequestError, match=r"oc_svm\.nu must be more than 0"):
         oc_svm.build(oc_svm.Config(nu=0.0), SETTING)
     with pytest.raises(RequestError, match=r"k_means\.centres or more, got 5 and 6"):
         k_means.build(k_means.Config(samples=5, centres=6), SETTING)
+    alone = k_means.Config(**{**SMALL, "teacher_batch": 1}, centres=3)
+    with pytest.raises(RequestError, match="teacher_batch must be 2 or more, got 1"):
+        fitted("k_means", alone, films(), run_with(0, SETTING))
     teacher = cnn_dictionary.Config(features="teacher", words=3, nearest=4)
     with pytest.raises(RequestError, match=r"got 4, 3 and 50000"):
         cnn_dictionary.build(teacher, SETTING)
+
+
+@pytest.mark.parametrize("name", ["oc_svm", "k_means", "nearest_neighbour"])
+def test_a_teacher_that_says_nothing_is_refused(name: str, tmp_path: Path) -> None:
+    plain = fitted(
+        "nearest_neighbour", nearest_neighbour.Config(**SMALL), films(), run_with(0, SETTING)
+    ).module
+    file, own = tmp_path / "weights.safetensors", method_of(name).config
+    config = own(**SMALL, weights=str(file), **({"centres": 3} if name == "k_means" else {}))
+    teacher = {key: t for key, t in state(plain).items() if "convolutions" in key}
+    save_file({key: torch.zeros_like(t) for key, t in teacher.items()}, file)
+    with pytest.raises(TrainingError, match=r"all 40 training patches are the same.*more samples"):
+        fitted(name, config, films(), run_with(0, SETTING))
+    save_file({key: t * 1e30 for key, t in teacher.items()}, file)
+    with pytest.raises(TrainingError, match="features of training patches are not numbers"):
+        fitted(name, config, films(), run_with(0, SETTING))
 
 
 def test_a_teacher_of_another_method_serves(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Nets of patches, the teacher that is trained on negatives, and the students."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from builders import fitted, prepared, run_with, same, setting_with, state, training_set
+from builders import fitted, on_cpu, prepared, run_with, same, setting_with, state, training_set
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +22,7 @@ from patchad.methods.parts import whole_film
 from patchad.methods.parts.dense_patch_nets import FIELDS, PatchNet, reach
 from patchad.methods.parts.moments import Moments, moments_of
 from patchad.methods.parts.teacher import Windows, alike, correlation, cropped, triplet
+from patchad.methods.parts.whole_film import square
 
 TINY = Config(
     fields=(17,),
@@ -243,8 +245,41 @@ def test_a_file_without_the_teacher_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"PK\x03\x04 pickled by torch")
     with pytest.raises(RequestError, match=r"not a safetensors file.*convert them by safetensors"):
         fitted("students", replace(TINY, weights=str(file)), films())
+    whole = state(students.build(TINY, setting_with()))
+    first = "teachers.17.convolutions.0.weight"
+    for changed, said in (
+        (whole[first] * torch.nan, "NaN or infinity"),
+        (whole[first].to(torch.complex64), "is of complex64"),
+    ):
+        save_file({**whole, first: changed}, file)
+        with pytest.raises(RequestError, match=rf"convolutions\.0\.weight .*{said}"):
+            fitted("students", replace(TINY, weights=str(file)), films())
+    header = b'{"a":{"dtype":"F8_E8M0","shape":[2],"data_offsets":[0,2]}}'  # which torch can't name
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(RequestError, match=r"not a safetensors file that can be read"):
+        fitted("students", replace(TINY, weights=str(file)), films())
+    with pytest.raises(RequestError, match=r"not a safetensors file that can be read"):
+        fitted("students", replace(TINY, weights="a\0b"), films())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(RequestError, match="is not a file"):
+        fitted("students", replace(TINY, weights=str(pipe)), films())
     with pytest.raises(RequestError, match=r"cannot be read \(No such file"):
         fitted("students", replace(TINY, weights=str(tmp_path / "none")), films())
+
+
+def test_a_foreground_of_a_few_pixels_has_a_score() -> None:
+    """In the square it is half of no pixel."""
+    module = students.build(replace(TINY, over="foreground"), setting_with()).eval()
+    pixels = np.random.default_rng(0).random((96, 80))
+    mask = np.zeros(pixels.shape, bool)
+    mask[40, 40] = True
+    film = on_cpu(prepared(pixels, mask))
+    with torch.inference_mode():
+        response = module(film, setting_with().grid(film.shape))
+        values = module.maps(square(film, TINY.side))[0]
+    row, col = (int(40.5 * TINY.side / n) for n in pixels.shape)
+    assert response.image == values[row, col]
 
 
 def test_what_cannot_be_done_is_refused() -> None:

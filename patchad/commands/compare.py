@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ from patchad.evaluation.metrics import resample
 from patchad.export.comparison_figure import Compared, Interval, plot_comparison, short
 from patchad.files.claim import claimed, require_free
 from patchad.files.whole import shown, write_whole
+from patchad.model.calibration import Pooling
 from patchad.progress import Progress, silent
 from patchad.read.manifest import read_manifest, read_regions
 from patchad.store.layouts import COMPARISON
@@ -200,14 +201,35 @@ def _readable(folder: Path) -> Run:
         RequestError: it is no run, or its card lacks what a comparison needs.
     """
     run = read_run(folder)
-    card = run.settings.get("card")
-    known = isinstance(card, Mapping) and isinstance(card.get("method"), str)
-    if not (known and {"pooling", "top_k"} <= {*((card or {}).get("calibration") or ())}):
+    if not _known(run.settings):
         raise RequestError(
             f"the card in {shown(folder)} is not one that patchad {__version__} can read: screen "
             "again"
         )
     return run
+
+
+def _known(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of a run hold what a comparison reads, of the kinds that it expects."""
+    card, used = settings.get("card"), settings.get("settings") or {}
+    if not (isinstance(card, Mapping) and isinstance(used, Mapping)):
+        return False
+    config, data, calibration = (card.get(name) or {} for name in ("config", "data", "calibration"))
+    if not all(isinstance(part, Mapping) for part in (config, data, calibration)):
+        return False
+    try:
+        json.dumps(settings, allow_nan=False)  # as it is written again
+    except ValueError:
+        return False
+    count = calibration.get("top_k")
+    return (
+        isinstance(card.get("method"), str)
+        and calibration.get("pooling") in [*get_args(Pooling)]
+        and isinstance(count, int)
+        and count >= 1
+        and isinstance(data.get("trained_on", ""), str)
+        and isinstance(calibration.get("made_on", ""), str)
+    )
 
 
 def _described(runs: Mapping[str, Run]) -> list[dict[str, Any]]:

@@ -47,10 +47,18 @@ def in_words(seconds: float) -> str:
 
 
 def quick_note(config: Config) -> str:
-    """A note for the card of a training at its method's quick setting; empty if it is not."""
-    differs = _differences(config.method)
+    """A note for the card of a training with options of its method's quick setting; else empty.
+
+    Some of these options may have been set otherwise; the note lists all that aren't the paper's.
+    """
     own = asdict(config.options)
-    if not differs or any(_plain(own[key]) != quick for key, (quick, _) in differs.items()):
+    differs = {
+        key: (_plain(own[key]), paper)
+        for key, (_, paper) in _differences(config.method).items()
+        if _plain(own[key]) != paper
+    }
+    quick = method_of(config.method).quick
+    if not any(value == _plain(quick[key]) for key, (value, _) in differs.items()):
         return ""
     return (
         f"Trained at {config.method}'s quick setting for two cores ({_listed(differs)}): its "
@@ -61,7 +69,8 @@ def quick_note(config: Config) -> str:
 def _quicker(config: Config) -> str:
     """What makes it quicker."""
     ways = []
-    if (differs := _differences(config.method)) and not quick_note(config):
+    differs, own = _differences(config.method), asdict(config.options)
+    if any(_plain(own[key]) == paper for key, (_, paper) in differs.items()):
         ways.append(f"--quick takes minutes on two cores ({_listed(differs)})")
     if config.calibration.folds > 1:
         ways.append(

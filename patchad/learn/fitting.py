@@ -74,8 +74,10 @@ def fit(method: Method, config: Any, data: TrainingSet, run: Run) -> Fitted:
             continue
         run.notes[:] = notes
         return Fitted(module.eval().requires_grad_(False), own.seed)
-    advice = ", or ".join(filter(None, remedies)).capitalize()
-    raise TrainingError(f"no try gave a usable network. {' '.join(notes)} {advice}.")
+    advice = ", or ".join(filter(None, remedies)) or "look at the training films, or give more"
+    raise TrainingError(
+        f"no try gave a usable network. {' '.join(notes)} {advice[:1].upper()}{advice[1:]}."
+    )
 
 
 def require(method: Method, config: Any, data: TrainingSet) -> None:

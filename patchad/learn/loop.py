@@ -24,7 +24,9 @@ from patchad.learn.run import GivenUp, Run
 
 T = TypeVar("T")
 _LOOKED_AT = 20.0  # seconds of steps that show the pace
+_OF_ONE = "Expected more than 1 value per channel"  # what PyTorch's batch norm says
 _EPOCH = 50  # steps at least between checkpoints, where passes over the data are shorter
+_LONGEST = 5  # times as many at most, where fewer steps can be had
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,8 @@ def train(
 
     Raises:
         GivenUp: ``health`` found a fault.
-        TrainingError: the loss is no longer a number, or the device has too little memory.
+        TrainingError: the loss is no longer a number, the device has too little memory, or batch
+            norm was given one example.
         ModelError: the checkpoint cannot be used.
         RequestError: the checkpoint is of another training.
     """
@@ -101,6 +104,13 @@ def train(
             raise TrainingError(
                 f"{run.device} has too little memory for this training: lower the batch_size, or "
                 "train with --device cpu"
+            ) from None
+        except ValueError as error:
+            if _OF_ONE not in str(error):
+                raise
+            raise TrainingError(
+                f"{stage} came to a step of one example, and batch norm needs two at least: raise "
+                "the batch_size, or give more films"
             ) from None
         if not math.isfinite(mean):
             raise TrainingError(
@@ -168,15 +178,15 @@ def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callab
     """Batches in which each of ``count`` examples comes once a pass, in a new order each time.
 
     Several short passes make one epoch of the loop, so that checkpoints don't take longer than
-    steps. A last batch of one example is left out, since batch norm can't work with it.
+    steps. A last batch of one example is left out, since batch norm can't work with it; batches
+    of one throughout are as asked for.
 
     Returns:
         The epochs, the steps of an epoch, and a ``draw`` for :func:`train`: (B,) int64 on the CPU.
     """
     size = min(batch_size, count)
     each = count // size + (count % size > 1)
-    divisors = (n for n in range(1, passes) if passes % n == 0)
-    together = next((n for n in divisors if n * each >= _EPOCH), passes)
+    together = _together(each, passes)
     order: list[Tensor] = []
 
     def draw(step: Step) -> Tensor:
@@ -186,6 +196,19 @@ def shuffled(count: int, batch_size: int, passes: int) -> tuple[int, int, Callab
         return order[0][number * size : (number + 1) * size]
 
     return passes // together, together * each, draw
+
+
+def _together(each: int, passes: int) -> int:
+    """How many passes of ``each`` steps make an epoch: a divisor of ``passes``.
+
+    As few as give an epoch enough steps; fewer where that would be many times as many, as with a
+    prime number of passes: a training that is stopped loses its epoch.
+    """
+    divisors = [n for n in range(1, passes + 1) if passes % n == 0]
+    enough = next((n for n in divisors if n * each >= _EPOCH), passes)
+    if enough * each <= _LONGEST * _EPOCH:
+        return enough
+    return max((n for n in divisors if n < enough), default=enough)
 
 
 class _Pace:

@@ -15,6 +15,7 @@ from patchad.methods.declared import (
     FUSED,
     body_parts,
     declared_options,
+    defaults,
     members,
     own_setting,
     quick_options,
@@ -40,7 +41,7 @@ def read_config(name_or_file: str, overrides: Sequence[str] = (), *, quick: bool
     It is a packaged name, the name of a method (with the packaged use of its body part), or a file.
     Keys are dotted (``wei2018.epochs=5``); values are TOML (``"text"``, 3, true, [1, 2]), and
     what is not TOML is taken as text. ``quick`` takes the options that the method declares for two
-    cores in place of the paper's; overrides stand.
+    cores in place of the paper's; what a file has other than the paper stands, and so do overrides.
 
     Raises:
         RequestError: no such configuration, an unknown key, a wrong value.
@@ -103,8 +104,8 @@ def _content(
         path = find(name_or_file, trainable())
         content, source = read_file(path), path.name
     if quick:
-        method, _, _ = _parts(content, source)
-        content = merge(content, {method: _quick(method, source)}, "--quick")
+        method, own, _ = _parts(content, source)
+        content = merge(content, {method: _quick(method, own, source)}, "--quick")
     for override in overrides:
         content = merge(content, _table(override), f"--set {override}")
     return content, source
@@ -121,15 +122,29 @@ def _of_method(method: str) -> dict[str, Any]:
     return {**merge(read_use(use), own_setting(method), method), "method": method}
 
 
-def _quick(method: str, source: str) -> Mapping[str, Any]:
-    """The options with which the method trains in minutes on two cores."""
+def _quick(method: str, own: Any, source: str) -> Mapping[str, Any]:
+    """The options with which the method trains in minutes on two cores.
+
+    Without those for which its ``own`` table has another value than the paper: that value is what
+    the configuration is for, such as the one field of ``students_17``.
+    """
     found = quick_options(method)
     if not found:
         raise RequestError(
             f"{source}: {method} has no quick setting, since its own takes minutes: leave --quick "
             "out"
         )
-    return found
+    paper, given = defaults(method), own if isinstance(own, Mapping) else {}
+    return {
+        key: value
+        for key, value in found.items()
+        if key not in given or _plain(given[key]) == _plain(paper.get(key))
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of TOML and tuples of Python alike."""
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _parts(content: Mapping[str, Any], source: str) -> tuple[str, Any, dict[str, Any]]:

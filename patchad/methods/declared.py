@@ -5,6 +5,7 @@ What is read is checked against the imported method by the tests.
 
 import ast
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import field, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,20 @@ def own_setting(method: str) -> Mapping[str, Any]:
 def quick_options(method: str) -> Mapping[str, Any]:
     """``METHOD.quick`` of a method: the options that train it in minutes on two cores."""
     return _literal(method, "quick")
+
+
+@cache
+def defaults(method: str) -> Mapping[str, Any]:
+    """The options of a method as its ``Config`` has them, where they are literals: the paper's."""
+    found: dict[str, Any] = {}
+    for node in _source(method).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            for line in node.body:
+                match line:
+                    case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                        with suppress(ValueError):
+                            found[name] = ast.literal_eval(value)
+    return found
 
 
 def _literal(method: str, name: str) -> Mapping[str, Any]:

@@ -10,11 +10,14 @@ from pydantic import AllowInfNan, Field, TypeAdapter, ValidationError
 from patchad.errors import RequestError
 from patchad.model.configurations import did_you_mean
 
-# Types of options: a number of 1 or more, a number above 0, one of 0 or more, one from 0 to 1.
+# Types of options: a number of 1 or more, a number above 0, one of 0 or more, one from 0 to 1, and
+# the two β of Adam; counts of channels, one layer at least.
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0), AllowInfNan(False)]
 Weight = Annotated[float, Field(ge=0), AllowInfNan(False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+Channels = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 _T = TypeVar("_T")
 

@@ -31,7 +31,7 @@ from patchad.methods.parts.adversarial_autoencoding import (
 from patchad.methods.parts.backbone import Backbone, check_side
 from patchad.methods.parts.whole_film import Over, signed, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Weight
+from patchad.model.options import Betas, Channels, Count, Positive, Weight
 
 NAME = "aae"
 
@@ -46,7 +46,7 @@ class Config:
     """
 
     side: Count = 64
-    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    channels: Channels = (16, 32, 64, 64)
     hidden: Count = 2048
     code: Count = 16
     critic: tuple[Count, ...] = (50, 50)
@@ -55,7 +55,7 @@ class Config:
     epochs: Count = 250
     batch_size: Count = 64
     learning_rate: Positive = 5e-4
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: Betas = (0.5, 0.9)
     over: Over = "square"
     restarts: Count = 3
 

@@ -29,7 +29,7 @@ from patchad.methods.parts.patch_gan import cut_mirrored, draw_mirrored, probe, 
 from patchad.methods.parts.residual_networks import Critic, Encoder, Generator, check_patch_size
 from patchad.methods.parts.whole_film import signed
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Weight
+from patchad.model.options import Betas, Count, Positive, Weight
 
 NAME = "advae"
 
@@ -51,7 +51,7 @@ class Config:
     penalty: Weight = 10.0
     batch_size: Count = 64
     learning_rate: Positive = 1e-4
-    betas: tuple[float, float] = (0.0, 0.9)
+    betas: Betas = (0.0, 0.9)
     restarts: Count = 3
 
 

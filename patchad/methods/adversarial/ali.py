@@ -45,7 +45,7 @@ from patchad.methods.parts.residual_networks import (
 )
 from patchad.methods.parts.whole_film import signed
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive
+from patchad.model.options import Betas, Count, Positive
 
 NAME = "ali"
 
@@ -66,7 +66,7 @@ class Config:
     steps: Count = 20_000
     batch_size: Count = 64
     learning_rate: Positive = 1e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Betas = (0.5, 0.999)
     restarts: Count = 3
 
 

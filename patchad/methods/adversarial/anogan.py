@@ -47,7 +47,7 @@ from patchad.methods.parts.patch_gan import (
 from patchad.methods.parts.residual_networks import Critic, Generator, check_patch_size
 from patchad.methods.parts.whole_film import signed
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Share
+from patchad.model.options import Betas, Count, Positive, Share
 
 NAME = "anogan"
 
@@ -85,7 +85,7 @@ class Config:
     steps: Count = 20_000
     batch_size: Count = 64
     learning_rate: Positive | None = None
-    betas: tuple[float, float] | None = None
+    betas: Betas | None = None
     iterations: Count = 500
     rate: Positive = 1e-2
     feature_weight: Share = 0.1

@@ -35,7 +35,7 @@ from patchad.methods.parts.adversarial_autoencoding import adam, watch
 from patchad.methods.parts.collapse import PROBED, judge
 from patchad.methods.parts.whole_film import POOLING, respond, signed, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Weight
+from patchad.model.options import Betas, Count, Positive, Weight
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -65,7 +65,7 @@ class Config:
     epochs: Count = 15
     batch_size: Count = 64
     learning_rate: Positive = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Betas = (0.5, 0.999)
     restarts: Count = 3
 
 

@@ -43,7 +43,7 @@ from patchad.methods.parts.losses import most_levels, ms_ssim, ssim_map
 from patchad.methods.parts.residual_networks import Critic, Encoder, Generator
 from patchad.methods.parts.whole_film import POOLING, respond, signed, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Share, Weight
+from patchad.model.options import Betas, Count, Positive, Share, Weight
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -80,7 +80,7 @@ class Config:
     epochs: Count = 256
     batch_size: Count = 16
     learning_rate: Positive = 1e-4
-    betas: tuple[float, float] = (0.0, 0.9)
+    betas: Betas = (0.0, 0.9)
     restarts: Count = 3
 
 

@@ -168,7 +168,7 @@ def learn(module: CnnDictionary, config: Config, data: TrainingSet, run: Run) ->
     from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # slow
 
     found = module.descriptors.learn(data, config, config.samples, run)
-    fitted = KMeans(config.words, n_init=1, random_state=run.seed).fit(found)
+    fitted = KMeans(config.words, n_init=1, random_state=run.seed % 2**32).fit(found)
     module.words.copy_(torch.from_numpy(fitted.cluster_centers_))
     if config.features == "teacher":
         run.note("Not as published: features are of a teacher, not of a ResNet-18 of ImageNet.")

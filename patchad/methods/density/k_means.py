@@ -86,7 +86,7 @@ def learn(module: KMeansDistance, config: Config, data: TrainingSet, run: Run) -
     from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # slow
 
     found = module.descriptors.learn(data, config, config.samples, run)
-    fitted = KMeans(config.centres, n_init=1, random_state=run.seed).fit(found)
+    fitted = KMeans(config.centres, n_init=1, random_state=run.seed % 2**32).fit(found)
     module.centres.copy_(torch.from_numpy(fitted.cluster_centers_))
 
 

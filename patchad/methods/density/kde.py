@@ -26,7 +26,7 @@ from patchad.methods.parts.kernel_density import KernelDensity
 from patchad.methods.parts.variational import input_gradient
 from patchad.methods.parts.whole_film import POOLING, respond, signed, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive
+from patchad.model.options import Betas, Channels, Count, Positive
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -44,14 +44,14 @@ class Config:
     """
 
     side: Count = 64
-    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    channels: Channels = (16, 32, 64, 64)
     hidden: Count = 2048
     code: Count = 16
     kernels: Count = 4096
     epochs: Count = 250
     batch_size: Count = 64
     learning_rate: Positive = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Betas = (0.5, 0.999)
     restarts: Count = 3
 
 

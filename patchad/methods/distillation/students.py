@@ -106,7 +106,8 @@ class Students(nn.Module):
         values = self.maps(square(film, self.side))[0]
         counted = torch.ones_like(values, dtype=torch.bool)
         if self.over == "foreground":
-            counted = resize_tensor(film.mask.float(), (self.side, self.side)) >= 0.5
+            share = resize_tensor(film.mask.float(), (self.side, self.side))
+            counted = share >= share.amax().clamp_max(0.5)  # of a small foreground its most
         return respond(values, film, grid, image=top_mean(values, counted, self.top))
 
     def maps(self, squares: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ def fit_autoencoder(
     redraw: Redraw | None = None,
     chance: Callable[[int, torch.Generator], Tensor] | None = None,
     health: Callable[[], str] | None = None,
-) -> None:
-    """Train ``network`` in place with Adam, by passes over the pictures.
+) -> int:
+    """Train ``network`` in place with Adam, by passes over the pictures; returns the steps.
 
     Args:
         run: of the method.
@@ -92,6 +92,8 @@ def fit_autoencoder(
         draw=draw,
         losses=losses,
         health=check,
+        remedy=f"lower {name}.learning_rate, or give more films",
     )
     longer = f"raise {name}.epochs or {name}.learning_rate"
     judge(run, redrawn, probe, epochs * steps, longer, longer)
+    return epochs * steps

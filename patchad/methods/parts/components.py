@@ -7,6 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from patchad.errors import TrainingError
+from patchad.learn.run import GivenUp
+
 
 class Components(nn.Module):
     """The components that hold a ``share`` of the variance of K features.
@@ -27,10 +30,24 @@ class Components(nn.Module):
         self.register_buffer("axes", torch.eye(count))
 
     def learn(self, samples: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Learn from ``samples`` (n, K), and return them as components (n, K) float32."""
+        """Learn from ``samples`` (n, K), and return them as components (n, K) float32.
+
+        Raises:
+            GivenUp: they are all the same.
+            TrainingError: they are no numbers.
+        """
         from sklearn.decomposition import PCA  # type: ignore[import-untyped]  # slow; for training
         from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
+        if not np.isfinite(samples).all():
+            raise TrainingError(
+                "the features of training patches are not numbers: give other weights, or none"
+            )
+        if (samples == samples[0]).all():
+            raise GivenUp(
+                f"the features of all {len(samples)} training patches are the same",
+                "give other weights, more samples or more films",
+            )
         scaler = StandardScaler().fit(samples.astype(np.float64))
         pca = PCA(svd_solver="full").fit(scaler.transform(samples))
         held = np.cumsum(pca.explained_variance_ratio_)

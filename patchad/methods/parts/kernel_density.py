@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from patchad.errors import TrainingError
+from patchad.errors import RequestError, TrainingError
 from patchad.learn.run import GivenUp, Run
 
 _SEARCHED = 1000  # codes at most by which the bandwidth is chosen: more take minutes
 _FOLDS = 5
+_FEWEST = 2  # codes: of one, none is left out to choose a bandwidth by
 _BANDWIDTHS = np.geomspace(0.02, 4, 24)  # tried, in root mean squared deviations of the codes
 
 
@@ -24,6 +25,9 @@ class KernelDensity(nn.Module):
 
     ``codes`` (count, C) are their centres and ``weights`` (count,) the logarithms of their weights,
     minus infinity where there are fewer kernels; ``bandwidth`` is their standard deviation.
+
+    Raises:
+        RequestError: ``count`` is less than two.
     """
 
     codes: Tensor
@@ -32,6 +36,10 @@ class KernelDensity(nn.Module):
 
     def __init__(self, count: int, code: int) -> None:
         super().__init__()
+        if count < _FEWEST:
+            raise RequestError(
+                f"a density has {_FEWEST} kernels at least, got kernels = {count}: raise it"
+            )
         self.register_buffer("codes", torch.zeros(count, code))
         self.register_buffer("weights", torch.full((count,), -math.log(count)))
         self.register_buffer("bandwidth", torch.ones(()))
@@ -79,7 +87,7 @@ def choose_bandwidth(codes: NDArray[np.floating]) -> float:
     from sklearn.model_selection import GridSearchCV, KFold  # type: ignore[import-untyped]
     from sklearn.neighbors import KernelDensity as Estimate  # type: ignore[import-untyped]
 
-    if len(codes) < 2:
+    if len(codes) < _FEWEST:
         raise TrainingError(
             f"a density of codes needs two training films at least, got {len(codes)}: give more"
         )

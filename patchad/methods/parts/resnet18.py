@@ -4,18 +4,15 @@ K. He, X. Zhang, S. Ren, J. Sun: Deep residual learning for image recognition. C
 https://arxiv.org/abs/1512.03385; MONAI's, with the strides that torchvision's has.
 """
 
-from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
-import safetensors
 import torch
 from monai.networks.nets.resnet import ResNet
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from patchad.errors import RequestError
+from patchad.methods.parts.weights import fault_of, read_weights
 
 PUBLISHED = (64, 128, 256, 512)  # channels of the four layers
 SHRINKS = 32  # side of a picture / side of the last layer
@@ -146,24 +143,15 @@ def load_imagenet(network: ResNet18, path: str, option: str) -> None:
                 "is needed: give the weights of torchvision's resnet18, and leave the method's "
                 "channels as published"
             )
+        if fault := fault_of(key, tensor):
+            raise RequestError(f"{option}: {path} can't be used: {fault}")
     network.network.load_state_dict({**own, **given})
 
 
 def _read(path: str, option: str) -> dict[str, Tensor]:
     """The file's tensors but for the dense layer's, float32."""
-    try:
-        content: Mapping[str, Tensor] = load_file(path)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        pickled = Path(path).suffix in (".pt", ".pth", ".bin")
-        remedy = (
-            "a pickle can run code, so it isn't read; convert it where you trust it, by "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
-            if pickled
-            else "give the path of a safetensors file"
-        )
-        raise RequestError(f"{option}: {path} is no safetensors file ({error}): {remedy}") from None
     return {
         key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        for key, tensor in content.items()
+        for key, tensor in read_weights(path, option).items()
         if not key.startswith("fc.")
     }

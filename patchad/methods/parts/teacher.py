@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchad.errors import RequestError
 from patchad.learn.checkpoint import epoch_generator
 from patchad.learn.loop import Step, equal_epochs, train
 from patchad.learn.run import Run
@@ -117,7 +118,7 @@ def teach(run: Run, network: PatchNet, field: int, patches: Patches, config: Tra
 
     Raises:
         GivenUp: it describes all patches alike.
-        RequestError: the file does not hold such a teacher.
+        RequestError: the file does not hold such a teacher, or a batch holds one patch.
     """
     if config.weights:
         option = f"weights, the teacher of {field}"
@@ -129,6 +130,10 @@ def teach(run: Run, network: PatchNet, field: int, patches: Patches, config: Tra
             run.note(f"The teacher of {field} pixels from the file describes all patches alike.")
         return
     batch, reach = config.teacher_batch, network.reach
+    if batch < 2:
+        raise RequestError(
+            f"teacher_batch must be 2 or more, got {batch}: a patch is told from the batch's next"
+        )
     probe = _probe(run, network, patches)
 
     def draw(step: Step) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ from patchad.methods.parts.whole_film import (
     squares,
 )
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive
+from patchad.model.options import Betas, Channels, Count, Positive
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -51,13 +51,13 @@ class Config:
     """
 
     side: Count = 64
-    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    channels: Channels = (16, 32, 64, 64)
     hidden: Count = 2048
     code: Count = 16
     epochs: Count = 250
     batch_size: Count = 64
     learning_rate: Positive = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Betas = (0.5, 0.999)
     over: Over = "square"
     restarts: Count = 3
 

@@ -44,7 +44,7 @@ from patchad.methods.parts.refining import Refiner, RefinerTraining, fit_refiner
 from patchad.methods.parts.whole_film import POOLING, Over, respond, signed, square, squares
 from patchad.methods.reconstruction import ae, aeu, memae
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Share, Weight
+from patchad.model.options import Betas, Channels, Count, Positive, Share, Weight
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -74,7 +74,7 @@ class Config:
     score: Score = "inter"
     networks: Count = 3
     side: Count = 64
-    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    channels: Channels = (16, 32, 64, 64)
     hidden: Count = 2048
     code: Count = 16
     slots: Count = 25
@@ -83,7 +83,7 @@ class Config:
     epochs: Count = 250
     batch_size: Count = 64
     learning_rate: Positive = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Betas = (0.5, 0.999)
     asr_channels: Count = 128
     asr_epochs: Count = 100
     asr_batch_size: Count = 8
@@ -282,8 +282,9 @@ def _fit_ensemble(
             aeu.note_certainty(member, pictures, data, run)
 
     method = replace(backbone.METHOD, learn=learn_one)
+    kinds = 2 if config.score in _DUAL else 1
     for number, seed in enumerate(seeds):
-        own = replace(run.member(f"{name}{number + 1}"), seed=seed)
+        own = replace(run.member(f"{name}{number + 1}", kinds * len(seeds)), seed=seed)
         ensemble.members[number] = fit(method, backbone_config(config), data, own).module
 
 

@@ -36,7 +36,7 @@ from patchad.methods.parts.backbone import check_side
 from patchad.methods.parts.kernel_density import KernelDensity
 from patchad.methods.parts.whole_film import POOLING, respond, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Share
+from patchad.model.options import Betas, Channels, Count, Positive, Share
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -60,14 +60,14 @@ class Config:
 
     side: Count = 128
     channels: Count = 1
-    filters: tuple[Count, ...] = (8, 16, 32)
+    filters: Channels = (8, 16, 32)
     code: Count = 128
     held_out: Share = 0.3
     kernels: Count = 4096
     epochs: Count = 70
     batch_size: Count = 32
     learning_rate: Positive = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     restarts: Count = 3
 
     def __post_init__(self) -> None:
@@ -135,9 +135,9 @@ class Ranks(nn.Module):
 
     def learn(self, sample: Tensor) -> None:
         """Take a sample (n,)."""
-        sample = sample.double()
-        shares = torch.linspace(0, 1, _POINTS, dtype=sample.dtype, device=sample.device)
-        self.quantiles.copy_(sample.quantile(shares))
+        sample = sample.cpu().double()  # not every device has float64
+        shares = torch.linspace(0, 1, _POINTS, dtype=sample.dtype)
+        self.quantiles.copy_(sample.quantile(shares).float())
         self.spread.copy_(sample.std(correction=0).clamp_min(1e-12))
 
     def forward(self, values: Tensor) -> Tensor:

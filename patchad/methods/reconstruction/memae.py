@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from patchad.core.grid import PatchGrid
-from patchad.learn.run import Run
+from patchad.learn.run import GivenUp, Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods.parts.autoencoding import fit_autoencoder
 from patchad.methods.parts.backbone import Decoder, Encoder, check_side
@@ -24,13 +24,14 @@ from patchad.methods.parts.collapse import PROBED
 from patchad.methods.parts.memory import Memory, entropy
 from patchad.methods.parts.whole_film import POOLING, Over, respond, signed, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Share, Weight
+from patchad.model.options import Betas, Channels, Count, Positive, Share, Weight
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
 NAME = "memae"
 
 _FEWEST, _EVEN = 2, 0.98  # used slots; share of the greatest entropy: bounds of a collapse
+_JUDGED_AFTER = 1000  # steps: a shorter training whose memory does little is only noted
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Config:
     """
 
     side: Count = 64
-    channels: tuple[Count, ...] = (16, 32, 64, 64)
+    channels: Channels = (16, 32, 64, 64)
     hidden: Count = 2048
     code: Count = 16
     slots: Count = 25
@@ -51,7 +52,7 @@ class Config:
     epochs: Count = 250
     batch_size: Count = 64
     learning_rate: Positive = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Betas = (0.5, 0.999)
     over: Over = "square"
     restarts: Count = 3
 
@@ -130,13 +131,16 @@ def fit_to(
 
     ``name`` is the method's whose options they are, for remedies.
     """
-    fit_autoencoder(
+    steps = fit_autoencoder(
         run, module.network, pictures, config, name, loss=module.loss, redraw=module.redraw
     )
     with torch.inference_mode():
         _, weights = module.network.eval()(pictures[:PROBED])
-    if fault := idle(weights):
-        run.note(f"The memory does little: {fault}.")
+    if not (fault := idle(weights)):
+        return
+    if steps >= _JUDGED_AFTER:
+        raise GivenUp(f"the memory does little: {fault}", f"lower {name}.slots or {name}.entropy")
+    run.note(f"Undertrained, after only {steps} steps: the memory does little: {fault}.")
 
 
 def idle(weights: Tensor) -> str:

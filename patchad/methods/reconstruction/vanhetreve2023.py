@@ -30,7 +30,7 @@ from patchad.learn.training_set import TrainingSet
 from patchad.methods.parts.autoencoding import fit_autoencoder
 from patchad.methods.parts.whole_film import POOLING, respond, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive
+from patchad.model.options import Betas, Count, Positive
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -50,7 +50,7 @@ class Config:
     epochs: Count = 25
     batch_size: Count = 60
     learning_rate: Positive = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     restarts: Count = 3
 
 
@@ -143,7 +143,8 @@ def learn(module: VanHetReve2023, config: Config, data: TrainingSet, run: Run) -
     )
     with torch.inference_mode():
         each = batches(len(pictures), _AT_ONCE)
-        errors = torch.cat([module.maps(pictures[part]).mean((1, 2)) for part in each]).double()
+        errors = torch.cat([module.maps(pictures[part]).mean((1, 2)) for part in each])
+    errors = errors.cpu().double()  # not every device has float64
     module.mean.copy_(errors.mean())
     module.deviation.copy_(errors.std(correction=0).clamp_min(1e-12))  # of one film it is 0
 

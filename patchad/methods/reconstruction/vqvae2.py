@@ -30,7 +30,7 @@ from patchad.methods.parts.collapse import PROBED
 from patchad.methods.parts.quantiser import Quantiser, perplexity
 from patchad.methods.parts.whole_film import POOLING, Over, respond, signed, square, squares
 from patchad.model.method import Gives, Method, Needs, Setting
-from patchad.model.options import Count, Positive, Share, Weight
+from patchad.model.options import Betas, Count, Positive, Share, Weight
 from patchad.model.scoring import Response
 from patchad.prepare.film import Film
 
@@ -61,7 +61,7 @@ class Config:
     epochs: Count = 560
     batch_size: Count = 128
     learning_rate: Positive = 3e-4
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     over: Over = "square"
     restarts: Count = 3
 
