@@ -223,6 +223,7 @@ def test_nsa_sees_films_in_crops_as_large_as_it_learnt_from() -> None:
         ),
         (lambda: cutpaste.Config(weights="x", channels=TINY), "leave cutpaste.channels"),
         (lambda: cutpaste.Config(density_patches=1), "at least 2"),
+        (lambda: cutpaste.Config(head=()), "cutpaste.head needs one dense layer"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(build, said: str) -> None:
