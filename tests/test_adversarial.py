@@ -47,6 +47,18 @@ def test_fakes_get_no_gradient_from_the_critic() -> None:
     assert fake.grad is None
 
 
+def test_the_critic_loss_is_of_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    critic = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    given = torch.rand(8, 4), torch.rand(8, 4), torch.rand(8)
+    plain = critic_loss(critic, *given)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert critic(given[0]).dtype == torch.bfloat16
+        found = critic_loss(critic, *given)
+        critic_loss(critic, given[0], given[1].bfloat16(), given[2]).backward()
+    assert found.item() == plain.item()
+
+
 def test_spread_by_hand() -> None:
     assert spread(torch.tensor([[1.0, 0.0], [3.0, 0.0]])).item() == pytest.approx(math.sqrt(0.5))
 

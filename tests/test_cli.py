@@ -431,6 +431,9 @@ def test_methods_names_papers() -> None:
     assert "Start with --config mammography" in shown
     assert "(Wei et al., 2018) [scores patches]" in shown
     assert "[chest only]" in shown
+    # of two papers, the year is that of the authors who are named
+    for words in ("Makhzani et al., 2015", "Dumoulin et al., 2017", "Parzen, 1962"):
+        assert f"({words})" in shown
 
 
 def test_one_method_is_told_with_its_options_and_its_quick_setting() -> None:

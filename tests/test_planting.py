@@ -1,5 +1,6 @@
 """Networks that learn from what is planted: their parts, their training, and their refusals."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,8 +63,8 @@ def test_a_block_adds_its_shortcut() -> None:
     torch.testing.assert_close(block(given), small.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def test_an_outliner_answers_at_each_pixel_of_any_picture() -> None:
-    assert Outliner(TINY).eval()(torch.zeros(1, 1, 41, 70)).shape == (1, 1, 41, 70)
+def test_an_outliner_answers_at_each_pixel() -> None:
+    assert Outliner(TINY).eval()(torch.zeros(1, 1, 32, 64)).shape == (1, 1, 32, 64)
 
 
 def test_distances_are_those_of_scikit_learn() -> None:
@@ -159,9 +160,22 @@ def test_crops_turn_and_shift_a_little() -> None:
         assert crop.pixels.max() < 1
 
 
-def test_the_middle_is_the_middle() -> None:
-    values = torch.arange(36.0).reshape(6, 6)
-    assert patch_cloning.middle(values, 2).tolist() == [[14, 15], [20, 21]]
+@pytest.mark.parametrize(("side", "crop"), [(37, 32), (256, 224), (73, 64), (100, 32)])
+def test_crops_cover_the_square_from_its_middle_on(side: int, crop: int) -> None:
+    places = patch_cloning.crop_places(side, crop)
+    assert places[0] == ((side - crop) // 2,) * 2
+    covered = np.zeros((side, side), int)
+    for row, col in places:
+        covered[row : row + crop, col : col + crop] += 1
+    assert covered.min() == 1
+    assert len(places) == 1 + math.ceil(side / crop) ** 2
+
+
+def test_a_map_is_the_mean_of_the_crops_at_each_pixel() -> None:
+    crops = torch.tensor([1.0, 2.0, 4.0])[:, None, None, None].expand(3, 2, 2, 2)
+    found = patch_cloning.joined(crops, [(1, 1), (0, 0), (1, 0)], 3)
+    expected = torch.tensor([[2, 2, torch.nan], [3, 7 / 3, 1], [4, 2.5, 1]])
+    torch.testing.assert_close(found, expected.expand(2, 3, 3), equal_nan=True)
 
 
 def test_the_rate_falls_from_the_first_to_the_last() -> None:
@@ -171,13 +185,23 @@ def test_the_rate_falls_from_the_first_to_the_last() -> None:
     assert rate(100) == pytest.approx(1e-6)
 
 
-def test_the_image_score_of_nsa_is_that_of_the_middle() -> None:
+def test_nsa_sees_films_in_crops_as_large_as_it_learnt_from() -> None:
     module = nsa.build(SMALL["nsa"], setting_with()).eval()
-    film = on_cpu(prepared(np.random.default_rng(0).random((37, 37)).astype(np.float32)))
+    pixels = np.random.default_rng(0).random((37, 37)).astype(np.float32)
+    seen = []
+    module.network.register_forward_hook(lambda _, given, found: seen.append(given[0].shape[1:]))
     with torch.inference_mode():
-        response = module(film, setting_with(patch_size=37, stride=37).grid((37, 37)))
-    inner = response.map.numpy()[2:34, 2:34]
-    assert response.image.item() == pytest.approx(inner.mean(), rel=1e-5)
+        grid = setting_with(patch_size=37, stride=37).grid((37, 37))
+        response = module(on_cpu(prepared(pixels)), grid)
+        corners = [
+            module.network(torch.from_numpy(pixels[row : row + 32, col : col + 32])[None, None])
+            for row, col in ((2, 2), (0, 0), (5, 5))
+        ]
+    assert set(seen) == {(1, 32, 32)}
+    middle, first, last = (one.sigmoid()[0, 0] for one in corners)
+    assert response.image.item() == pytest.approx(middle.mean().item(), rel=1e-5)
+    torch.testing.assert_close(response.map[0, :5], first[0, :5])  # no other crop is there
+    torch.testing.assert_close(response.map[-1, -5:], last[-1, -5:])
 
 
 @pytest.mark.parametrize(
@@ -199,6 +223,7 @@ def test_the_image_score_of_nsa_is_that_of_the_middle() -> None:
         ),
         (lambda: cutpaste.Config(weights="x", channels=TINY), "leave cutpaste.channels"),
         (lambda: cutpaste.Config(density_patches=1), "at least 2"),
+        (lambda: cutpaste.Config(head=()), "cutpaste.head needs one dense layer"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(build, said: str) -> None:

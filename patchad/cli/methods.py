@@ -72,9 +72,10 @@ def _options(method: "Method") -> dict[str, Any]:
 
 
 def _cited(method: "Method") -> str:
-    """Authors and year of its paper, in brackets."""
+    """Authors and year of its paper, the first that is cited, in brackets."""
     authors = method.paper.partition(",")[0]
-    words = re.sub(r"(doi|arXiv|https?:)\S* ?\S*", "", method.paper)
+    words = re.sub(r"(doi|https?:)\S* ?\S*", "", method.paper)
+    words = re.sub(r"arXiv (\d\d)\d\d\.\d+", r"20\1", words)
     years = re.findall(r"\b(?:19|20)\d\d\b", words)
     return f"({authors}, {years[0]})" if years else ""
 

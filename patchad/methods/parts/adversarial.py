@@ -44,9 +44,14 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, share: Tensor) 
 def critic_loss(
     critic: Critic, real: Tensor, fake: Tensor, share: Tensor, weight: float = 10.0
 ) -> Tensor:
-    """E D(fake) - E D(real) + ``weight`` × the gradient penalty: a scalar; fakes are detached."""
-    gap = critic(fake.detach()).float().mean() - critic(real).float().mean()
-    return gap + weight * gradient_penalty(critic, real, fake, share)
+    """E D(fake) - E D(real) + ``weight`` × the gradient penalty: a scalar; fakes are detached.
+
+    All in float32, whatever the autocast: slopes of slopes lose too much in bfloat16.
+    """
+    with torch.autocast(real.device.type, enabled=False):
+        real, fake = real.float(), fake.detach().float()
+        gap = critic(fake).mean() - critic(real).mean()
+        return gap + weight * gradient_penalty(critic, real, fake, share)
 
 
 def spread(pictures: Tensor) -> Tensor:

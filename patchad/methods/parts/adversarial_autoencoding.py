@@ -83,12 +83,8 @@ def code_critic(code: int, hidden: tuple[int, ...]) -> nn.Module:
 def prior_loss(
     critic: Critic, codes: Tensor, normal: Tensor, share: Tensor, penalty: float
 ) -> Tensor:
-    """The critic's loss, with draws of the prior for real and codes for fake: a scalar.
-
-    All in float32, whatever the autocast: slopes of slopes lose too much in bfloat16.
-    """
-    with torch.autocast(codes.device.type, enabled=False):
-        return critic_loss(critic, normal, codes.float(), share, penalty)
+    """The critic's loss, with draws of the prior for real and codes for fake: a scalar."""
+    return critic_loss(critic, normal, codes, share, penalty)
 
 
 def fit_to_normal(

@@ -80,25 +80,51 @@ class PatchOutliner(nn.Module):
     def __init__(self, side: int, crop: int, channels: Channels, over: Over, unit: str) -> None:
         super().__init__()
         self.side, self.crop, self.over, self.unit = side, crop, over, unit
+        self.places = crop_places(side, crop)
         self.network = Outliner(channels)
 
     def forward(self, film: Film, grid: PatchGrid) -> Response:
         """See :class:`Response`; the image score is the mean over the middle crop, or more."""
-        values = self.maps(square(film, self.side))[0]
+        crops = self.crops(square(film, self.side))
+        values = joined(crops, self.places, self.side)[0]
         if self.over == "crop":
-            return respond(values, film, grid, image=middle(values, self.crop).mean())
+            return respond(values, film, grid, image=crops[0].mean())
         return respond(values, film, grid, self.over)
 
     def maps(self, squares: Tensor) -> Tensor:
-        """Squares (N, 1, S, S) in [0, 1] → (N, S, S) in [0, 1]."""
-        found: Tensor = self.network(squares).float().sigmoid()[:, 0]
-        return found
+        """Squares (N, 1, S, S) in [0, 1] → (N, S, S) in [0, 1], the mean of the crops there."""
+        return joined(self.crops(squares), self.places, self.side)
+
+    def crops(self, squares: Tensor) -> Tensor:
+        """Squares (N, 1, S, S) in [0, 1] → the map of each crop (K, N, C, C), the middle one first.
+
+        The network sees crops as it was trained on: to a larger picture it answers otherwise, most
+        of all where the picture has to be filled up to a multiple of 32.
+        """
+        ends = [(row + self.crop, col + self.crop) for row, col in self.places]
+        places = zip(self.places, ends, strict=True)
+        parts = [squares[..., top:bottom, left:right] for (top, left), (bottom, right) in places]
+        found: Tensor = self.network(torch.cat(parts)).float().sigmoid()[:, 0]
+        return found.unflatten(0, (len(parts), len(squares)))
 
 
-def middle(values: Tensor, crop: int) -> Tensor:
-    """The middle ``crop`` × ``crop`` pixels of maps (…, S, S)."""
-    first = (values.shape[-1] - crop) // 2
-    return values[..., first : first + crop, first : first + crop]
+def crop_places(side: int, crop: int) -> list[tuple[int, int]]:
+    """First row and column of the middle crop, then of as few as cover the square."""
+    room = side - crop
+    count = math.ceil(side / crop)
+    firsts = [round(room * number / max(count - 1, 1)) for number in range(count)]
+    return [(room // 2, room // 2), *((row, col) for row in firsts for col in firsts)]
+
+
+def joined(crops: Tensor, places: list[tuple[int, int]], side: int) -> Tensor:
+    """The mean of maps (K, N, C, C) at their ``places`` in the square: (N, S, S)."""
+    crop = crops.shape[-1]
+    total = crops.new_zeros(2, crops.shape[1], side, side)
+    for values, (row, col) in zip(crops, places, strict=True):
+        here = total[..., row : row + crop, col : col + crop]
+        here[0] += values
+        here[1] += 1
+    return total[0] / total[1]
 
 
 def check_crop(side: int, crop: int, name: str) -> None:

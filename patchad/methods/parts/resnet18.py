@@ -58,7 +58,7 @@ class Outliner(nn.Module):
 
     ResNet-18, two 1 × 1 convolutions to a quarter of its channels, three transposed blocks, each
     twice as large, enlarged twice more; as in the released code, without batch norm in the 1 × 1
-    convolutions. S is a multiple of 32; other pictures have their edge repeated meanwhile.
+    convolutions. S is a multiple of 32.
     """
 
     def __init__(self, channels: tuple[int, int, int, int]) -> None:
@@ -79,12 +79,10 @@ class Outliner(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The logit of each pixel."""
-        rows, cols = pictures.shape[-2:]
-        whole = functional.pad(pictures, (0, -cols % SHRINKS, 0, -rows % SHRINKS), mode="replicate")
-        found = self.up(self.narrow(self.encoder(whole)))
+        found = self.up(self.narrow(self.encoder(pictures)))
         found = functional.interpolate(found, scale_factor=2.0, mode="bilinear", align_corners=True)
         logits: Tensor = self.last(found)
-        return logits[..., :rows, :cols]
+        return logits
 
 
 class _Enlarging(nn.Module):

@@ -87,6 +87,8 @@ class Config:
                 f"{NAME}.weights are of a ResNet-18 with channels of {list(PUBLISHED)}, got "
                 f"{list(self.channels)}: leave {NAME}.channels, or {NAME}.weights, out"
             )
+        if not self.head:
+            raise RequestError(f"{NAME}.head needs one dense layer at least, got none")
         if self.density_patches < 2:
             raise RequestError(
                 f"{NAME}.density_patches must be at least 2 for a covariance, got "
