@@ -222,3 +222,9 @@ def test_a_try_that_was_given_up_is_not_made_again_on_resuming(
     assert same(state(again.module), state(whole.module))
     assert again.seed == whole.seed == 1_000_003
     assert sum("Try 1 of" in note for note in run.notes) == 1
+
+
+def test_a_share_outside_a_hard_boundary_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"deep_svdd\.nu is for a soft boundary"):
+        deep_svdd.build(replace(TINY, nu=0.05), setting_with())
+    deep_svdd.build(replace(TINY, nu=0.05, boundary="soft"), setting_with())
