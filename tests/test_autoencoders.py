@@ -123,6 +123,16 @@ def test_dead_networks_are_given_up(method, monkeypatch: pytest.MonkeyPatch) -> 
         fitted(method.NAME, config, training_set(films))
 
 
+def test_a_memory_is_addressed_in_float32_under_autocast() -> None:
+    memory = Memory(9, 16, 0.0)
+    codes = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
+    plain = memory(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = memory(codes)
+    for one, other in zip(plain, mixed, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("steps", [999, 1000])
 def test_an_idle_memory_starts_again(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a long training; another seed of a short one would be as idle."""

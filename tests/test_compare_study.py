@@ -70,12 +70,12 @@ def test_both_labels_are_needed(tmp_path: Path) -> None:
 
 
 def test_configurations_take_the_use_and_the_quick_options() -> None:
-    plain, chest = compare.read_arms(["dae", "ae"], "chest", quick=True)
+    plain, chest = compare.read_arms(["dae", "l2_ae"], "chest", quick=True)
     assert (plain.config.preprocessing.body_part, plain.config.calibration.folds) == ("chest", 0)
     assert chest.config.preprocessing.spacing_mm == 0.4
     (wrong,) = compare.read_arms(["dae"], "mammogram", quick=True)
     assert (wrong.config, wrong.reason) == (None, "it is not for the body part breast")
-    (breast,) = compare.read_arms(["ae"], "", quick=False)
+    (breast,) = compare.read_arms(["l2_ae"], "", quick=False)
     assert (breast.config.preprocessing.body_part, breast.quick) == ("breast", False)
     assert chest.config.options != breast.config.options  # quick, where it declares some
     with pytest.raises(RequestError, match="there is a ae already"):

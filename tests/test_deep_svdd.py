@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from builders import fitted, prepared, run_with, same, setting_with, state, trai
 from torch import nn
 
 from patchad.errors import RequestError, TrainingError
+from patchad.learn.run import Run
 from patchad.learn.training_set import TrainingSet
 from patchad.methods.configure import read_config
 from patchad.methods.density import deep_svdd
@@ -182,3 +184,47 @@ def test_the_defaults_are_published() -> None:
     assert (config.pretraining, config.pretraining_milestone) == (350, 250)
     assert (config.epochs, config.milestone, config.batch_size) == (150, 50, 200)
     assert (config.learning_rate, config.decay) == (1e-4, 5e-7)
+
+
+def test_a_try_that_was_given_up_is_not_made_again_on_resuming(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed within the second try's second training, it goes on there."""
+    real = deep_svdd.train
+
+    def train(run: Run, *networks: object, **rest: Any) -> None:
+        own = rest.pop("health")
+
+        def health(epoch: int) -> str:
+            return "unlucky" if run.attempt == 0 and run.part == "svdd" else own(epoch)
+
+        real(run, *networks, **rest, health=health)
+
+    monkeypatch.setattr(deep_svdd, "train", train)
+    whole = fitted("deep_svdd", TINY, films(), run_with(3))
+    told: list[str] = []
+
+    def kill(stage: str, done: int, total: int, value: float) -> None:
+        if stage == "svdd: training, try 2":
+            raise KeyboardInterrupt
+
+    file = tmp_path / "training.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(
+            "deep_svdd", TINY, films(), run_with(3, setting_with(), checkpoint=file, progress=kill)
+        )
+    run = run_with(
+        3, setting_with(), checkpoint=file, progress=lambda stage, *_: told.append(stage)
+    )
+    again = fitted("deep_svdd", TINY, films(), run)
+    assert {*told} == {"autoencoder: training, try 2", "svdd: training, try 2"}
+    assert told.count("autoencoder: training, try 2") == 1  # as it was, not trained again
+    assert same(state(again.module), state(whole.module))
+    assert again.seed == whole.seed == 1_000_003
+    assert sum("Try 1 of" in note for note in run.notes) == 1
+
+
+def test_a_share_outside_a_hard_boundary_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"deep_svdd\.nu is for a soft boundary"):
+        deep_svdd.build(replace(TINY, nu=0.05), setting_with())
+    deep_svdd.build(replace(TINY, nu=0.05, boundary="soft"), setting_with())

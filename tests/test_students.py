@@ -222,6 +222,13 @@ def test_undertrained_students_are_noted() -> None:
     assert "not below the 4 of the mean" in run.notes[0]
 
 
+def test_correlations_are_of_float32_under_autocast() -> None:
+    found = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = correlation(found)
+    assert torch.equal(mixed, correlation(found))
+
+
 def test_a_teacher_is_taken_from_a_file(tmp_path: Path) -> None:
     first = fitted("students", TINY, films()).module
     file = tmp_path / "weights.safetensors"

@@ -22,7 +22,8 @@ class Checkpoint:
     """A training after ``epoch`` whole epochs: one safetensors file, with JSON in its header.
 
     ``request`` names the configuration, data and seed that were asked for; ``attempt`` counts the
-    restarts so far, and ``notes`` say why. ``loss`` is the epoch's mean. ``tensors`` are those of
+    restarts so far, and ``notes`` say why; ``epoch`` is 0, and there are no tensors, where the next
+    try is still to begin. ``loss`` is the epoch's mean. ``tensors`` are those of
     the networks (``network/NAME/…``) and optimisers (``optimiser/NAME/PLACE/…``, where PLACE counts
     its parameters).
     """

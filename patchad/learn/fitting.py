@@ -71,6 +71,9 @@ def fit(method: Method, config: Any, data: TrainingSet, run: Run) -> Fitted:
         except GivenUp as fault:
             own.note(f"Try {attempt + 1} of {tries}, seed {own.seed}, was given up; {fault}.")
             remedies += [fault.remedy] if fault.remedy not in remedies else []
+            if run.checkpoint and attempt + 1 < tries:  # so that it isn't tried again on resuming
+                start = Checkpoint(run.request, attempt + 1, tuple(notes), 0, 0.0, {})
+                start.write(run.checkpoint)
             continue
         run.notes[:] = notes
         return Fitted(module.eval().requires_grad_(False), own.seed)

@@ -92,7 +92,7 @@ def train(
         stage = f"{stage}, try {run.attempt + 1}"
     done = 0
     state = Checkpoint.read(run.checkpoint, run.request)
-    if state is not None and state.attempt == run.attempt and run.checkpoint is not None:
+    if state and state.attempt == run.attempt and state.epoch and run.checkpoint:
         state.restore(run.checkpoint, networks, optimisers)
         done = state.epoch
         run.tell(stage, done, epochs, state.loss)

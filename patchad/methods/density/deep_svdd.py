@@ -161,7 +161,7 @@ def build(config: Config, setting: Setting) -> DeepSvdd:
 
     Raises:
         RequestError: patches that cannot be halved three times, a code that makes no picture of
-            4 × 4, or a soft boundary that leaves nothing outside.
+            4 × 4, a soft boundary that leaves nothing outside, or a share outside a hard one.
     """
     side, halved = setting.patch_size, 2 ** len(config.channels)
     if side % halved:
@@ -176,6 +176,10 @@ def build(config: Config, setting: Setting) -> DeepSvdd:
         )
     if config.nu == 0:
         raise RequestError(f"{NAME}.nu must be more than 0, got 0: 0.1 is the paper's")
+    if config.boundary == "hard" and config.nu != Config.nu:
+        raise RequestError(
+            f'{NAME}.nu is for a soft boundary: leave it out, or set {NAME}.boundary to "soft"'
+        )
     return DeepSvdd(config, side)
 
 

@@ -23,9 +23,13 @@ class Memory(nn.Module):
         self.prototypes = nn.Parameter(torch.empty(slots, code).uniform_(-bound, bound))
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (N, C) → their mixtures of prototypes (N, C), and the weights (N, slots)."""
-        weights = address(codes.float(), self.prototypes, self.shrink)
-        return weights @ self.prototypes, weights
+        """Codes (N, C) → their mixtures of prototypes (N, C), and the weights (N, slots).
+
+        All in float32, under autocast too, which would take products of matrices in bfloat16.
+        """
+        with torch.autocast(codes.device.type, enabled=False):
+            weights = address(codes.float(), self.prototypes, self.shrink)
+            return weights @ self.prototypes, weights
 
 
 def address(codes: Tensor, prototypes: Tensor, shrink: float) -> Tensor:

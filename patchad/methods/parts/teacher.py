@@ -211,7 +211,8 @@ def correlation(descriptors: Tensor) -> Tensor:
     count, width = descriptors.shape
     variance, mean = torch.var_mean(descriptors, 0, correction=0)
     scaled = (descriptors - mean) / (variance + 1e-12).sqrt()
-    shared = (scaled.T @ scaled / count).square()
+    with torch.autocast(descriptors.device.type, enabled=False):  # it would take bfloat16
+        shared = (scaled.T @ scaled / count).square()
     return shared.triu(1).sum() / max(width * (width - 1) / 2, 1)
 
 
