@@ -105,7 +105,7 @@ class PatchOutliner(nn.Module):
         places = zip(self.places, ends, strict=True)
         parts = [squares[..., top:bottom, left:right] for (top, left), (bottom, right) in places]
         found: Tensor = self.network(torch.cat(parts)).float().sigmoid()[:, 0]
-        return found.unflatten(0, (len(parts), len(squares)))
+        return found.reshape(len(parts), len(squares), *found.shape[1:])
 
 
 def crop_places(side: int, crop: int) -> list[tuple[int, int]]:
