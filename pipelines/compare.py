@@ -9,6 +9,7 @@ as in `patchad compare`. A method that fails loses its row, with the reason; the
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -126,6 +127,8 @@ def read_arms(names: Sequence[str], use: str, *, quick: bool) -> tuple[Arm, ...]
     arms = []
     for given in names:
         name = Path(given).stem
+        if not re.fullmatch(r"\w[\w.+-]*", name):  # it stands in tables and names folders
+            raise RequestError(f"--config {given!r}: rename it to letters, digits and . _ + -")
         if name in [arm.name for arm in arms]:
             raise RequestError(f"--config {given}: there is a {name} already: name each once")
         arms.append(_arm(name, given, use, quick))

@@ -82,6 +82,9 @@ def test_configurations_take_the_use_and_the_quick_options() -> None:
         compare.read_arms(["ae", "ae"], "", quick=False)
     with pytest.raises(RequestError, match="no configuration 'aee'"):
         compare.read_arms(["aee"], "", quick=False)
+    for hostile in ("=1+1.toml", "a|b.toml", "..", "-x"):
+        with pytest.raises(RequestError, match="rename it"):
+            compare.read_arms([hostile], "", quick=False)
 
 
 def test_a_kept_film_is_the_film(study, tmp_path: Path) -> None:

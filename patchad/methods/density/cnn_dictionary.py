@@ -69,6 +69,9 @@ class Config:
 class ResnetFeatures(nn.Module):
     """A ResNet-18 and the components of its features."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, variance: float) -> None:
         super().__init__()
         self.network = resnet18(
@@ -79,6 +82,9 @@ class ResnetFeatures(nn.Module):
             bias_downsample=False,  # as torchvision's
         )
         self.components = Components(_FEATURES, variance)
+        for name, colours in (("mean", _MEAN), ("deviation", _DEVIATION)):
+            values = torch.tensor(colours)[:, None, None]
+            self.register_buffer(name, values, persistent=False)  # ImageNet's, not learnt
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches (N, 1, S, S) in [0, 1] → components (N, 512)."""
@@ -87,8 +93,7 @@ class ResnetFeatures(nn.Module):
 
     def raw(self, patches: Tensor) -> Tensor:
         """The network's last means: (N, 512) float32."""
-        mean, deviation = (patches.new_tensor(v)[:, None, None] for v in (_MEAN, _DEVIATION))
-        found: Tensor = self.network((patches - mean) / deviation)
+        found: Tensor = self.network((patches - self.mean) / self.deviation)
         return found.float()
 
     def learn(

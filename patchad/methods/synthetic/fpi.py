@@ -96,5 +96,5 @@ METHOD = Method(
     build=build,
     learn=learn,
     narrow=needs_source,
-    quick={"side": 64, "width": 1, "epochs": 100, "batch_size": 16},
+    quick={"side": 64, "width": 1, "epochs": 150, "batch_size": 16},
 )
