@@ -13,7 +13,7 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from benchmark import NOTES, AnomalyRate, read_rates, rows_for
+from benchmark import AnomalyRate
 from published import (
     Asked,
     Configs,
@@ -21,15 +21,14 @@ from published import (
     OnDevice,
     Out,
     Quick,
-    Replication,
     Resume,
     Seeds,
     Sets,
     refused,
-    replicate,
 )
 from published_data import count_notes
-from unlabelled_sets import Sizes, Stock, parts_of
+from repeat_benchmark import repeat_benchmark
+from unlabelled_sets import Sizes, Stock
 
 from patchad.errors import RequestError
 
@@ -81,31 +80,20 @@ def main(
     sets: Sets = [],  # noqa: B006, as typer wants it
 ) -> None:
     """Train on eyes without glaucoma, and separate those with it."""
+    asked = Asked(out, configs, seeds, quick, limit, resume, device, tuple(sets))
     with refused("lag.py"):
-        rates = read_rates(anomaly_rate) if anomaly_rate else ()
-        stock = read_release(data)
-        study = Replication(
-            title="LAG" + (", anomaly rate" if rates else "") + (", quick" if quick else ""),
-            use="picture",
-            prepare=lambda seed, folder: parts_of(
-                stock,
-                SIZES,
-                seed,
-                folder,
-                split=split,
-                rates=rates,
-                limit=limit,
-                grey=out / "pictures",
-            ),
-            published=rows_for("lag", rates, ""),
-            notes=(
-                *NOTES,
-                "The split is DDAD's." if split else "The split is drawn by the seed, not DDAD's.",
-                *_NOTES,
-            ),
+        report = repeat_benchmark(
+            "lag",
+            "LAG",
+            "picture",
+            SIZES,
+            lambda: read_release(data),
+            asked,
+            split=split,
+            anomaly_rate=anomaly_rate,
+            notes=_NOTES,
         )
-        asked = Asked(out, configs, seeds, quick, limit, resume, device, tuple(sets))
-        print(replicate(study, asked))
+        print(report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from benchmark import NOTES, AnomalyRate, Unseen, read_rates, rows_for
+from benchmark import AnomalyRate, Unseen
 from published import (
     Asked,
     Configs,
@@ -25,15 +25,14 @@ from published import (
     OnDevice,
     Out,
     Quick,
-    Replication,
     Resume,
     Seeds,
     Sets,
     refused,
-    replicate,
 )
 from published_data import count_notes, read_rows
-from unlabelled_sets import Sizes, Stock, parts_of
+from repeat_benchmark import repeat_benchmark
+from unlabelled_sets import Sizes, Stock
 
 from patchad.errors import RequestError
 
@@ -136,26 +135,21 @@ def main(
     sets: Sets = [],  # noqa: B006, as typer wants it
 ) -> None:
     """Train on films without finding, and separate films with one from others."""
+    asked = Asked(out, configs, seeds, quick, limit, resume, device, tuple(sets))
     with refused("vindr_cxr.py"):
-        rates = read_rates(anomaly_rate) if anomaly_rate else ()
-        published = rows_for("vindr", rates, unseen)
-        stock = read_release(data)
-        what = ", anomaly rate" if rates else f", unseen: {unseen}" if unseen else ""
-        study = Replication(
-            title=f"VinDr-CXR{what}" + (", quick" if quick else ""),
-            use="chest",
-            prepare=lambda seed, folder: parts_of(
-                stock, SIZES, seed, folder, split=split, rates=rates, unseen=unseen, limit=limit
-            ),
-            published=published,
-            notes=(
-                *NOTES,
-                "The split is DDAD's." if split else "The split is drawn by the seed, not DDAD's.",
-                "Boxes are those of all readers together.",
-            ),
+        report = repeat_benchmark(
+            "vindr",
+            "VinDr-CXR",
+            "chest",
+            SIZES,
+            lambda: read_release(data),
+            asked,
+            split=split,
+            anomaly_rate=anomaly_rate,
+            unseen=unseen,
+            notes=("Boxes are those of all readers together.",),
         )
-        asked = Asked(out, configs, seeds, quick, limit, resume, device, tuple(sets))
-        print(replicate(study, asked))
+        print(report)
 
 
 if __name__ == "__main__":

@@ -256,3 +256,31 @@ def test_lag_counts_its_pictures(tmp_path: Path) -> None:
     )
     with pytest.raises(RequestError, match="give the folder LAG_database_part_1"):
         lag.read_release(tmp_path / "elsewhere")
+
+
+def test_a_benchmark_from_the_command_line(tmp_path: Path) -> None:
+    """The way that all data sets of the benchmark share, with bright squares as glaucoma."""
+    rng, data = np.random.default_rng(0), tmp_path / "LAG_database_part_1"
+    for name, kind in lag.FOLDERS.items():
+        (data / name / "image").mkdir(parents=True)
+        for number in range(16):
+            pixels = rng.normal(120, 25, (32, 32))
+            pixels[8:20, 8:20] += 90 * bool(kind)
+            shown = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+            shown.save(data / name / "image" / f"{number}.jpg")
+    app, out = typer.Typer(), tmp_path / "study"
+    app.command()(lag.main)
+    tiny = ("ae.side=16", "ae.channels=[4,8]", "ae.hidden=8", "ae.epochs=20")
+    asked = [str(data), "--configs", "ae", "--out", str(out), "--device", "cpu"]
+    run = CliRunner().invoke(app, [*asked, *(word for key in tiny for word in ("--set", key))])
+    assert run.exit_code == 0, run.output
+    text = (out / "results.md").read_text()
+    assert text.startswith("# LAG\n")
+    assert "The split is drawn by the seed, not DDAD's." in text
+    assert "| *AE (Cai et al. 2023)* | *0.793* | *0.761* |" in text
+    results = pd.read_csv(out / "results.csv", keep_default_na=False)
+    found = results[(results["scorer"] == "") & (results["figure"] == "AUROC")]["value"]
+    assert float(found.iloc[0]) > 0.9
+    run = CliRunner().invoke(app, [*asked, "--anomaly-rate", "2"])
+    assert run.exit_code == 2
+    assert "lag.py: --anomaly-rate takes shares" in run.output
